@@ -1,0 +1,148 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
+	"github.com/matview/terraform-provider-matview/internal/schedule"
+)
+
+// claim is one due refresh that this process has taken: its running row is in
+// the history, and its next run is set.
+type claim struct {
+	row     schedule.Row
+	view    string // canonical
+	dueAt   time.Time
+	nextRun time.Time
+	attempt int64
+}
+
+func (c claim) request() refresh.Request {
+	return refresh.Request{
+		View: c.view, Method: refresh.Method(c.row.Method), Trigger: refresh.TriggerSchedule, Attempt: c.attempt,
+		LockTimeout: c.row.LockTimeout, StatementTimeout: c.row.StatementTimeout, Settings: c.row.Settings,
+		TotalJobs: c.row.TotalJobs, TotalObjects: c.row.TotalObjects,
+	}
+}
+
+// A view whose attempt is still running is left alone; its missed runs become one.
+const dueSQL = `
+SELECT ` + schedule.Columns + `, st.view_name, st.next_run_at, clock_timestamp()
+FROM %[1]s AS st
+JOIN %[2]s AS s ON s.view_name = st.schedule_name AND s.enabled
+WHERE st.next_run_at <= clock_timestamp() AND ($2 = '' OR st.view_name = $2)
+  AND NOT EXISTS (SELECT FROM %[3]s AS h WHERE h.outcome = 'running' AND h.view_name = st.view_name)
+ORDER BY st.next_run_at
+LIMIT $1
+FOR UPDATE OF st SKIP LOCKED`
+
+// claim takes up to limit due refreshes, or only that of one view, in one short
+// transaction. Row locks end with it: none is held while a refresh runs.
+func (s *Scheduler) claim(ctx context.Context, limit int, view string) ([]claim, error) {
+	tx, err := s.Pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+	if err != nil {
+		return nil, fmt.Errorf("claim due refreshes: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	rows, err := tx.Query(ctx, fmt.Sprintf(dueSQL, s.table("state"), s.table("schedule"), s.table("history")), limit, view)
+	if err != nil {
+		return nil, fmt.Errorf("claim due refreshes: %w", err)
+	}
+	claims, err := pgx.CollectRows(rows, scanClaim)
+	if err != nil {
+		return nil, fmt.Errorf("claim due refreshes: %w", err)
+	}
+	if len(claims) == 0 {
+		return nil, nil
+	}
+	if err := s.take(ctx, tx, claims); err != nil {
+		return nil, fmt.Errorf("claim due refreshes: %w", err)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return nil, fmt.Errorf("claim due refreshes: %w", err)
+	}
+	return claims, nil
+}
+
+func scanClaim(row pgx.CollectableRow) (claim, error) {
+	var c claim
+	var now time.Time
+	var err error
+	c.row, err = schedule.Scan(row, &c.view, &c.dueAt, &now)
+	if err != nil {
+		return claim{}, err
+	}
+	parsed, err := schedule.Parse(c.row.Spec)
+	if err != nil {
+		// Changed since it was reconciled; the next round says what is wrong.
+		return c, nil //nolint:nilerr // the refresh itself is still right
+	}
+	c.nextRun = parsed.NextRun(c.view, now, c.dueAt)
+	return c, nil
+}
+
+// take sets each view's next run and makes its attempt visible, together: an
+// exporter that dies right after leaves an attempt whose heartbeat stops.
+func (s *Scheduler) take(ctx context.Context, tx pgx.Tx, claims []claim) error {
+	views := make([]string, len(claims))
+	next := make([]*time.Time, len(claims))
+	for i, c := range claims {
+		views[i] = c.view
+		if !c.nextRun.IsZero() {
+			next[i] = &c.nextRun
+		}
+	}
+	rows, err := tx.Query(ctx, `
+WITH taken AS (
+    UPDATE `+s.table("state")+` AS st SET next_run_at = c.next_run_at
+    FROM unnest($1::text[], $2::timestamptz[]) AS c(view_name, next_run_at)
+    WHERE st.view_name = c.view_name
+)
+INSERT INTO `+s.table("history")+` AS h (view_name, trigger, outcome, attempted_by, heartbeat_at)
+SELECT c, 'schedule', 'running', $3, clock_timestamp() FROM unnest($1::text[]) AS c
+RETURNING h.view_name, h.id`, views, next, s.AttemptedBy)
+	if err != nil {
+		return err
+	}
+	ids := map[string]int64{}
+	var view string
+	var id int64
+	if _, err := pgx.ForEachRow(rows, []any{&view, &id}, func() error { ids[view] = id; return nil }); err != nil {
+		return err
+	}
+	for i := range claims {
+		claims[i].attempt = ids[claims[i].view]
+	}
+	return nil
+}
+
+const (
+	firstBackoff = 5 * time.Second
+	maxBackoff   = 15 * time.Minute
+)
+
+// backOff brings a failed view's next run forward to a retry, later after each
+// failure in a row, but never past its next regular run.
+func (s *Scheduler) backOff(ctx context.Context, c claim) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	spread := 0.75 + rand.Float64()/2 //nolint:gosec // so that many do not retry at once
+	_, err := s.Pool.Exec(ctx, `
+UPDATE `+s.table("state")+`
+SET next_run_at = least(next_run_at, clock_timestamp() + $2 * interval '1 second'
+                        * least(power(2, least(greatest(consecutive_failures, 1), 20) - 1) * $3, $4))
+WHERE view_name = $1`, c.view, spread, firstBackoff.Seconds(), maxBackoff.Seconds())
+	if err != nil {
+		s.Logger.Error("cannot schedule the retry; the next regular run stands", "view", c.view, "err", postgres.Message(err))
+	}
+}
+
+func (s *Scheduler) table(name string) string {
+	return postgres.QuoteIdent(s.Schema, "materialized_view_refresh_"+name)
+}

@@ -1,0 +1,67 @@
+package scheduler
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/schedule"
+)
+
+// listener waits for notifications of changed schedules.
+type listener struct{ connected atomic.Bool }
+
+func (l *listener) pollInterval() time.Duration {
+	if l.connected.Load() {
+		return pollInterval
+	}
+	return pollWithoutNotify
+}
+
+// listen wakes the loop at each notification, until ctx ends. Notifications are
+// only faster than polling, never needed: they do not pass a pooler in
+// transaction mode.
+func (s *Scheduler) listen(ctx context.Context) *listener {
+	l := &listener{}
+	go func() {
+		for ctx.Err() == nil {
+			err := s.receive(ctx, l)
+			l.connected.Store(false)
+			if ctx.Err() == nil {
+				s.Logger.Debug("lost the connection that waits for changed schedules", "err", err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(maxRetry):
+			}
+		}
+	}()
+	return l
+}
+
+// receive holds a connection of its own, outside the pool, which it would
+// otherwise shrink.
+func (s *Scheduler) receive(ctx context.Context, l *listener) error {
+	conn, err := pgx.ConnectConfig(ctx, s.Pool.Config().ConnConfig)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(closing)
+	}()
+	if _, err := conn.Exec(ctx, "LISTEN "+schedule.Channel); err != nil {
+		return err
+	}
+	l.connected.Store(true)
+	s.wakeUp()
+	for {
+		if _, err := conn.WaitForNotification(ctx); err != nil {
+			return err
+		}
+		s.wakeUp()
+	}
+}

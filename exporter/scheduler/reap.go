@@ -1,0 +1,100 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
+)
+
+// dead is an attempt whose process stopped saying that it lives.
+type dead struct {
+	ID          int64
+	View        string
+	AttemptedBy *string
+	PID         *int32
+	Start       *time.Time
+}
+
+// reap finds dead attempts, ends the very backends that they left behind, so
+// that readers are free again, and makes their views due.
+func (s *Scheduler) reap(ctx context.Context) error {
+	rows, err := s.Pool.Query(ctx, `
+SELECT id, view_name, attempted_by, backend_pid, backend_start FROM `+s.table("history")+`
+WHERE outcome = 'running' AND coalesce(heartbeat_at, started_at) < clock_timestamp() - $1 * interval '1 second'`,
+		refresh.DeadAfter.Seconds())
+	if err != nil {
+		return fmt.Errorf("look for abandoned attempts: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[dead])
+	if err != nil {
+		return fmt.Errorf("look for abandoned attempts: %w", err)
+	}
+	for _, d := range found {
+		s.endBackend(ctx, d)
+		if err := s.abandon(ctx, d); err != nil {
+			return fmt.Errorf("record the abandoned attempt on %s: %w", d.View, err)
+		}
+	}
+	return nil
+}
+
+// endBackend terminates the backend that the attempt recorded, and only that
+// one: process IDs come again, so its start time has to agree.
+func (s *Scheduler) endBackend(ctx context.Context, d dead) {
+	if d.PID == nil || d.Start == nil {
+		return
+	}
+	_, err := s.Pool.Exec(ctx, `
+SELECT pg_terminate_backend(a.pid) FROM pg_stat_get_activity($1) AS a WHERE a.backend_start = $2`, *d.PID, *d.Start)
+	if err != nil {
+		s.Logger.Warn("cannot end the backend of an abandoned attempt, which may hold its lock until it notices",
+			"view", d.View, "pid", *d.PID, "err", postgres.Message(err))
+	}
+}
+
+func (s *Scheduler) abandon(ctx context.Context, d dead) error {
+	tag, err := s.Pool.Exec(ctx, `
+WITH abandoned AS (
+    UPDATE `+s.table("history")+`
+    SET outcome = 'abandoned', finished_at = clock_timestamp(), error = $3
+    WHERE id = $1 AND outcome = 'running'
+      AND coalesce(heartbeat_at, started_at) < clock_timestamp() - $2 * interval '1 second'
+    RETURNING view_name, started_at
+)
+INSERT INTO `+s.table("state")+` AS st (view_name, next_run_at, last_attempt_at, last_outcome, last_error, consecutive_failures)
+SELECT view_name, clock_timestamp(), started_at, 'abandoned', $3, 1 FROM abandoned
+ON CONFLICT (view_name) DO UPDATE SET
+    next_run_at = least(st.next_run_at, EXCLUDED.next_run_at), last_attempt_at = EXCLUDED.last_attempt_at,
+    last_outcome = EXCLUDED.last_outcome, last_error = EXCLUDED.last_error, consecutive_failures = st.consecutive_failures + 1`,
+		d.ID, refresh.DeadAfter.Seconds(), d.reason())
+	if err == nil && tag.RowsAffected() > 0 {
+		s.Logger.Warn("found an abandoned attempt", "view", d.View, "attempted_by", d.attemptedBy())
+	}
+	return err
+}
+
+func (d dead) reason() string {
+	return fmt.Sprintf("abandoned: %s has stopped answering", d.attemptedBy())
+}
+
+func (d dead) attemptedBy() string {
+	if d.AttemptedBy == nil {
+		return "its exporter"
+	}
+	return *d.AttemptedBy
+}
+
+// prune removes history past its retention. Running attempts stay.
+func (s *Scheduler) prune(ctx context.Context) {
+	_, err := s.Pool.Exec(ctx, `
+DELETE FROM `+s.table("history")+`
+WHERE outcome <> 'running' AND started_at < now() - (SELECT history_retention FROM `+s.table("settings")+`)`)
+	if err != nil && ctx.Err() == nil {
+		s.Logger.Warn("cannot remove old history", "err", postgres.Message(err))
+	}
+}

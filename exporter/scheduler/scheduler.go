@@ -1,0 +1,230 @@
+// Package scheduler refreshes each scheduled view when it is due. Any number of
+// exporters run it side by side: they share the work through PostgreSQL alone,
+// by database time, and none of them leads.
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
+	"github.com/matview/terraform-provider-matview/internal/schedule"
+)
+
+// Observer is told of every attempt of this process.
+type Observer interface {
+	// Init is called with all scheduled views whenever they change.
+	Init(views []string)
+	// Observe is called once an attempt; outcome is "succeeded" or "failed".
+	Observe(view, method, outcome string, duration time.Duration)
+}
+
+// Options are what a [Scheduler] needs.
+type Options struct {
+	Pool      *pgxpool.Pool
+	Refresher *refresh.Refresher
+	Schema    string // of the tables of matview
+	// AttemptedBy names this process in the history.
+	AttemptedBy   string
+	MaxConcurrent int
+	// ShutdownTimeout is how long refreshes may go on after Run's context ends.
+	ShutdownTimeout time.Duration
+	Observer        Observer
+	Logger          *slog.Logger
+}
+
+// Scheduler claims due refreshes and runs them.
+type Scheduler struct {
+	Options
+	wake    chan struct{}
+	workers chan struct{} // a token for each refresh under way
+	running sync.WaitGroup
+	ignored map[string]bool // second schedules of one view, said once
+}
+
+// New makes a scheduler; [Scheduler.Run] starts it.
+func New(o Options) *Scheduler {
+	return &Scheduler{Options: o, wake: make(chan struct{}, 1), workers: make(chan struct{}, o.MaxConcurrent), ignored: map[string]bool{}}
+}
+
+const (
+	// pollInterval finds what a lost notification would have told, and dead
+	// attempts of other exporters: with DeadAfter it bounds the takeover.
+	pollInterval = 2 * time.Second
+	// pollWithoutNotify is for as long as notifications do not arrive at all, so
+	// that a changed schedule still takes effect within a second.
+	pollWithoutNotify = 900 * time.Millisecond
+	// tickTimeout bounds one round of statements, none of which waits for a refresh.
+	tickTimeout = 30 * time.Second
+	maxRetry    = 10 * time.Second
+	// shortestWait keeps the loop from spinning on what another exporter holds.
+	shortestWait = 10 * time.Millisecond
+)
+
+// Run schedules until ctx ends. It then claims nothing more, waits for running
+// refreshes up to ShutdownTimeout and cancels and records the rest.
+func (s *Scheduler) Run(ctx context.Context) {
+	work, cancelWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelWork()
+	listening := s.listen(ctx)
+	s.loop(ctx, work, listening)
+
+	done := make(chan struct{})
+	go func() { s.running.Wait(); close(done) }()
+	timeout := time.NewTimer(s.ShutdownTimeout)
+	defer timeout.Stop()
+	select {
+	case <-done:
+		return
+	case <-timeout.C:
+		s.Logger.Warn("refreshes still running at the shutdown timeout are cancelled", "timeout", s.ShutdownTimeout)
+		cancelWork()
+		<-done
+	}
+}
+
+func (s *Scheduler) loop(ctx, work context.Context, listening *listener) {
+	var failures int
+	var nextPrune time.Time
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-s.wake:
+		}
+		wait, err := s.tick(ctx, work)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			failures++
+			wait = min(time.Second<<min(failures-1, 10), maxRetry)
+			if failures == 1 || failures%10 == 0 {
+				s.Logger.Error("cannot schedule; will try again", "err", postgres.Message(err), "failures", failures)
+			}
+		default:
+			if failures > 0 {
+				s.Logger.Info("scheduling again", "after_failures", failures)
+			}
+			failures = 0
+			wait = min(max(wait, shortestWait), listening.pollInterval())
+		}
+		if err == nil && time.Now().After(nextPrune) {
+			s.prune(ctx)
+			nextPrune = time.Now().Add(time.Hour)
+		}
+		timer.Reset(wait)
+	}
+}
+
+// tick does one round and returns how long until the next view is due. An idle
+// round is a single statement.
+func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
+	defer cancel()
+	outlook, err := s.look(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if outlook.changed {
+		if err := s.reconcile(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if outlook.abandoned {
+		if err := s.reap(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if outlook.changed || outlook.abandoned {
+		if outlook, err = s.look(ctx); err != nil {
+			return 0, err
+		}
+	}
+	for outlook.untilDue <= 0 {
+		free := cap(s.workers) - len(s.workers)
+		if free == 0 {
+			return maxRetry, nil // whoever finishes wakes the loop
+		}
+		claims, err := s.claim(ctx, free, "")
+		if err != nil {
+			return 0, err
+		}
+		for _, c := range claims {
+			s.start(work, c)
+		}
+		if len(claims) == 0 { // another exporter is taking them
+			return 0, nil
+		}
+		if outlook, err = s.look(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return outlook.untilDue, nil
+}
+
+// start runs one claimed refresh in a goroutine of its own.
+func (s *Scheduler) start(ctx context.Context, c claim) {
+	s.workers <- struct{}{} // free: only the loop adds
+	s.running.Add(1)
+	go func() {
+		defer func() {
+			<-s.workers
+			s.running.Done()
+			s.wakeUp()
+		}()
+		s.refresh(ctx, c)
+	}()
+}
+
+func (s *Scheduler) refresh(ctx context.Context, c claim) {
+	began := time.Now()
+	result, err := s.Refresher.Refresh(ctx, c.request())
+	log := s.Logger.With("view", c.view, "trigger", refresh.TriggerSchedule)
+	if err != nil {
+		s.Observer.Observe(c.view, c.row.Method, "failed", time.Since(began))
+		log.Error("refresh failed", "method", c.row.Method, "duration", time.Since(began).Round(time.Millisecond), "err", postgres.Message(err))
+		s.backOff(ctx, c)
+		return
+	}
+	s.Observer.Observe(c.view, string(result.Method), "succeeded", result.Duration)
+	log = log.With("method", string(result.Method), "duration", result.Duration.Round(time.Millisecond),
+		"lock_wait", result.LockWait.Round(time.Millisecond), "reason", result.Reason)
+	if result.Warning != "" {
+		log.Warn("refreshed with a warning", "warning", result.Warning)
+		return
+	}
+	log.Info("refreshed")
+}
+
+func (s *Scheduler) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // a wake-up is pending
+	}
+}
+
+// Validate says why a schedule row cannot be run by this version, or nil.
+func Validate(row schedule.Row) error {
+	_, err := schedule.Parse(row.Spec)
+	if err != nil {
+		return err
+	}
+	if _, err := refresh.ParseMethod(row.Method); err != nil {
+		return fmt.Errorf("%w: this version knows no other", err)
+	}
+	if row.Jitter < 0 {
+		return errors.New("jitter is negative")
+	}
+	return nil
+}

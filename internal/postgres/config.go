@@ -1,0 +1,164 @@
+// Package postgres connects to PostgreSQL and makes its errors readable. The
+// provider and the exporter both connect through it, under the same names.
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Config is how to connect. What is empty comes from the PG* environment
+// variables, the service file and the password file, as in libpq.
+type Config struct {
+	// URL is a postgres:// URL or a keyword=value string; the other fields
+	// override what it says.
+	URL string
+
+	Host     string
+	Port     int
+	Database string
+	Username string
+	Password string
+
+	SSLMode     string
+	SSLRootCert string // a file
+	SSLCert     string // a file
+	SSLKey      string // a file
+
+	ConnectTimeout time.Duration
+	// MaxConnections caps the pool; 0 means pgxpool's default.
+	MaxConnections  int
+	ApplicationName string
+}
+
+// maxIdle is how long an unused connection is kept: long enough for a plan and
+// for a scheduler's poll, short enough not to hold a slot of a busy server.
+const maxIdle = 5 * time.Minute
+
+// cancelGrace is how long a server may take to act on a cancel request before
+// the connection is cut.
+const cancelGrace = 2 * time.Second
+
+// PoolConfig resolves the configuration without connecting.
+func (c Config) PoolConfig() (*pgxpool.Config, error) {
+	dsn, err := c.dsn()
+	if err != nil {
+		return nil, err
+	}
+	config, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, configError(err)
+	}
+	if c.MaxConnections > 0 {
+		config.MaxConns = int32(c.MaxConnections) //nolint:gosec // validated where it is set
+	}
+	config.MaxConnIdleTime = maxIdle
+	// Ending a context ends the statement on the server too, not only our wait
+	// for it: a refresh that goes on alone would keep its locks.
+	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelGrace}
+	}
+	runtime := config.ConnConfig.RuntimeParams
+	if c.ApplicationName != "" && os.Getenv("PGAPPNAME") == "" && runtime["application_name"] == "" {
+		runtime["application_name"] = c.ApplicationName
+	}
+	return config, nil
+}
+
+// Open makes a pool that connects when it is first used.
+func Open(ctx context.Context, c Config) (*pgxpool.Pool, error) {
+	config, err := c.PoolConfig()
+	if err != nil {
+		return nil, err
+	}
+	return OpenPool(ctx, config)
+}
+
+// OpenPool makes a pool from a resolved configuration.
+func OpenPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error) {
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, configError(err)
+	}
+	return pool, nil
+}
+
+// configError drops pgconn's rendering of the connection string: its redaction
+// of passwords is best effort, and a malformed URL may be all password.
+func configError(err error) error {
+	text := err.Error()
+	if _, reason, found := strings.Cut(text, "`: "); found {
+		text = reason
+	}
+	return fmt.Errorf("connection settings of PostgreSQL: %s", text)
+}
+
+// dsn folds the fields into the URL, or into a keyword=value string: either way
+// a field that is set wins.
+func (c Config) dsn() (string, error) {
+	if strings.HasPrefix(c.URL, "postgres://") || strings.HasPrefix(c.URL, "postgresql://") {
+		u, err := url.Parse(c.URL)
+		if err != nil {
+			return "", fmt.Errorf("connection settings of PostgreSQL: the url does not parse; percent-encode special characters of user and password")
+		}
+		c.overrideURL(u)
+		return u.String(), nil
+	}
+	if c.URL != "" && !strings.Contains(c.URL, "=") {
+		return "", fmt.Errorf("connection settings of PostgreSQL: the url must start with postgres:// or be a list of keyword=value")
+	}
+	var b strings.Builder
+	b.WriteString(c.URL)
+	for _, s := range c.settings() {
+		fmt.Fprintf(&b, " %s='%s'", s.key, strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s.value))
+	}
+	return b.String(), nil
+}
+
+func (c Config) overrideURL(u *url.URL) {
+	query := u.Query()
+	// pgconn lets a parameter of the query win over the part before it.
+	for _, s := range c.settings() {
+		query.Set(s.key, s.value)
+	}
+	u.RawQuery = query.Encode()
+}
+
+type setting struct{ key, value string }
+
+func (c Config) settings() []setting {
+	var set []setting
+	add := func(key, value string) {
+		if value != "" {
+			set = append(set, setting{key, value})
+		}
+	}
+	add("host", c.Host)
+	if c.Port != 0 {
+		add("port", strconv.Itoa(c.Port))
+	}
+	add("dbname", c.Database)
+	add("user", c.Username)
+	add("password", c.Password)
+	add("sslmode", c.SSLMode)
+	add("sslrootcert", c.SSLRootCert)
+	add("sslcert", c.SSLCert)
+	add("sslkey", c.SSLKey)
+	if c.ConnectTimeout > 0 {
+		add("connect_timeout", strconv.Itoa(int((c.ConnectTimeout+time.Second-1)/time.Second)))
+	}
+	return set
+}
+
+// QuoteIdent quotes an identifier, or a qualified one from its parts.
+func QuoteIdent(parts ...string) string { return pgx.Identifier(parts).Sanitize() }

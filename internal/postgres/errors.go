@@ -1,0 +1,115 @@
+package postgres
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// SQLSTATEs that callers tell apart.
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+const (
+	UndefinedTable      = "42P01"
+	UndefinedFunction   = "42883"
+	UndefinedColumn     = "42703"
+	UndefinedObject     = "42704"
+	InvalidSchemaName   = "3F000"
+	DuplicateTable      = "42P07"
+	DuplicateObject     = "42710"
+	InsufficientRight   = "42501"
+	DependentObjects    = "2BP01"
+	LockNotAvailable    = "55P03"
+	QueryCanceled       = "57014"
+	ReadOnlyTransaction = "25006"
+	InvalidPassword     = "28P01"
+	InvalidAuth         = "28000"
+	UndefinedDatabase   = "3D000"
+	CannotConnectNow    = "57P03"
+	TooManyConnections  = "53300"
+)
+
+// SQLState is the SQLSTATE of err, or "" if it does not come from the server.
+func SQLState(err error) string {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return pgErr.Code
+	}
+	return ""
+}
+
+// Message is err in one line for a person: for a server's error its message,
+// detail and hint without pgx's prefix, for a failed connection the host, the
+// user and the cause. It never holds a password.
+func Message(err error) string {
+	var connectErr *pgconn.ConnectError
+	if errors.As(err, &connectErr) {
+		return connectMessage(connectErr)
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		// Keep what our own code wrapped around the server's error.
+		return oneLine(strings.Replace(err.Error(), pgErr.Error(), serverMessage(pgErr), 1))
+	}
+	return oneLine(err.Error())
+}
+
+func serverMessage(e *pgconn.PgError) string {
+	message := e.Message
+	if e.Detail != "" {
+		message += " (" + strings.TrimSuffix(e.Detail, ".") + ")"
+	}
+	if e.Hint != "" {
+		message += "; hint: " + strings.TrimSuffix(e.Hint, ".")
+	}
+	return fmt.Sprintf("%s (SQLSTATE %s)", message, e.Code)
+}
+
+func connectMessage(e *pgconn.ConnectError) string {
+	return fmt.Sprintf("cannot connect to PostgreSQL at %s, database %q, as user %q: %s",
+		endpoint(e.Config), e.Config.Database, e.Config.User, connectCause(e))
+}
+
+func endpoint(c *pgconn.Config) string {
+	if strings.HasPrefix(c.Host, "/") {
+		return fmt.Sprintf("%s/.s.PGSQL.%d", c.Host, c.Port)
+	}
+	return net.JoinHostPort(c.Host, fmt.Sprint(c.Port))
+}
+
+// connectCause names the cause without the addresses that Go's network errors
+// repeat, and says what to do where that is known.
+func connectCause(e *pgconn.ConnectError) string {
+	var pgErr *pgconn.PgError
+	var dns *net.DNSError
+	var op *net.OpError
+	var unknownAuthority x509.UnknownAuthorityError
+	switch {
+	case errors.As(e, &pgErr):
+		switch pgErr.Code {
+		case InvalidPassword, InvalidAuth:
+			return pgErr.Message + "; check username and password"
+		case CannotConnectNow:
+			return pgErr.Message + "; try again when it is up"
+		}
+		return serverMessage(pgErr)
+	case errors.Is(e, context.DeadlineExceeded):
+		return "no answer in time; check the host, the port and the network between"
+	case errors.As(e, &dns):
+		return "the host name does not resolve"
+	case errors.As(e, &unknownAuthority):
+		return "the server's certificate is signed by an authority that is not trusted; set sslrootcert"
+	case errors.As(e, &op):
+		return op.Err.Error() + "; is the server running there?"
+	case strings.Contains(e.Error(), "server refused TLS connection"):
+		return "the server offers no TLS; set sslmode to disable if that is intended"
+	}
+	causes := strings.Split(oneLine(e.Unwrap().Error()), "): ")
+	return causes[len(causes)-1]
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -1,0 +1,124 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// facts are what the catalog says about a view before it is refreshed.
+type facts struct {
+	OID          uint32
+	Schema       string
+	Relation     string
+	Owner        string
+	Populated    bool
+	UniqueIndex  bool // one that REFRESH CONCURRENTLY can use
+	MayRefresh   bool
+	Superuser    bool // the session, whoever it acts as
+	OwnerIsSuper bool
+	HasUpstreams bool
+}
+
+func (f facts) name() matview.Name { return matview.Name{Schema: f.Schema, Relation: f.Relation} }
+
+// REFRESH CONCURRENTLY uses a unique index that is valid, immediate, without
+// WHERE and on plain columns: is_usable_unique_index in matview.c.
+const factsSQL = `
+SELECT c.oid, n.nspname::text, c.relname::text, pg_get_userbyid(c.relowner)::text, c.relispopulated,
+       EXISTS (SELECT FROM pg_index AS i
+               WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+                 AND i.indpred IS NULL AND i.indnatts > 0 AND 0 < ALL (i.indkey::int2[])),
+       pg_has_role(c.relowner, 'USAGE')
+           OR CASE WHEN current_setting('server_version_num')::int >= 170000 THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END,
+       (SELECT rolsuper FROM pg_roles WHERE rolname = session_user),
+       (SELECT rolsuper FROM pg_roles AS o WHERE o.oid = c.relowner),
+       EXISTS (SELECT FROM %s(c.oid))
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'm'`
+
+// facts reads catalogs only; the view itself is neither read nor locked.
+func (a *attempt) facts(ctx context.Context, tx pgx.Tx) (facts, error) {
+	var f facts
+	upstreams := postgres.QuoteIdent(a.schema, "materialized_view_upstreams")
+	err := tx.QueryRow(ctx, fmt.Sprintf(factsSQL, upstreams), a.name.Schema, a.name.Relation).Scan(
+		&f.OID, &f.Schema, &f.Relation, &f.Owner, &f.Populated, &f.UniqueIndex,
+		&f.MayRefresh, &f.Superuser, &f.OwnerIsSuper, &f.HasUpstreams)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return facts{}, errors.New("there is no such materialized view")
+	}
+	if err != nil {
+		return facts{}, fmt.Errorf("look it up: %w", err)
+	}
+	if !f.MayRefresh {
+		return facts{}, a.missingRight(ctx, tx, f)
+	}
+	return f, nil
+}
+
+func (a *attempt) missingRight(ctx context.Context, tx pgx.Tx, f facts) error {
+	var user string
+	var version int
+	err := tx.QueryRow(ctx, "SELECT current_user, current_setting('server_version_num')::int").Scan(&user, &version)
+	if err != nil {
+		return err
+	}
+	remedy := fmt.Sprintf("GRANT %s TO %s", postgres.QuoteIdent(f.Owner), postgres.QuoteIdent(user))
+	if version >= 170000 {
+		remedy = fmt.Sprintf("GRANT MAINTAIN ON %s TO %s, or %s", f.name().SQL(), postgres.QuoteIdent(user), remedy)
+	}
+	return fmt.Errorf("%s may not refresh it, since it belongs to %s: %s", user, f.Owner, remedy)
+}
+
+// upstream is a materialized view that the one to refresh reads.
+type upstream struct{ asOf *time.Time }
+
+// upstreams reads the as-of of each, also through plain views.
+func upstreams(ctx context.Context, tx pgx.Tx, schema string, oid uint32) (map[uint32]upstream, error) {
+	rows, err := tx.Query(ctx, fmt.Sprintf(`
+SELECT u.oid, f.data_as_of
+FROM %s($1) AS u(oid) LEFT JOIN %s AS f ON f.view_oid = u.oid`,
+		postgres.QuoteIdent(schema, "materialized_view_upstreams"),
+		postgres.QuoteIdent(schema, "materialized_view_freshness")), oid)
+	if err != nil {
+		return nil, fmt.Errorf("read the as-of of the views that it reads: %w", err)
+	}
+	found := map[uint32]upstream{}
+	var id uint32
+	var asOf *time.Time
+	_, err = pgx.ForEachRow(rows, []any{&id, &asOf}, func() error {
+		found[id] = upstream{asOf: asOf}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the as-of of the views that it reads: %w", err)
+	}
+	return found, nil
+}
+
+// oldest is the earliest of started and every upstream's as-of, read both before
+// and after the refresh: one that is unknown in either, or that only appears
+// afterwards, makes it unknown. Reading twice matters where an upstream was
+// refreshed in between, possibly to older data.
+func oldest(started time.Time, before, after map[uint32]upstream) *time.Time {
+	asOf := started
+	for id, a := range after {
+		b, known := before[id]
+		if !known || a.asOf == nil || b.asOf == nil {
+			return nil
+		}
+		for _, t := range []time.Time{*a.asOf, *b.asOf} {
+			if t.Before(asOf) {
+				asOf = t
+			}
+		}
+	}
+	return &asOf
+}

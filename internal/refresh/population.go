@@ -1,0 +1,83 @@
+package refresh
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/migrations"
+)
+
+// Population is a materialized view that is about to be filled by other means
+// than a refresh: it is created or replaced with data.
+type Population struct {
+	StartedAt time.Time // by the database's clock
+	installed bool
+	// asOf of every materialized view there is: which of them the new one reads
+	// is known only once it exists.
+	asOf map[uint32]upstream
+}
+
+// BeginPopulation reads, in tx and before the statement that fills the view,
+// what its as-of will rest on. tx must be READ COMMITTED. It locks no
+// materialized view.
+func BeginPopulation(ctx context.Context, tx pgx.Tx, schema string) (Population, error) {
+	var p Population
+	version, err := migrations.Installed(ctx, tx, schema)
+	if err != nil {
+		return p, err
+	}
+	p.installed = version > 0
+	if p.installed {
+		views, err := freshness.All(ctx, tx, schema)
+		if err != nil {
+			return p, err
+		}
+		p.asOf = make(map[uint32]upstream, len(views))
+		for _, v := range views {
+			if v.OID != nil {
+				p.asOf[*v.OID] = upstream{asOf: v.DataAsOf}
+			}
+		}
+	}
+	if err := tx.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&p.StartedAt); err != nil {
+		return p, err
+	}
+	return p, nil
+}
+
+// RecordPopulation records in tx, the transaction that filled the view, one
+// succeeded attempt by Terraform. method is for the history: "create" or
+// "recreate". It does nothing and returns false where the tables of matview are
+// not installed in schema.
+func RecordPopulation(ctx context.Context, tx pgx.Tx, schema string, p Population, name matview.Name, method string) (recorded bool, err error) {
+	if !p.installed {
+		return false, nil
+	}
+	var oid uint32
+	var view string
+	err = tx.QueryRow(ctx, "SELECT view_oid, view_name FROM "+postgres.QuoteIdent(schema, "materialized_view_names")+
+		" WHERE schema_name = $1 AND relation_name = $2 AND preference = 0", name.Schema, name.Relation).Scan(&oid, &view)
+	if err != nil {
+		return false, fmt.Errorf("record the population of %s: %w", name, err)
+	}
+	done := refreshed{startedAt: p.StartedAt}
+	if err := done.readBack(ctx, tx, oid); err != nil {
+		return false, fmt.Errorf("record the population of %s: %w", name, err)
+	}
+	after, err := upstreams(ctx, tx, schema, oid)
+	if err != nil {
+		return false, fmt.Errorf("record the population of %s: %w", name, err)
+	}
+	done.asOf = oldest(p.StartedAt, p.asOf, after)
+	err = record(ctx, tx, schema, view, done, outcome{trigger: TriggerTerraform, method: Method(method), attemptedBy: "terraform"})
+	if err != nil {
+		return false, fmt.Errorf("record the population of %s: %w", name, err)
+	}
+	return true, nil
+}

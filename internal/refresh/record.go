@@ -1,0 +1,101 @@
+package refresh
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// outcome is what is recorded of a successful refresh beside what the database
+// said about it.
+type outcome struct {
+	attempt                 int64 // 0: there is no running row, write one
+	trigger                 string
+	method                  Method
+	reason, warning         string
+	lockWait                time.Duration
+	totalJobs, totalObjects *int64
+	attemptedBy             string
+}
+
+const recordSQL = `
+WITH logged AS (
+    INSERT INTO %[1]s (view_name, last_refreshed_at, refresh_duration_ms, total_jobs, total_objects)
+    VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (view_name) DO UPDATE SET
+        last_refreshed_at = EXCLUDED.last_refreshed_at, refresh_duration_ms = EXCLUDED.refresh_duration_ms,
+        total_jobs = EXCLUDED.total_jobs, total_objects = EXCLUDED.total_objects
+), attempt AS (
+    UPDATE %[3]s SET outcome = 'succeeded', method = $6, reason = nullif($7, ''), warning = nullif($8, ''),
+        data_as_of = $9, finished_at = $2, lock_wait_ms = $10, duration_ms = $11
+    WHERE id = $12
+), unannounced AS (
+    INSERT INTO %[3]s (view_name, trigger, method, outcome, started_at, data_as_of, finished_at, lock_wait_ms, duration_ms, reason, warning, attempted_by)
+    SELECT $1, $13, $6, 'succeeded', $14, $9, $2, $10, $11, nullif($7, ''), nullif($8, ''), $15 WHERE $12 = 0
+)
+INSERT INTO %[2]s AS s (view_name, last_attempt_at, last_outcome, data_as_of, view_oid, view_filenode, view_xmin,
+                        logged_refreshed_at, logged_duration_ms, size_bytes)
+VALUES ($1, $14, 'succeeded', $9, $16, $17, $18, $2, $3, $19)
+ON CONFLICT (view_name) DO UPDATE SET
+    consecutive_failures = 0, last_attempt_at = EXCLUDED.last_attempt_at, last_outcome = EXCLUDED.last_outcome, last_error = NULL,
+    data_as_of = EXCLUDED.data_as_of, view_oid = EXCLUDED.view_oid, view_filenode = EXCLUDED.view_filenode, view_xmin = EXCLUDED.view_xmin,
+    logged_refreshed_at = EXCLUDED.logged_refreshed_at, logged_duration_ms = EXCLUDED.logged_duration_ms, size_bytes = EXCLUDED.size_bytes,
+    change_counters = NULL`
+
+// record writes log, state and history in tx, the transaction that filled the
+// view.
+func record(ctx context.Context, tx pgx.Tx, schema, view string, done refreshed, o outcome) error {
+	duration := ceilMillis(done.finishedAt.Sub(done.startedAt))
+	sql := fmt.Sprintf(recordSQL,
+		postgres.QuoteIdent(schema, "materialized_view_refresh_log"),
+		postgres.QuoteIdent(schema, "materialized_view_refresh_state"),
+		postgres.QuoteIdent(schema, "materialized_view_refresh_history"))
+	_, err := tx.Exec(ctx, sql, view, done.finishedAt, min(duration, math.MaxInt32), o.totalJobs, o.totalObjects,
+		string(o.method), o.reason, o.warning, done.asOf, o.lockWait.Milliseconds(), duration, o.attempt,
+		o.trigger, done.startedAt, o.attemptedBy, done.oid, done.filenode, done.xmin, done.sizeBytes)
+	if err != nil {
+		return recordError(err)
+	}
+	return nil
+}
+
+// ceilMillis rounds up: the log's readers take last_refreshed_at less the
+// duration for the as-of, which must not be too late.
+func ceilMillis(d time.Duration) int64 {
+	return int64((d + time.Millisecond - 1) / time.Millisecond)
+}
+
+func recordError(err error) error {
+	switch postgres.SQLState(err) {
+	case postgres.UndefinedTable, postgres.InsufficientRight:
+		return fmt.Errorf("record it: %w; run `matview-exporter migrate` or apply matview_refresh_log with this role among writer_roles", err)
+	}
+	return fmt.Errorf("record it: %w", err)
+}
+
+const failedSQL = `
+WITH attempt AS (
+    UPDATE %[2]s SET outcome = 'failed', finished_at = clock_timestamp(), error = $2, sqlstate = nullif($3, ''),
+        duration_ms = (extract(epoch FROM clock_timestamp() - started_at) * 1000)::bigint
+    WHERE id = $1 AND outcome = 'running'
+    RETURNING view_name, started_at
+)
+INSERT INTO %[1]s AS s (view_name, last_attempt_at, last_outcome, last_error, consecutive_failures)
+SELECT view_name, started_at, 'failed', $2, 1 FROM attempt
+ON CONFLICT (view_name) DO UPDATE SET
+    last_attempt_at = EXCLUDED.last_attempt_at, last_outcome = EXCLUDED.last_outcome, last_error = EXCLUDED.last_error,
+    consecutive_failures = s.consecutive_failures + 1`
+
+// recordFailure records in a transaction of its own, on any connection. It does
+// nothing for an attempt that is recorded already: one whose commit succeeded
+// although its answer was lost, or that was found abandoned.
+func (r *Refresher) recordFailure(ctx context.Context, a *attempt, cause error) error {
+	sql := fmt.Sprintf(failedSQL, postgres.QuoteIdent(r.schema, "materialized_view_refresh_state"), r.history())
+	_, err := r.pool.Exec(ctx, sql, a.id, postgres.Message(cause), postgres.SQLState(cause))
+	return err
+}

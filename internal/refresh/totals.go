@@ -1,0 +1,87 @@
+package refresh
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// totals evaluates the schedule's expressions on the new data. One that fails is
+// null and a warning; the refresh stands.
+//
+// The expressions are somebody's SQL, so they run as the view's owner, read
+// only, and whatever they did is rolled back. A function in one could take the
+// session's own role back, so a superuser's session does not run them at all.
+func (a *attempt) totals(ctx context.Context, tx pgx.Tx, f facts) (jobs, objects *int64, warning string) {
+	if a.request.TotalJobs == "" && a.request.TotalObjects == "" {
+		return nil, nil, ""
+	}
+	if f.Superuser && !f.OwnerIsSuper {
+		return nil, nil, fmt.Sprintf("totals not evaluated: the session is a superuser's, who has more rights than the view's owner %s; run as a role of its own", f.Owner)
+	}
+	// Both in one pass over the view; one by one only if that fails.
+	both, err := a.evaluate(ctx, tx, f, a.request.TotalJobs, a.request.TotalObjects)
+	if err == nil && (both[0] == nil || *both[0] <= maxTotalJobs) {
+		return both[0], both[1], ""
+	}
+	var warnings []string
+	one := func(name, expression string, limit int64) *int64 {
+		if expression == "" {
+			return nil
+		}
+		value, err := a.evaluate(ctx, tx, f, expression)
+		if err == nil && value[0] != nil && *value[0] > limit {
+			err = fmt.Errorf("%d does not fit the log's column", *value[0])
+		}
+		if err != nil {
+			warnings = append(warnings, fmt.Sprintf("%s is null: %s", name, postgres.Message(err)))
+			return nil
+		}
+		return value[0]
+	}
+	jobs = one("total_jobs", a.request.TotalJobs, maxTotalJobs)
+	objects = one("total_objects", a.request.TotalObjects, maxTotalObjects)
+	return jobs, objects, strings.Join(warnings, "; ")
+}
+
+const (
+	maxTotalJobs    = 1<<31 - 1 // the log's column is an integer
+	maxTotalObjects = 1<<63 - 1
+)
+
+// evaluate runs the expressions in one query and rolls back all that it did.
+func (a *attempt) evaluate(ctx context.Context, tx pgx.Tx, f facts, expressions ...string) (values []*int64, err error) {
+	savepoint, err := tx.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if rollbackErr := savepoint.Rollback(ctx); rollbackErr != nil && err == nil {
+			err = rollbackErr
+		}
+	}()
+	if _, err := savepoint.Exec(ctx, "SELECT set_config('role', $1, true), set_config('transaction_read_only', 'on', true)", f.Owner); err != nil {
+		return nil, fmt.Errorf("act as the view's owner %s: %w", f.Owner, err)
+	}
+	columns := make([]string, len(expressions))
+	values = make([]*int64, len(expressions))
+	targets := make([]any, len(expressions))
+	for i, e := range expressions {
+		if e == "" {
+			e = "NULL"
+		}
+		// The line break ends a comment in the expression.
+		columns[i] = "(" + e + "\n)::bigint"
+		targets[i] = &values[i]
+	}
+	// By the extended protocol, which takes a single statement only.
+	sql := "SELECT " + strings.Join(columns, ", ") + " FROM " + f.name().SQL()
+	if err := savepoint.QueryRow(ctx, sql, pgx.QueryExecModeExec).Scan(targets...); err != nil {
+		return nil, err
+	}
+	return values, nil
+}

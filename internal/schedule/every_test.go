@@ -1,0 +1,50 @@
+package schedule
+
+import (
+	"testing"
+	"time"
+)
+
+func TestNextRunEvery(t *testing.T) {
+	t.Parallel()
+	const start = "2026-03-08T06:50:00Z"
+	for _, test := range []struct {
+		name                   string
+		every                  time.Duration
+		after, lastStart, want string
+	}{
+		{"on time", 5 * time.Minute, start, start, "2026-03-08T06:55:00Z"},
+		{"after a refresh of three minutes", 5 * time.Minute, "2026-03-08T06:53:00Z", start, "2026-03-08T06:55:00Z"},
+		{"exactly when the next is due", 5 * time.Minute, "2026-03-08T06:55:00Z", start, "2026-03-08T07:00:00Z"},
+		{"missed ones are one", 5 * time.Minute, "2026-03-08T08:01:00Z", start, "2026-03-08T08:05:00Z"},
+		{"much missed", time.Second, "2027-03-08T06:50:00.25Z", start, "2027-03-08T06:50:01Z"},
+		{"the clock is behind the start", 5 * time.Minute, "2026-03-08T06:20:00Z", start, "2026-03-08T06:55:00Z"},
+		{"never started", 5 * time.Minute, "2026-03-08T08:01:00Z", "0001-01-01T00:00:00Z", "2026-03-08T08:06:00Z"},
+		{"started before time.Duration reaches", 5 * time.Minute, "2026-03-08T08:01:00Z", "0001-01-01T00:00:01Z", "2026-03-08T08:06:00Z"},
+		{"another zone's clock changes", 24 * time.Hour, "2026-03-07T12:00:00-05:00", "2026-03-07T12:00:00-05:00", "2026-03-08T13:00:00-04:00"},
+	} {
+		schedule := mustParse(t, Spec{Every: test.every})
+		got := schedule.NextRun("view", instant(t, test.after), instant(t, test.lastStart))
+		if !got.Equal(instant(t, test.want)) {
+			t.Errorf("%s: got %s, want %s", test.name, got, test.want)
+		}
+	}
+}
+
+// Each run begins some time after it is due; the runs stay in phase.
+func TestEveryDoesNotDrift(t *testing.T) {
+	t.Parallel()
+	schedule := mustParse(t, Spec{Every: time.Minute, Jitter: 30 * time.Second})
+	first := schedule.NextRun("view", reference, time.Time{})
+	if late := first.Sub(reference.Add(time.Minute)); late < 0 || late >= 30*time.Second {
+		t.Errorf("the first run is at %s", first)
+	}
+	due := first
+	for i := range 1000 {
+		began := due.Add(time.Duration(i) * 10 * time.Millisecond)
+		due = schedule.NextRun("view", began, due)
+	}
+	if want := first.Add(1000 * time.Minute); !due.Equal(want) {
+		t.Errorf("after 1000 runs: got %s, want %s", due, want)
+	}
+}
