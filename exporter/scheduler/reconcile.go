@@ -184,7 +184,8 @@ func firstRun(row schedule.Row, name string, view freshness.View, now time.Time)
 	return now
 }
 
-// store writes the plans.
+// store writes the plans, each unless another exporter was first: its run may
+// have begun already.
 func (s *Scheduler) store(ctx context.Context, changed []*planned) error {
 	batch := &pgx.Batch{}
 	for _, p := range changed {
@@ -198,7 +199,8 @@ func (s *Scheduler) store(ctx context.Context, changed []*planned) error {
 		batch.Queue(`
 INSERT INTO `+s.table("state")+` AS st (view_name, schedule_name, scheduled_by, next_run_at, last_error) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (view_name) DO UPDATE SET schedule_name = EXCLUDED.schedule_name, scheduled_by = EXCLUDED.scheduled_by,
-    next_run_at = EXCLUDED.next_run_at, last_error = coalesce(EXCLUDED.last_error, st.last_error)`,
+    next_run_at = EXCLUDED.next_run_at, last_error = coalesce(EXCLUDED.last_error, st.last_error)
+WHERE (st.schedule_name, st.scheduled_by) IS DISTINCT FROM (EXCLUDED.schedule_name, EXCLUDED.scheduled_by)`,
 			p.view, p.row.ViewName, p.spec, p.next, problem)
 		if gap := longestGap(p); gap > 0 {
 			batch.Queue(`UPDATE `+s.table("schedule")+` SET longest_gap = $2::bigint * interval '1 microsecond' WHERE view_name = $1 AND longest_gap IS NULL`,

@@ -23,7 +23,8 @@ type facts struct {
 	MayRefresh   bool
 	Superuser    bool // the session, whoever it acts as
 	OwnerIsSuper bool
-	HasUpstreams bool
+	ReadsViews   bool      // of any kind: only then can there be upstreams
+	Clock        time.Time // the database's, when it read this
 }
 
 func (f facts) name() matview.Name { return matview.Name{Schema: f.Schema, Relation: f.Relation} }
@@ -39,31 +40,40 @@ SELECT c.oid, n.nspname::text, c.relname::text, pg_get_userbyid(c.relowner)::tex
            OR CASE WHEN current_setting('server_version_num')::int >= 170000 THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END,
        (SELECT rolsuper FROM pg_roles WHERE rolname = session_user),
        (SELECT rolsuper FROM pg_roles AS o WHERE o.oid = c.relowner),
-       EXISTS (SELECT FROM %s(c.oid))
+       EXISTS (SELECT FROM pg_rewrite AS r
+               JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+               JOIN pg_class AS up ON up.oid = d.refobjid AND up.relkind IN ('v', 'm')
+               WHERE r.ev_class = c.oid AND up.oid <> c.oid),
+       clock_timestamp()
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'm'`
 
-// facts reads catalogs only; the view itself is neither read nor locked.
-func (a *attempt) facts(ctx context.Context, tx pgx.Tx) (facts, error) {
+// queueFacts reads catalogs only; the view itself is neither read nor locked.
+func (a *attempt) queueFacts(batch *pgx.Batch) {
+	batch.Queue(factsSQL, a.name.Schema, a.name.Relation)
+}
+
+func scanFacts(row pgx.Row) (facts, error) {
 	var f facts
-	upstreams := postgres.QuoteIdent(a.schema, "materialized_view_upstreams")
-	err := tx.QueryRow(ctx, fmt.Sprintf(factsSQL, upstreams), a.name.Schema, a.name.Relation).Scan(
-		&f.OID, &f.Schema, &f.Relation, &f.Owner, &f.Populated, &f.UniqueIndex,
-		&f.MayRefresh, &f.Superuser, &f.OwnerIsSuper, &f.HasUpstreams)
+	err := row.Scan(&f.OID, &f.Schema, &f.Relation, &f.Owner, &f.Populated, &f.UniqueIndex,
+		&f.MayRefresh, &f.Superuser, &f.OwnerIsSuper, &f.ReadsViews, &f.Clock)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return facts{}, errors.New("there is no such materialized view")
 	}
 	if err != nil {
 		return facts{}, fmt.Errorf("look it up: %w", err)
 	}
-	if !f.MayRefresh {
-		return facts{}, a.missingRight(ctx, tx, f)
-	}
 	return f, nil
 }
 
-func (a *attempt) missingRight(ctx context.Context, tx pgx.Tx, f facts) error {
+// session is a connection or a transaction on one.
+type session interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func (a *attempt) missingRight(ctx context.Context, tx session, f facts) error {
 	var user string
 	var version int
 	err := tx.QueryRow(ctx, "SELECT current_user, current_setting('server_version_num')::int").Scan(&user, &version)
@@ -81,7 +91,7 @@ func (a *attempt) missingRight(ctx context.Context, tx pgx.Tx, f facts) error {
 type upstream struct{ asOf *time.Time }
 
 // upstreams reads the as-of of each, also through plain views.
-func upstreams(ctx context.Context, tx pgx.Tx, schema string, oid uint32) (map[uint32]upstream, error) {
+func upstreams(ctx context.Context, tx session, schema string, oid uint32) (map[uint32]upstream, error) {
 	rows, err := tx.Query(ctx, fmt.Sprintf(`
 SELECT u.oid, f.data_as_of
 FROM %s($1) AS u(oid) LEFT JOIN %s AS f ON f.view_oid = u.oid`,

@@ -67,7 +67,7 @@ func RecordPopulation(ctx context.Context, tx pgx.Tx, schema string, p Populatio
 		return false, fmt.Errorf("record the population of %s: %w", name, err)
 	}
 	done := refreshed{startedAt: p.StartedAt}
-	if err := done.readBack(ctx, tx, oid); err != nil {
+	if err := done.readBack(tx.QueryRow(ctx, readBackSQL, oid)); err != nil {
 		return false, fmt.Errorf("record the population of %s: %w", name, err)
 	}
 	after, err := upstreams(ctx, tx, schema, oid)
@@ -75,9 +75,10 @@ func RecordPopulation(ctx context.Context, tx pgx.Tx, schema string, p Populatio
 		return false, fmt.Errorf("record the population of %s: %w", name, err)
 	}
 	done.asOf = oldest(p.StartedAt, p.asOf, after)
-	err = record(ctx, tx, schema, view, done, outcome{trigger: TriggerTerraform, method: Method(method), attemptedBy: "terraform"})
-	if err != nil {
-		return false, fmt.Errorf("record the population of %s: %w", name, err)
+	batch := &pgx.Batch{}
+	record(batch, schema, view, done, outcome{trigger: TriggerTerraform, method: Method(method), attemptedBy: "terraform"})
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return false, fmt.Errorf("record the population of %s: %w", name, recordError(err))
 	}
 	return true, nil
 }

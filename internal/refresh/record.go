@@ -47,21 +47,16 @@ ON CONFLICT (view_name) DO UPDATE SET
     logged_refreshed_at = EXCLUDED.logged_refreshed_at, logged_duration_ms = EXCLUDED.logged_duration_ms, size_bytes = EXCLUDED.size_bytes,
     change_counters = NULL`
 
-// record writes log, state and history in tx, the transaction that filled the
-// view.
-func record(ctx context.Context, tx pgx.Tx, schema, view string, done refreshed, o outcome) error {
+// record writes log, state and history, in the transaction that filled the view.
+func record(batch *pgx.Batch, schema, view string, done refreshed, o outcome) {
 	duration := ceilMillis(done.finishedAt.Sub(done.startedAt))
 	sql := fmt.Sprintf(recordSQL,
 		postgres.QuoteIdent(schema, "materialized_view_refresh_log"),
 		postgres.QuoteIdent(schema, "materialized_view_refresh_state"),
 		postgres.QuoteIdent(schema, "materialized_view_refresh_history"))
-	_, err := tx.Exec(ctx, sql, view, done.finishedAt, min(duration, math.MaxInt32), o.totalJobs, o.totalObjects,
+	batch.Queue(sql, view, done.finishedAt, min(duration, math.MaxInt32), o.totalJobs, o.totalObjects,
 		string(o.method), o.reason, o.warning, done.asOf, o.lockWait.Milliseconds(), duration, o.attempt,
 		o.trigger, done.startedAt, o.attemptedBy, done.oid, done.filenode, done.xmin, done.sizeBytes)
-	if err != nil {
-		return recordError(err)
-	}
-	return nil
 }
 
 // ceilMillis rounds up: the log's readers take last_refreshed_at less the

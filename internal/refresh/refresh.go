@@ -107,41 +107,68 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 // refresh statement: a session that holds any lock of the view jumps the queue
 // of those that wait for it, and an older snapshot in the queue would overwrite
 // ours afterwards.
-func (a *attempt) run(ctx context.Context) (Result, error) {
-	tx, err := a.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
-	if err != nil {
-		return Result{}, err
-	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	if err := a.configure(ctx, tx); err != nil {
-		return Result{}, err
-	}
+func (a *attempt) run(ctx context.Context) (result Result, err error) {
+	conn := a.conn.Conn()
+	defer func() {
+		if err != nil && !conn.IsClosed() {
+			_, _ = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK")
+		}
+	}()
 	lockStart := time.Now()
-	if err := matview.Lock(ctx, tx, a.view); err != nil {
-		return Result{}, fmt.Errorf("wait for another refresh of it: %w", err)
-	}
-	result := Result{View: a.view, LockWait: time.Since(lockStart)}
-	facts, err := a.facts(ctx, tx)
+	facts, err := a.prepare(ctx, conn)
 	if err != nil {
 		return Result{}, err
 	}
+	result = Result{View: a.view, LockWait: time.Since(lockStart)}
 	if result.Method, result.Reason, err = choose(a.request.Method, facts); err != nil {
 		return Result{}, err
 	}
-	done, err := a.refresh(ctx, tx, facts, result.Method)
+	done, err := a.refresh(ctx, conn, facts, result.Method)
 	if err != nil {
 		return Result{}, err
 	}
 	result.AsOf, result.FinishedAt, result.Duration = done.asOf, done.finishedAt, done.finishedAt.Sub(done.startedAt)
-	result.TotalJobs, result.TotalObjects, result.Warning = a.totals(ctx, tx, facts)
-	err = record(ctx, tx, a.schema, a.view, done, outcome{
+	result.TotalJobs, result.TotalObjects, result.Warning = a.totals(ctx, conn, facts)
+	batch := &pgx.Batch{}
+	record(batch, a.schema, a.view, done, outcome{
 		attempt: a.id, method: result.Method, reason: result.Reason, warning: result.Warning,
 		lockWait: result.LockWait, totalJobs: result.TotalJobs, totalObjects: result.TotalObjects,
 	})
-	if err != nil {
-		return Result{}, err
+	batch.Queue("COMMIT")
+	if err := conn.SendBatch(ctx, batch).Close(); err != nil {
+		return Result{}, recordError(err)
 	}
-	return result, tx.Commit(ctx)
+	return result, nil
+}
+
+// prepare opens the transaction, takes the view's advisory lock, which is a
+// statement of its own as the snapshot of any later one must follow it, and
+// reads the catalog. One round trip.
+func (a *attempt) prepare(ctx context.Context, conn *pgx.Conn) (facts, error) {
+	batch := &pgx.Batch{}
+	// Explicitly: a default of REPEATABLE READ would put the snapshot before the lock.
+	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+	a.configure(batch)
+	matview.QueueLock(batch, a.view)
+	a.queueFacts(batch)
+	results := conn.SendBatch(ctx, batch)
+	defer func() { _ = results.Close() }()
+	for _, step := range []string{"begin", "apply its settings", "wait for another refresh of it"} {
+		if _, err := results.Exec(); err != nil {
+			return facts{}, fmt.Errorf("%s: %w", step, err)
+		}
+	}
+	f, err := scanFacts(results.QueryRow())
+	if err != nil {
+		return facts{}, err
+	}
+	if err := results.Close(); err != nil {
+		return facts{}, err
+	}
+	if !f.MayRefresh {
+		return facts{}, a.missingRight(ctx, conn, f)
+	}
+	return f, nil
 }
 
 // refreshed is what the database said about a view right after it was filled.
@@ -155,28 +182,37 @@ type refreshed struct {
 	sizeBytes  int64
 }
 
-func (a *attempt) refresh(ctx context.Context, tx pgx.Tx, f facts, method Method) (refreshed, error) {
+func (a *attempt) refresh(ctx context.Context, tx *pgx.Conn, f facts, method Method) (refreshed, error) {
+	// The clock was read before the statement: REFRESH takes its snapshot before
+	// it waits for its lock.
+	done := refreshed{startedAt: f.Clock}
 	var before map[uint32]upstream
 	var err error
-	if f.HasUpstreams {
+	if f.ReadsViews {
 		if before, err = upstreams(ctx, tx, a.schema, f.OID); err != nil {
 			return refreshed{}, err
 		}
+		// That may have taken a while, which is no part of the refresh.
+		if err := tx.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&done.startedAt); err != nil {
+			return refreshed{}, err
+		}
 	}
-	var done refreshed
-	// Before the statement: REFRESH takes its snapshot before it waits for its lock.
-	if err := tx.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&done.startedAt); err != nil {
-		return refreshed{}, err
-	}
-	// Not prepared: each view's statement would push another out of the cache.
-	if _, err := tx.Exec(ctx, method.statement(f.name()), pgx.QueryExecModeExec); err != nil {
+	batch := &pgx.Batch{}
+	batch.Queue(method.statement(f.name()))
+	batch.Queue(readBackSQL, f.OID)
+	results := tx.SendBatch(ctx, batch)
+	defer func() { _ = results.Close() }()
+	if _, err := results.Exec(); err != nil {
 		return refreshed{}, refreshError(err, method, f)
 	}
-	if err := done.readBack(ctx, tx, f.OID); err != nil {
+	if err := done.readBack(results.QueryRow()); err != nil {
+		return refreshed{}, err
+	}
+	if err := results.Close(); err != nil {
 		return refreshed{}, err
 	}
 	done.asOf = &done.startedAt
-	if f.HasUpstreams {
+	if f.ReadsViews {
 		after, err := upstreams(ctx, tx, a.schema, f.OID)
 		if err != nil {
 			return refreshed{}, err
@@ -186,13 +222,14 @@ func (a *attempt) refresh(ctx context.Context, tx pgx.Tx, f facts, method Method
 	return done, nil
 }
 
-// readBack reads the finish time and the fingerprint. The caller's transaction
-// holds the view's lock, so that taking its size does not wait.
-func (d *refreshed) readBack(ctx context.Context, tx pgx.Tx, oid uint32) error {
-	err := tx.QueryRow(ctx, `
+// readBackSQL reads the finish time and the fingerprint. The transaction holds
+// the view's lock by then, so that taking its size does not wait.
+const readBackSQL = `
 SELECT clock_timestamp(), c.oid, c.relfilenode, c.xmin, pg_total_relation_size(c.oid)
-FROM pg_class AS c WHERE c.oid = $1`, oid).Scan(&d.finishedAt, &d.oid, &d.filenode, &d.xmin, &d.sizeBytes)
-	if err != nil {
+FROM pg_class AS c WHERE c.oid = $1`
+
+func (d *refreshed) readBack(row pgx.Row) error {
+	if err := row.Scan(&d.finishedAt, &d.oid, &d.filenode, &d.xmin, &d.sizeBytes); err != nil {
 		return fmt.Errorf("read its state back: %w", err)
 	}
 	return nil
@@ -203,7 +240,7 @@ FROM pg_class AS c WHERE c.oid = $1`, oid).Scan(&d.finishedAt, &d.oid, &d.fileno
 const idleTimeout = "10s"
 
 // configure sets what holds for this transaction only.
-func (a *attempt) configure(ctx context.Context, tx pgx.Tx) error {
+func (a *attempt) configure(batch *pgx.Batch) {
 	set := map[string]string{
 		"idle_in_transaction_session_timeout": idleTimeout,
 		"lock_timeout":                        millis(a.request.LockTimeout),
@@ -221,16 +258,12 @@ func (a *attempt) configure(ctx context.Context, tx pgx.Tx) error {
 	}
 	// client_connection_check_interval (14+) ends the backend of a killed client
 	// within a second, in the middle of its statement.
-	_, err := tx.Exec(ctx, `
+	batch.Queue(`
 SELECT set_config(s.name, s.value, true)
 FROM (SELECT unnest($1::text[]) AS name, unnest($2::text[]) AS value
       UNION ALL
       SELECT 'client_connection_check_interval', '1s' WHERE current_setting('server_version_num')::int >= 140000) AS s`,
 		names, values)
-	if err != nil {
-		return fmt.Errorf("apply its settings: %w", err)
-	}
-	return nil
 }
 
 func millis(d time.Duration) string {

@@ -16,7 +16,7 @@ import (
 // The expressions are somebody's SQL, so they run as the view's owner, read
 // only, and whatever they did is rolled back. A function in one could take the
 // session's own role back, so a superuser's session does not run them at all.
-func (a *attempt) totals(ctx context.Context, tx pgx.Tx, f facts) (jobs, objects *int64, warning string) {
+func (a *attempt) totals(ctx context.Context, tx *pgx.Conn, f facts) (jobs, objects *int64, warning string) {
 	if a.request.TotalJobs == "" && a.request.TotalObjects == "" {
 		return nil, nil, ""
 	}
@@ -54,17 +54,16 @@ const (
 )
 
 // evaluate runs the expressions in one query and rolls back all that it did.
-func (a *attempt) evaluate(ctx context.Context, tx pgx.Tx, f facts, expressions ...string) (values []*int64, err error) {
-	savepoint, err := tx.Begin(ctx)
-	if err != nil {
+func (a *attempt) evaluate(ctx context.Context, tx *pgx.Conn, f facts, expressions ...string) (values []*int64, err error) {
+	if _, err := tx.Exec(ctx, "SAVEPOINT totals"); err != nil {
 		return nil, err
 	}
 	defer func() {
-		if rollbackErr := savepoint.Rollback(ctx); rollbackErr != nil && err == nil {
+		if _, rollbackErr := tx.Exec(ctx, "ROLLBACK TO SAVEPOINT totals"); rollbackErr != nil && err == nil {
 			err = rollbackErr
 		}
 	}()
-	if _, err := savepoint.Exec(ctx, "SELECT set_config('role', $1, true), set_config('transaction_read_only', 'on', true)", f.Owner); err != nil {
+	if _, err := tx.Exec(ctx, "SELECT set_config('role', $1, true), set_config('transaction_read_only', 'on', true)", f.Owner); err != nil {
 		return nil, fmt.Errorf("act as the view's owner %s: %w", f.Owner, err)
 	}
 	columns := make([]string, len(expressions))
@@ -80,7 +79,7 @@ func (a *attempt) evaluate(ctx context.Context, tx pgx.Tx, f facts, expressions 
 	}
 	// By the extended protocol, which takes a single statement only.
 	sql := "SELECT " + strings.Join(columns, ", ") + " FROM " + f.name().SQL()
-	if err := savepoint.QueryRow(ctx, sql, pgx.QueryExecModeExec).Scan(targets...); err != nil {
+	if err := tx.QueryRow(ctx, sql, pgx.QueryExecModeExec).Scan(targets...); err != nil {
 		return nil, err
 	}
 	return values, nil

@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-func mustParse(t testing.TB, s Spec) *Schedule {
-	t.Helper()
+func mustParse(tb testing.TB, s Spec) *Schedule {
+	tb.Helper()
 	schedule, err := Parse(s)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return schedule
 }
 
-func instant(t testing.TB, text string) time.Time {
-	t.Helper()
+func instant(tb testing.TB, text string) time.Time {
+	tb.Helper()
 	at, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return at
 }
@@ -235,9 +235,8 @@ func newRandomCron(r *rand.Rand) randomCron {
 		}
 		switch kind {
 		case 0:
-			fields = append(fields, fmt.Sprint(pick()))
-			v := 0
-			fmt.Sscan(fields[i], &v)
+			v := pick()
+			fields = append(fields, fmt.Sprint(v))
 			add(v, v, 1)
 		case 1:
 			a, b := pick(), pick()

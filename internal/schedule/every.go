@@ -7,10 +7,9 @@ func nextEvery(every, offset time.Duration, after, lastStart time.Time) time.Tim
 	if lastStart.IsZero() {
 		return after.Add(every + offset)
 	}
-	runs := max(0, after.Sub(lastStart)/every) + 1
-	next := lastStart.Add(runs * every)
-	if !next.After(after) { // a lastStart so long ago (-infinity in the table) that the arithmetic overflowed
-		return after.Add(every)
+	since := after.Sub(lastStart)
+	if since < 0 {
+		return lastStart.Add(every)
 	}
-	return next
+	return after.Add(every - since%every)
 }

@@ -97,8 +97,9 @@ func ValidateTimeZone(name string) error {
 var zones sync.Map
 
 func loadZone(name string) (*time.Location, error) {
-	if zone, ok := zones.Load(name); ok {
-		return zone.(*time.Location), nil
+	known, _ := zones.Load(name)
+	if zone, ok := known.(*time.Location); ok {
+		return zone, nil
 	}
 	// What these mean depends on the machine: its own zone, or a second copy of
 	// the database (with leap seconds, in right/) that the embedded one lacks.

@@ -123,11 +123,14 @@ VALUES ($1, `+writtenValues+`) ON CONFLICT (view_name) DO NOTHING`, r.values(r.V
 var ErrNotFound = errors.New("there is no such schedule")
 
 // Update replaces all of the schedule stored under viewName, whose name becomes
-// r.ViewName.
+// r.ViewName. It is [ErrExists] if that name has a schedule of its own.
 func Update(ctx context.Context, db DB, schema, viewName string, r Row) error {
 	args := append(r.values(viewName), r.ViewName)
 	tag, err := db.Exec(ctx, "UPDATE "+table(schema)+` SET (view_name, `+writtenColumns+`) =
 ($17, `+writtenValues+`) WHERE view_name = $1`, args...)
+	if postgres.SQLState(err) == postgres.UniqueViolation {
+		return fmt.Errorf("change the schedule of %s to one of %s: %w", viewName, r.ViewName, ErrExists)
+	}
 	if err != nil {
 		return fmt.Errorf("change the schedule of %s: %w", viewName, err)
 	}

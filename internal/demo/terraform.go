@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hc-install/product"
+	"github.com/hashicorp/hc-install/releases"
+)
+
+// providerVersion is what the demo calls the provider that it has built.
+const providerVersion = "0.0.1"
+
+func (d *demo) mirror() string       { return filepath.Join(d.dir, "plugins") }
+func (d *demo) terraformDir() string { return filepath.Join(d.dir, "terraform") }
+
+func (d *demo) providerBinary() string {
+	return filepath.Join(d.mirror(), "registry.terraform.io/matview/matview", providerVersion,
+		runtime.GOOS+"_"+runtime.GOARCH, "terraform-provider-matview_v"+providerVersion)
+}
+
+// env is what Terraform runs under: the provider just built, the database by
+// PG* variables, and nothing of this machine's own Terraform settings.
+func (d *demo) env() []string {
+	return []string{
+		"TF_CLI_CONFIG_FILE=" + filepath.Join(d.dir, "terraformrc"), "CHECKPOINT_DISABLE=1", "TF_IN_AUTOMATION=1", "TF_CLI_ARGS=",
+		"TF_VAR_refresh_every=4s", "TF_VAR_deletion_protection=false",
+		"PGHOST=" + d.server.Host(), fmt.Sprintf("PGPORT=%d", d.server.Port()), "PGDATABASE=" + database,
+		"PGUSER=" + admin, "PGPASSWORD=" + d.adminPassword, "PGSSLMODE=disable",
+	}
+}
+
+// findTerraform takes the one on PATH, else fetches one.
+func (d *demo) findTerraform(ctx context.Context) error {
+	found, err := exec.LookPath("terraform")
+	if err == nil {
+		d.terraform = found
+		return nil
+	}
+	say("No terraform on PATH: fetching one.")
+	installer := &releases.LatestVersion{Product: product.Terraform, InstallDir: d.dir, Timeout: 5 * time.Minute}
+	if d.terraform, err = installer.Install(ctx); err != nil {
+		return fmt.Errorf("there is no terraform on PATH, and it could not be fetched; install Terraform 1.8 or later: %w", err)
+	}
+	return nil
+}
+
+func (d *demo) writeConfig() error {
+	config := fmt.Sprintf(`provider_installation {
+  filesystem_mirror {
+    path    = %q
+    include = ["matview/matview"]
+  }
+}
+`, d.mirror())
+	if err := os.WriteFile(filepath.Join(d.dir, "terraformrc"), []byte(config), 0o600); err != nil {
+		return err
+	}
+	if err := os.CopyFS(d.terraformDir(), os.DirFS(filepath.Join(d.source, example))); err != nil {
+		return err
+	}
+	var env strings.Builder
+	for _, variable := range d.env() {
+		name, value, _ := strings.Cut(variable, "=")
+		fmt.Fprintf(&env, "export %s='%s'\n", name, value)
+	}
+	return os.WriteFile(filepath.Join(d.terraformDir(), "env"), []byte(env.String()), 0o600)
+}
+
+func (d *demo) apply(ctx context.Context) error {
+	if err := d.findTerraform(ctx); err != nil {
+		return err
+	}
+	if err := d.writeConfig(); err != nil {
+		return err
+	}
+	if _, err := output(ctx, d.terraformDir(), d.env(), d.terraform, "init", "-no-color"); err != nil {
+		return err
+	}
+	out, err := output(ctx, d.terraformDir(), d.env(), d.terraform, "apply", "-no-color", "-auto-approve")
+	if err != nil {
+		return err
+	}
+	summary := "Apply complete! Resources: 3 added, 0 changed, 0 destroyed."
+	if !strings.Contains(out, summary) {
+		return fmt.Errorf("apply did not end with %q:\n%s", summary, out)
+	}
+	if strings.Contains(out, "Check block assertion failed") {
+		return fmt.Errorf("the check block does not find the new view fresh:\n%s", out)
+	}
+	say("%s", summary)
+	return nil
+}
+
+func (d *demo) showEmptyPlan(ctx context.Context) error {
+	// 0: nothing to do; 1: failed; 2: there is something to do.
+	out, err := output(ctx, d.terraformDir(), d.env(), d.terraform, "plan", "-no-color", "-detailed-exitcode")
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 2 {
+		return fmt.Errorf("the second plan is not empty:\n%s", out)
+	}
+	if err != nil {
+		return err
+	}
+	if strings.Contains(out, "Check block assertion failed") {
+		return fmt.Errorf("the check block does not find the view fresh:\n%s", out)
+	}
+	say("terraform plan -detailed-exitcode: exit 0, no changes, and the check block passes.")
+	return nil
+}
+
+const readBack = `terraform {
+  required_providers {
+    matview = { source = "matview/matview" }
+  }
+}
+
+data "matview_freshness" "job_progress" {
+  view = "job_progress"
+}
+
+output "last_refreshed_at" {
+  value = data.matview_freshness.job_progress.last_refreshed_at
+}
+`
+
+func (d *demo) showDataSource(ctx context.Context) error {
+	dir := filepath.Join(d.dir, "read-back")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "main.tf"), []byte(readBack), 0o600); err != nil {
+		return err
+	}
+	before, err := d.status(ctx)
+	if err != nil {
+		return err
+	}
+	for _, args := range [][]string{{"init", "-no-color"}, {"plan", "-no-color", "-out=plan"}} {
+		if _, err := output(ctx, dir, d.env(), d.terraform, args...); err != nil {
+			return err
+		}
+	}
+	shown, err := output(ctx, dir, d.env(), d.terraform, "show", "-json", "plan")
+	if err != nil {
+		return err
+	}
+	var plan struct {
+		PlannedValues struct {
+			Outputs map[string]struct{ Value string }
+		} `json:"planned_values"`
+	}
+	if err := json.Unmarshal([]byte(shown), &plan); err != nil {
+		return err
+	}
+	value := plan.PlannedValues.Outputs["last_refreshed_at"].Value
+	read, err := time.Parse(time.RFC3339, value)
+	if err != nil {
+		return fmt.Errorf("the data source's last_refreshed_at: %w", err)
+	}
+	after, err := d.status(ctx)
+	if err != nil {
+		return err
+	}
+	if read.Before(before.LastRefreshedAt) || read.After(after.LastRefreshedAt) {
+		return fmt.Errorf("the data source read %s, but the API said %s before and %s after", read, before.LastRefreshedAt, after.LastRefreshedAt)
+	}
+	say("data.matview_freshness.job_progress.last_refreshed_at = %q", value)
+	return nil
+}

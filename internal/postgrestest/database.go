@@ -1,0 +1,178 @@
+package postgrestest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Database is a database of one test's own, on the server that the test binary
+// shares. It is dropped after the test, and with it any connection left.
+type Database struct {
+	Name string
+
+	cluster *cluster
+	mu      sync.Mutex
+	roles   []string // to drop once the database, and all they own in it, is gone
+}
+
+// New returns a new empty database for this test on the shared server.
+func New(t testing.TB) *Database {
+	t.Helper()
+	return sharedCluster(t).database(t, "template0")
+}
+
+// NewFrom returns a copy of a template database that setup fills, once per key
+// and test binary. That is faster than to repeat a long setup. Setup must
+// close other connections it makes, and create no roles: these belong to the
+// server, and nothing would drop them.
+func NewFrom(t testing.TB, key string, setup func(context.Context, *pgx.Conn) error) *Database {
+	t.Helper()
+	c := sharedCluster(t)
+	name, err := c.template(t.Context(), key, setup)
+	if err != nil {
+		t.Fatalf("postgrestest: template %q: %v", key, err)
+	}
+	return c.database(t, name)
+}
+
+// Version returns the shared server's server_version_num, such as 150018.
+func Version(t testing.TB) int {
+	t.Helper()
+	return sharedCluster(t).version
+}
+
+func sharedCluster(t testing.TB) *cluster {
+	t.Helper()
+	c, err := shared()
+	if err != nil {
+		t.Fatalf("postgrestest: %v", err)
+	}
+	return c
+}
+
+func (c *cluster) database(t testing.TB, template string) *Database {
+	t.Helper()
+	name, err := c.create(t.Context(), template)
+	if err != nil {
+		t.Fatalf("postgrestest: %v", err)
+	}
+	d := &Database{Name: name, cluster: c}
+	t.Cleanup(func() { d.drop(t) })
+	return d
+}
+
+func (d *Database) drop(t testing.TB) {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+	defer cancel()
+	if err := d.cluster.drop(ctx, d.Name); err != nil {
+		t.Errorf("postgrestest: %v", err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.roles) == 0 {
+		return
+	}
+	err := d.cluster.with(ctx, func(conn *pgx.Conn) error {
+		var errs []error
+		for _, role := range d.roles {
+			errs = append(errs, dropRole(ctx, conn, role))
+		}
+		return errors.Join(errs...)
+	})
+	if err != nil {
+		// A role may own something in another test's database. It is not
+		// worth a failure: the role goes with the server, or with the leftovers.
+		t.Logf("postgrestest: %v", err)
+	}
+}
+
+// URL returns the superuser's URL for the database.
+func (d *Database) URL() string { return d.cluster.urlFor(d.Name, "", "") }
+
+// URLFor returns the URL for another user, such as one made with Role.
+func (d *Database) URLFor(user, password string) string {
+	return d.cluster.urlFor(d.Name, user, password)
+}
+
+// Server returns the server of the database, or nil if it is a given one
+// (MATVIEW_TEST_DATABASE_URL), which is not ours to stop. Other tests use it
+// too: to crash a server Start another.
+func (d *Database) Server() *Server { return d.cluster.server }
+
+// Connect returns a connection of the superuser, closed after the test.
+func (d *Database) Connect(t testing.TB) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), d.URL())
+	if err != nil {
+		t.Fatalf("postgrestest: %v", err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+		defer cancel()
+		_ = conn.Close(ctx) // it may be broken by now, on purpose
+	})
+	return conn
+}
+
+// Pool returns a pool of superuser connections, closed after the test.
+func (d *Database) Pool(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), d.URL())
+	if err != nil {
+		t.Fatalf("postgrestest: %v", err)
+	}
+	t.Cleanup(func() {
+		closed := make(chan struct{})
+		go func() {
+			pool.Close() // waits for connections in use, for ever
+			close(closed)
+		}()
+		select {
+		case <-closed:
+		case <-time.After(cleanupTimeout):
+			t.Errorf("postgrestest: %d connections were not released to the pool", pool.Stat().AcquiredConns())
+		}
+	})
+	return pool
+}
+
+// Exec runs SQL as superuser, on a connection of its own. Without arguments
+// it may be several statements, which are then one transaction.
+func (d *Database) Exec(t testing.TB, sql string, args ...any) {
+	t.Helper()
+	ctx := context.Background() // the test's own has ended in t.Cleanup
+	conn, err := pgx.Connect(ctx, d.URL())
+	if err != nil {
+		t.Fatalf("postgrestest: %v", err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, sql, args...); err != nil {
+		t.Fatalf("postgrestest: %v\n%s", err, sql)
+	}
+}
+
+// Role creates a role that can log in, with options such as "CREATEROLE" or
+// "IN ROLE pg_monitor". It is dropped after the database, and so may own
+// objects there.
+func (d *Database) Role(t testing.TB, options string) (name, password string) {
+	t.Helper()
+	name, password = d.cluster.name(), rand.Text()
+	// rand.Text has nothing that needs quoting.
+	sql := fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s' %s", quote(name), password, options)
+	if err := d.cluster.do(t.Context(), sql); err != nil {
+		t.Fatalf("postgrestest: create role with options %q: %v", options, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.roles = append(d.roles, name)
+	return name, password
+}

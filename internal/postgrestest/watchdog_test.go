@@ -1,0 +1,197 @@
+//go:build unix
+
+package postgrestest
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// childEnv makes TestChild do something; see startChild.
+const childEnv = "POSTGRESTEST_CHILD"
+
+// TestChild is not a test but what the tests of this file run in a process of
+// its own, to end that in every way.
+func TestChild(t *testing.T) {
+	how := os.Getenv(childEnv)
+	if how == "" {
+		return
+	}
+	s := New(t).Server()
+	backend := New(t).Connect(t)
+	fmt.Printf("child: %s %d %d %d\n", s.dir, s.postmaster.cmd.Process.Pid,
+		backend.PgConn().PID(), s.watchdog.cmd.Process.Pid)
+	switch how {
+	case "panic":
+		panic("as asked")
+	case "exit":
+		os.Exit(0)
+	case "return":
+		return
+	}
+	time.Sleep(time.Hour) // to be killed
+}
+
+type child struct {
+	cmd                           *exec.Cmd
+	dir                           string
+	postmaster, backend, watchdog int
+}
+
+// startChild runs TestChild until it has a database and a connection to it.
+func startChild(t *testing.T, how string) *child {
+	t.Helper()
+	c := &child{cmd: exec.Command(os.Args[0], "-test.run=^TestChild$")}
+	c.cmd.Env = append(os.Environ(), childEnv+"="+how, urlEnv+"=")
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // for a Ctrl-C of its own
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.cmd.Process.Kill(); _ = c.cmd.Wait() })
+	lines := bufio.NewScanner(out)
+	var said []string
+	for lines.Scan() {
+		said = append(said, lines.Text())
+		n, _ := fmt.Sscanf(lines.Text(), "child: %s %d %d %d", &c.dir, &c.postmaster, &c.backend, &c.watchdog)
+		if n == 4 {
+			return c
+		}
+	}
+	t.Fatalf("the child started no server:\n%s", strings.Join(said, "\n"))
+	return nil
+}
+
+func (c *child) interrupt(t *testing.T, signal syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(-c.cmd.Process.Pid, signal); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// waitFor polls: nobody tells us about processes that are not our children.
+func waitFor(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in 30 s: %s", what)
+		}
+	}
+}
+
+func TestNothingIsLeft(t *testing.T) {
+	ends := map[string]func(*testing.T, *child){
+		"return":  nil,
+		"exit":    nil,
+		"panic":   nil,
+		"SIGINT":  func(t *testing.T, c *child) { c.interrupt(t, syscall.SIGINT) },
+		"SIGTERM": func(t *testing.T, c *child) { c.interrupt(t, syscall.SIGTERM) },
+		"SIGHUP":  func(t *testing.T, c *child) { c.interrupt(t, syscall.SIGHUP) },
+		"SIGQUIT": func(t *testing.T, c *child) { c.interrupt(t, syscall.SIGQUIT) },
+		"SIGKILL": func(t *testing.T, c *child) { c.interrupt(t, syscall.SIGKILL) },
+	}
+	for how, end := range ends {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			c := startChild(t, how)
+			if end != nil {
+				end(t, c)
+			}
+			waitFor(t, "the folder is gone", func() bool { return !exists(c.dir) })
+			// Not waited for: they must have gone first.
+			for name, pid := range map[string]int{"postmaster": c.postmaster, "backend": c.backend} {
+				if processRuns(pid) {
+					t.Errorf("the %s outlives the folder", name)
+				}
+			}
+			waitFor(t, "the watchdog is gone", func() bool { return !processRuns(c.watchdog) })
+		})
+	}
+}
+
+// A killed process must not leave an initdb that still writes, either.
+func TestNothingIsLeftOfInitdb(t *testing.T) {
+	t.Parallel()
+	tmp, err := os.MkdirTemp("/tmp", "pgt") // where the child will make its folder
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(tmp) })
+	if err := os.Chmod(tmp, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(os.Args[0], "-test.run=^TestChild$")
+	c.Env = append(os.Environ(), childEnv+"=wait", urlEnv+"=", "TMPDIR="+tmp)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "initdb has begun", func() bool {
+		found, _ := filepath.Glob(filepath.Join(tmp, "*", "data", "base"))
+		return len(found) > 0
+	})
+	if err := c.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Wait()
+	waitFor(t, "the folder is gone", func() bool {
+		found, _ := filepath.Glob(filepath.Join(tmp, "*"))
+		return len(found) == 0
+	})
+}
+
+// The folder stays as long as anyone may write to it. A stopped backend holds
+// up the postmaster's immediate shutdown until that kills it, after 5 seconds.
+func TestFolderOutlivesServer(t *testing.T) {
+	t.Parallel()
+	c := startChild(t, "wait")
+	if err := syscall.Kill(c.backend, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	c.interrupt(t, syscall.SIGKILL)
+	killed := time.Now()
+	waitFor(t, "the folder is gone", func() bool {
+		there := exists(c.dir) // first: a process may end in between
+		if !there && (processRuns(c.backend) || processRuns(c.postmaster)) {
+			t.Fatal("the folder went before the server")
+		}
+		return !there
+	})
+	if took := time.Since(killed); took < time.Second {
+		t.Errorf("the server was gone in %s: the stopped backend held up nothing", took)
+	}
+}
+
+// Backends that lost their postmaster end by themselves.
+func TestStopKilledServer(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	conn, err := pgx.Connect(t.Context(), s.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if err := s.postmaster.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+	if exists(s.dir) {
+		t.Error("the folder is still there")
+	}
+	if processRuns(int(conn.PgConn().PID())) {
+		t.Error("the backend is still there")
+	}
+}

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Makes sure of the other programs that `make test-e2e` runs: one a line, as
+# PROGRAM or PROGRAM:PACKAGE.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/need.sh
+source scripts/need.sh
+
+need \
+  psql:postgresql-client \
+  jq \
+  curl

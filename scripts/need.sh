@@ -1,0 +1,44 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it: programs and packages that the tests need.
+# What is missing is installed as root on a Debian-like system; anywhere else the
+# caller fails, saying what to install.
+
+fail() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 1
+}
+
+# install_packages PACKAGE...
+install_packages() {
+  if ! command -v apt-get >/dev/null; then
+    fail "please install what Debian packages as: $*"
+  fi
+  if [[ $(id -u) != 0 ]]; then
+    fail "please install (or run this as root, which does): apt-get install $*"
+  fi
+  printf '%s: installing %s\n' "${0##*/}" "$*" >&2
+  local apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+  export DEBIAN_FRONTEND=noninteractive
+  # The lists are fetched only when those at hand, which may be none, do not do.
+  "${apt[@]}" install --yes --no-install-recommends "$@" >/dev/null 2>&1 ||
+    { "${apt[@]}" update && "${apt[@]}" install --yes --no-install-recommends "$@"; } >/dev/null ||
+    fail "apt-get install $* failed"
+}
+
+# need PROGRAM[:PACKAGE]... installs those of the programs that are not on PATH.
+# The package is named only where it is not named as the program.
+need() {
+  local each packages=()
+  for each; do
+    command -v "${each%%:*}" >/dev/null || packages+=("${each##*:}")
+  done
+  if ((${#packages[@]} == 0)); then
+    return
+  fi
+  install_packages "${packages[@]}"
+  hash -r
+  for each; do
+    command -v "${each%%:*}" >/dev/null ||
+      fail "${each%%:*} is not on PATH, although ${each##*:} is installed"
+  done
+}
