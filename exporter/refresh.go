@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matview/terraform-provider-matview/exporter/scheduler"
+	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
+	"github.com/matview/terraform-provider-matview/internal/schedule"
+)
+
+type refreshFlags struct {
+	views    []string
+	all, due bool
+	method   string
+}
+
+func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) {
+	var f refreshFlags
+	c := cli.Command("refresh", "Refresh views now, in the order of their dependencies, and record it. Exits with 1 if any failed.")
+	c.Flag("all", "Refresh every materialized view of the database.").BoolVar(&f.all)
+	c.Flag("due", "Refresh the scheduled views that are due.").BoolVar(&f.due)
+	c.Flag("method", "auto, blocking or concurrently; by default what the view's schedule says, else auto.").EnumVar(&f.method, "auto", "blocking", "concurrently")
+	c.Arg("view", "Views to refresh.").StringsVar(&f.views)
+	commands[c.FullCommand()] = func(ctx context.Context) int { return a.refresh(ctx, f) }
+}
+
+func (f refreshFlags) validate() error {
+	given := 0
+	for _, set := range []bool{len(f.views) > 0, f.all, f.due} {
+		if set {
+			given++
+		}
+	}
+	if given != 1 {
+		return errors.New("refresh what? Name views, or give one of --all and --due")
+	}
+	return nil
+}
+
+func (a *app) refresh(ctx context.Context, f refreshFlags) int {
+	if err := f.validate(); err != nil {
+		return a.fail(exitUsage, err)
+	}
+	// One connection refreshes, one says that this process lives.
+	pool, err := a.open(ctx, 3)
+	if err != nil {
+		return a.fail(exitFailed, err)
+	}
+	defer pool.Close()
+	r := &refreshing{app: a, pool: pool, flags: f, refresher: refresh.New(pool, a.schema, attemptedBy())}
+	r.scheduler = scheduler.New(scheduler.Options{
+		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: 1, Logger: a.logger,
+	})
+	views, err := r.wanted(ctx)
+	if err == nil {
+		views, err = refresh.Order(ctx, pool, a.schema, views)
+	}
+	if err != nil {
+		return a.fail(exitFailed, a.hint(err))
+	}
+	if len(views) == 0 {
+		fmt.Fprintln(a.stdout, "Nothing to refresh.")
+	}
+	code := exitOK
+	for _, view := range views {
+		if ctx.Err() != nil {
+			return a.fail(exitFailed, errors.New("interrupted; the views not named above were not refreshed"))
+		}
+		if !r.one(ctx, view) {
+			code = exitFailed
+		}
+	}
+	return code
+}
+
+// refreshing is one run of the refresh command.
+type refreshing struct {
+	*app
+	pool      *pgxpool.Pool
+	flags     refreshFlags
+	refresher *refresh.Refresher
+	scheduler *scheduler.Scheduler
+}
+
+// wanted are the canonical names of the views to refresh.
+func (r *refreshing) wanted(ctx context.Context) ([]string, error) {
+	if r.flags.due {
+		return r.scheduler.Due(ctx)
+	}
+	var views []freshness.View
+	var err error
+	if r.flags.all {
+		views, err = freshness.All(ctx, r.pool, r.schema)
+	} else {
+		views, err = r.find(ctx, r.pool, r.flags.views)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, v := range views {
+		if v.OID != nil || !r.flags.all {
+			names = append(names, v.Name)
+		}
+	}
+	return names, nil
+}
+
+// one refreshes one view and prints what came of it.
+func (r *refreshing) one(ctx context.Context, view string) (ok bool) {
+	var result refresh.Result
+	claimed := true
+	var err error
+	if r.flags.due {
+		result, claimed, err = r.scheduler.RefreshDue(ctx, view)
+	} else {
+		result, err = r.named(ctx, view)
+	}
+	switch {
+	case err != nil:
+		fmt.Fprintf(r.stderr, "%s: FAILED: %s\n", view, postgres.Message(err))
+		return false
+	case !claimed:
+		fmt.Fprintf(r.stdout, "%s: taken by another exporter meanwhile\n", view)
+		return true
+	}
+	fmt.Fprintf(r.stdout, "%s: refreshed in %s, %s: %s\n", result.View, seconds(result.Duration.Seconds()), result.Method, result.Reason)
+	if result.Warning != "" {
+		fmt.Fprintf(r.stderr, "%s: warning: %s\n", result.View, result.Warning)
+	}
+	return true
+}
+
+// named refreshes as the view's schedule says, if it has one.
+func (r *refreshing) named(ctx context.Context, view string) (refresh.Result, error) {
+	req := refresh.Request{View: view, Trigger: refresh.TriggerManual, LockTimeout: schedule.DefaultLockTimeout}
+	row, found, err := schedule.Of(ctx, r.pool, r.schema, view)
+	if err != nil {
+		return refresh.Result{}, err
+	}
+	if found {
+		req.Method, req.LockTimeout, req.StatementTimeout = refresh.Method(row.Method), row.LockTimeout, row.StatementTimeout
+		req.Settings, req.TotalJobs, req.TotalObjects = row.Settings, row.TotalJobs, row.TotalObjects
+	}
+	if r.flags.method != "" {
+		req.Method = refresh.Method(r.flags.method)
+	}
+	return r.refresher.Refresh(ctx, req)
+}

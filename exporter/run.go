@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/goccy/go-yaml"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/version"
+	"github.com/prometheus/exporter-toolkit/web"
+	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
+
+	"github.com/matview/terraform-provider-matview/exporter/api"
+	"github.com/matview/terraform-provider-matview/exporter/config"
+	"github.com/matview/terraform-provider-matview/exporter/metrics"
+	"github.com/matview/terraform-provider-matview/exporter/scheduler"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
+)
+
+type runFlags struct {
+	web             *web.FlagConfig
+	configFile      string
+	scheduler       bool
+	maxConcurrent   int
+	shutdownTimeout time.Duration
+}
+
+func (a *app) addRun(cli *kingpin.Application, commands map[string]command) {
+	var f runFlags
+	c := cli.Command("run", "Refresh views on schedule and serve metrics and the API, until SIGTERM.")
+	f.web = kingpinflag.AddFlags(c, ":9964")
+	c.Flag("config.file", "Configuration file: row routes of the API and who may use it.").PlaceHolder("FILE").StringVar(&f.configFile)
+	c.Flag("scheduler", "Refresh what is due; --no-scheduler observes only.").Default("true").BoolVar(&f.scheduler)
+	c.Flag("max-concurrent", "How many refreshes may run at once in this process.").Default("2").IntVar(&f.maxConcurrent)
+	c.Flag("shutdown-timeout", "How long running refreshes may go on after SIGTERM before they are cancelled.").Default("30s").DurationVar(&f.shutdownTimeout)
+	commands[c.FullCommand()] = func(ctx context.Context) int { return a.run(ctx, f) }
+}
+
+// spareConnections are for the heartbeat, the scheduler's own statements,
+// scrapes and the API, beside one for each refresh.
+const spareConnections = 8
+
+func (a *app) run(ctx context.Context, f runFlags) int {
+	if f.maxConcurrent < 1 {
+		return a.fail(exitUsage, errors.New("--max-concurrent must be at least 1"))
+	}
+	d, err := a.newDaemon(ctx, f)
+	if err != nil {
+		return a.fail(exitFailed, err)
+	}
+	defer d.close()
+	if err := d.serve(ctx); err != nil {
+		return a.fail(exitFailed, err)
+	}
+	a.logger.Info("stopped")
+	return exitOK
+}
+
+// daemon is the run command at work.
+type daemon struct {
+	*app
+	flags    runFlags
+	pool     *pgxpool.Pool
+	realTime *pgxpool.Pool // nil: not offered
+	counters *metrics.Counters
+	server   *http.Server
+}
+
+// newDaemon reads the configuration and puts the parts together. It makes no
+// connection: a database that is away is waited for.
+func (a *app) newDaemon(ctx context.Context, f runFlags) (d *daemon, err error) {
+	d = &daemon{app: a, flags: f}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	routes, err := config.Load(f.configFile, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	if d.pool, err = a.open(ctx, f.maxConcurrent+spareConnections); err != nil {
+		return nil, err
+	}
+	if routes.RealTime.URL != "" {
+		d.realTime, err = postgres.Open(ctx, postgres.Config{
+			URL: routes.RealTime.URL, ApplicationName: "matview-exporter real-time", MaxConnections: routes.RealTime.MaxConcurrent,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("real_time.url: %w", err)
+		}
+	}
+	handler, err := d.handler(routes)
+	if err != nil {
+		return nil, err
+	}
+	d.server = &http.Server{
+		Handler: handler, ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 32 << 10,
+	}
+	return d, nil
+}
+
+// scrapeTimeout is below Prometheus's default of 10 s, so that a slow database
+// shows as matview_up 0 and not as a failed scrape.
+const scrapeTimeout = 8 * time.Second
+
+func (d *daemon) handler(routes *config.Config) (http.Handler, error) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		versioncollector.NewCollector("matview_exporter"),
+		metrics.New(d.pool, d.schema, scrapeTimeout, d.logger),
+	)
+	d.counters = metrics.NewCounters(registry)
+	authenticated, err := webAuthenticates(*d.flags.web.WebConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	reads, err := api.New(api.Options{
+		Pool: d.pool, RealTimePool: d.realTime, Schema: d.schema, Config: routes, Logger: d.logger,
+		Authenticated: authenticated,
+	})
+	if err != nil {
+		return nil, err
+	}
+	landing, err := web.NewLandingPage(web.LandingConfig{
+		Name: "matview-exporter", Description: "Freshness of PostgreSQL materialized views", Version: version.Info(),
+		Links: []web.LandingLinks{
+			{Address: "/cache/status", Text: "Cache status", Description: "how fresh each view is, as JSON"},
+			{Address: "/metrics", Text: "Metrics", Description: "the same for Prometheus"},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", reads)
+	mux.Handle("GET /{$}", landing)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		Registry: registry, ErrorLog: slog.NewLogLogger(d.logger.Handler(), slog.LevelError),
+	}))
+	return mux, nil
+}
+
+// webAuthenticates reports whether --web.config.file has every request prove
+// who it is, so that the API need not ask again.
+func webAuthenticates(webConfigFile string) (bool, error) {
+	if webConfigFile == "" {
+		return false, nil
+	}
+	data, err := os.ReadFile(webConfigFile)
+	if err != nil {
+		return false, fmt.Errorf("read the web configuration: %w", err)
+	}
+	// The rest of the file is exporter-toolkit's to check.
+	var c struct {
+		Users map[string]any `yaml:"basic_auth_users"`
+		TLS   struct {
+			ClientAuth string `yaml:"client_auth_type"`
+		} `yaml:"tls_server_config"`
+	}
+	if err := yaml.Unmarshal(data, &c); err != nil {
+		return false, fmt.Errorf("read the web configuration %s: %w", webConfigFile, err)
+	}
+	return len(c.Users) > 0 || c.TLS.ClientAuth == "RequireAndVerifyClientCert", nil
+}
+
+// serve runs the scheduler and the web server until ctx ends or the web server
+// fails, and drains both.
+func (d *daemon) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	scheduled := make(chan struct{})
+	go func() {
+		defer close(scheduled)
+		if d.flags.scheduler {
+			d.schedule(ctx)
+		}
+	}()
+	served := make(chan error, 1)
+	go func() {
+		err := web.ListenAndServe(d.server, d.flags.web, d.logger)
+		if errors.Is(err, http.ErrServerClosed) {
+			err = nil
+		}
+		served <- err
+		cancel()
+	}()
+	<-ctx.Done()
+	d.logger.Info("stopping: no new refreshes, running ones may finish", "timeout", d.flags.shutdownTimeout)
+	<-scheduled // metrics and probes answer to the end
+	closing, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer stop()
+	if err := d.server.Shutdown(closing); err != nil {
+		_ = d.server.Close()
+	}
+	if err := <-served; err != nil {
+		return fmt.Errorf("serve HTTP: %w", err)
+	}
+	return nil
+}
+
+func (d *daemon) schedule(ctx context.Context) {
+	name := attemptedBy()
+	scheduler.New(scheduler.Options{
+		Pool: d.pool, Refresher: refresh.New(d.pool, d.schema, name), Schema: d.schema, AttemptedBy: name,
+		MaxConcurrent: d.flags.maxConcurrent, ShutdownTimeout: d.flags.shutdownTimeout, Observer: d.counters, Logger: d.logger,
+	}).Run(ctx)
+}
+
+func (d *daemon) close() {
+	for _, pool := range []*pgxpool.Pool{d.pool, d.realTime} {
+		if pool != nil {
+			pool.Close()
+		}
+	}
+}
