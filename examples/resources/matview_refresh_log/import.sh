@@ -1,0 +1,2 @@
+# By the schema that holds the tables.
+terraform import matview_refresh_log.this public
