@@ -107,12 +107,7 @@ func configError(err error) error {
 // a field that is set wins.
 func (c Config) dsn() (string, error) {
 	if strings.HasPrefix(c.URL, "postgres://") || strings.HasPrefix(c.URL, "postgresql://") {
-		u, err := url.Parse(c.URL)
-		if err != nil {
-			return "", fmt.Errorf("connection settings of PostgreSQL: the url does not parse; percent-encode special characters of user and password")
-		}
-		c.overrideURL(u)
-		return u.String(), nil
+		return c.overriddenURL(), nil
 	}
 	if c.URL != "" && !strings.Contains(c.URL, "=") {
 		return "", fmt.Errorf("connection settings of PostgreSQL: the url must start with postgres:// or be a list of keyword=value")
@@ -125,13 +120,28 @@ func (c Config) dsn() (string, error) {
 	return b.String(), nil
 }
 
-func (c Config) overrideURL(u *url.URL) {
-	query := u.Query()
-	// pgconn lets a parameter of the query win over the part before it.
-	for _, s := range c.settings() {
-		query.Set(s.key, s.value)
+// overriddenURL puts the fields behind the URL as parameters: the last one of a
+// name wins, also over what comes before the query. The URL is left as it is,
+// since libpq's syntax (a list of hosts, a plus for a plus) is not that of net/url.
+func (c Config) overriddenURL() string {
+	_, rest, _ := strings.Cut(c.URL, "://")
+	if i := strings.IndexAny(rest, "@/"); i >= 0 && rest[i] == '@' {
+		rest = rest[i:] // a question mark in the password starts no query
 	}
-	u.RawQuery = query.Encode()
+	separator := "?"
+	if _, query, found := strings.Cut(rest, "?"); found {
+		separator = "&"
+		if query == "" || strings.HasSuffix(query, "&") {
+			separator = ""
+		}
+	}
+	var b strings.Builder
+	b.WriteString(c.URL)
+	for _, s := range c.settings() {
+		b.WriteString(separator + s.key + "=" + strings.ReplaceAll(url.QueryEscape(s.value), "+", "%20"))
+		separator = "&"
+	}
+	return b.String()
 }
 
 type setting struct{ key, value string }

@@ -23,6 +23,7 @@ const (
 	DuplicateObject     = "42710"
 	InsufficientRight   = "42501"
 	DependentObjects    = "2BP01"
+	UniqueViolation     = "23505"
 	LockNotAvailable    = "55P03"
 	QueryCanceled       = "57014"
 	ReadOnlyTransaction = "25006"

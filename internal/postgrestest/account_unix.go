@@ -67,7 +67,10 @@ func (a *account) reaches(dir string) bool {
 		if err != nil {
 			return false
 		}
-		owner := stat.Sys().(*syscall.Stat_t)
+		owner, ok := stat.Sys().(*syscall.Stat_t)
+		if !ok {
+			return false
+		}
 		var bit os.FileMode
 		switch {
 		case owner.Uid == a.uid:

@@ -17,7 +17,6 @@ import (
 
 const urlEnv = "MATVIEW_TEST_DATABASE_URL"
 
-// cleanupTimeout is for what runs after a test, when its context has ended.
 const cleanupTimeout = 30 * time.Second
 
 // cluster is the server on which tests get their databases: one of ours, or a
@@ -37,7 +36,8 @@ type cluster struct {
 	// other processes that the databases of this run are in use.
 	presence *pgx.Conn
 
-	templates sync.Map // of *template by key
+	mu        sync.Mutex // guards templates
+	templates map[string]*template
 }
 
 // shared returns the cluster of this test binary, started at the first call.
@@ -60,6 +60,8 @@ var shared = sync.OnceValues(func() (*cluster, error) {
 		admin:   func() string { return server.socketURL("postgres") },
 		version: server.Version(),
 		run:     newRun(),
+
+		templates: map[string]*template{},
 	}, nil
 })
 
@@ -81,7 +83,7 @@ func openCluster(ctx context.Context, given string) (*cluster, error) {
 	if u.Scheme != "postgres" && u.Scheme != "postgresql" {
 		return nil, fmt.Errorf("%s: not a URL such as postgres://user:password@host:5432/postgres", urlEnv)
 	}
-	c := &cluster{url: u, admin: u.String, run: newRun()}
+	c := &cluster{url: u, admin: u.String, run: newRun(), templates: map[string]*template{}}
 
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

@@ -69,8 +69,14 @@ func (c *cluster) database(t testing.TB, template string) *Database {
 	return d
 }
 
+// cleanupContext is for what runs after a test, when the test's has ended.
+func cleanupContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), cleanupTimeout)
+}
+
 func (d *Database) drop(t testing.TB) {
-	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+	t.Helper()
+	ctx, cancel := cleanupContext()
 	defer cancel()
 	if err := d.cluster.drop(ctx, d.Name); err != nil {
 		t.Errorf("postgrestest: %v", err)
@@ -116,7 +122,7 @@ func (d *Database) Connect(t testing.TB) *pgx.Conn {
 		t.Fatalf("postgrestest: %v", err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+		ctx, cancel := cleanupContext()
 		defer cancel()
 		_ = conn.Close(ctx) // it may be broken by now, on purpose
 	})
@@ -149,7 +155,7 @@ func (d *Database) Pool(t testing.TB) *pgxpool.Pool {
 // it may be several statements, which are then one transaction.
 func (d *Database) Exec(t testing.TB, sql string, args ...any) {
 	t.Helper()
-	ctx := context.Background() // the test's own has ended in t.Cleanup
+	ctx := context.WithoutCancel(t.Context()) // which is over in t.Cleanup
 	conn, err := pgx.Connect(ctx, d.URL())
 	if err != nil {
 		t.Fatalf("postgrestest: %v", err)

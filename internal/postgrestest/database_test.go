@@ -83,6 +83,9 @@ func TestRole(t *testing.T) {
 		"FROM pg_roles WHERE rolname = current_user") {
 		t.Error("the role has not the options asked for")
 	}
+	if d.Server() == nil {
+		return // a given server may trust everyone
+	}
 	_, err := pgx.Connect(t.Context(), d.URLFor(name, "wrong"))
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) || pgErr.Code != "28P01" {

@@ -103,15 +103,18 @@ func embeddedInstall(ctx context.Context) (string, error) {
 	defer func() { _ = os.RemoveAll(scratch) }()
 
 	announce("downloading PostgreSQL " + string(version) + " into " + cache)
-	server := embeddedpostgres.NewDatabase(embeddedpostgres.DefaultConfig().
-		Version(version).Port(uint32(freePort())).Logger(io.Discard).
-		CachePath(cache).BinariesPath(dir).RuntimePath(filepath.Join(scratch, "run")))
-	// Start is its only way to download. As root it ends in an error of
-	// initdb, but by then the binaries are there, which is all we want of it.
-	err = server.Start()
-	if err == nil {
-		err = server.Stop()
+	// Start is its only way to download. A server that it started would have
+	// no watchdog, and as root it cannot start one, so let it fail after the
+	// download: this looks like an initialized data folder, but is none.
+	data := filepath.Join(scratch, "data")
+	major, _, _ := strings.Cut(string(version), ".")
+	if err := errors.Join(os.Mkdir(data, 0o700),
+		os.WriteFile(filepath.Join(data, "PG_VERSION"), []byte(major), 0o600)); err != nil {
+		return "", err
 	}
+	err = embeddedpostgres.NewDatabase(embeddedpostgres.DefaultConfig().
+		Version(version).Port(uint32(freePort())).Logger(io.Discard).CachePath(cache).
+		BinariesPath(dir).RuntimePath(filepath.Join(scratch, "run")).DataPath(data)).Start()
 	if isExecutable(filepath.Join(bin, "postgres")) {
 		return bin, nil
 	}

@@ -24,4 +24,8 @@
 //
 // Servers end with the process that started them, however it ends: kill -9
 // leaves neither a process nor a folder behind. See the watchdog.
+//
+// Their folders are in TMPDIR if the server's user can reach that, else in
+// /tmp. Creating databases is mostly creating files: TMPDIR=/dev/shm makes it
+// several times faster on a slow disk.
 package postgrestest

@@ -19,8 +19,13 @@ type template struct {
 // first caller's setup. On a given server it stays until the next run drops
 // the leftovers: nothing tells us which test is the last.
 func (c *cluster) template(ctx context.Context, key string, setup func(context.Context, *pgx.Conn) error) (string, error) {
-	v, _ := c.templates.LoadOrStore(key, new(template))
-	tmpl := v.(*template)
+	c.mu.Lock()
+	tmpl := c.templates[key]
+	if tmpl == nil {
+		tmpl = new(template)
+		c.templates[key] = tmpl
+	}
+	c.mu.Unlock()
 	tmpl.once.Do(func() {
 		// Stays if setup panics, or ends the test.
 		tmpl.err = errors.New("its setup did not finish")
@@ -34,6 +39,14 @@ func (c *cluster) fill(ctx context.Context, setup func(context.Context, *pgx.Con
 	if err != nil {
 		return "", err
 	}
+	filled := false
+	defer func() {
+		if !filled { // be it by a panic
+			ctx, cancel := cleanupContext()
+			defer cancel()
+			_ = c.drop(ctx, name) // the error of setup says more
+		}
+	}()
 	conn, err := pgx.Connect(ctx, c.urlFor(name, "", ""))
 	if err != nil {
 		return "", err
@@ -42,5 +55,9 @@ func (c *cluster) fill(ctx context.Context, setup func(context.Context, *pgx.Con
 		return "", err
 	}
 	// Any connection would fail the copies.
-	return name, c.do(ctx, "ALTER DATABASE "+quote(name)+" ALLOW_CONNECTIONS false")
+	if err := c.do(ctx, "ALTER DATABASE "+quote(name)+" ALLOW_CONNECTIONS false"); err != nil {
+		return "", err
+	}
+	filled = true
+	return name, nil
 }

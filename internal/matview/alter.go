@@ -1,0 +1,100 @@
+package matview
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// Rename gives a view another name, another schema or both. Readers wait until
+// tx ends, as they do for all of the following.
+func Rename(ctx context.Context, tx pgx.Tx, from, to Name) error {
+	if from == to {
+		return nil
+	}
+	if err := refuseExisting(ctx, tx, to); err != nil {
+		return err
+	}
+	// One name after the other: the halfway name must be free as well.
+	halfway := Name{Schema: to.Schema, Relation: from.Relation}
+	steps := []Name{halfway, to}
+	if from.Schema != to.Schema && from.Relation != to.Relation && refuseExisting(ctx, tx, halfway) != nil {
+		steps[0] = Name{Schema: from.Schema, Relation: to.Relation}
+	}
+	at := from
+	for _, next := range steps {
+		sql := ""
+		switch {
+		case next.Schema != at.Schema:
+			sql = " SET SCHEMA " + postgres.QuoteIdent(next.Schema)
+		case next.Relation != at.Relation:
+			sql = " RENAME TO " + postgres.QuoteIdent(next.Relation)
+		default:
+			continue
+		}
+		if _, err := tx.Exec(ctx, "ALTER MATERIALIZED VIEW "+at.SQL()+sql); err != nil {
+			return fmt.Errorf("rename materialized view %s to %s: %w", from, to, err)
+		}
+		at = next
+	}
+	return nil
+}
+
+// SetOwner gives a view to another role, as ALTER … OWNER TO does: grants by
+// the old owner become grants by the new one.
+func SetOwner(ctx context.Context, tx pgx.Tx, name Name, owner string) error {
+	if _, err := tx.Exec(ctx, "ALTER MATERIALIZED VIEW "+name.SQL()+" OWNER TO "+postgres.QuoteIdent(owner)); err != nil {
+		return fmt.Errorf("give materialized view %s to role %q: %w", name, owner, err)
+	}
+	return nil
+}
+
+// SetIndexes makes the indexes of a view those in want, and no others. It
+// builds anew the ones in changed. All are built, while readers go on, before
+// any is dropped, for which readers wait until tx ends.
+func SetIndexes(ctx context.Context, tx pgx.Tx, view *View, want map[string]Index, changed []string) error {
+	kept := map[string]bool{}
+	replaced := map[string]string{} // name to the name that its successor is built under
+	var drop []string
+	for _, x := range view.Indexes {
+		_, wanted := want[x.Name]
+		switch {
+		case !wanted:
+			drop = append(drop, x.Name)
+		case !x.Valid || slices.Contains(changed, x.Name):
+			replaced[x.Name] = randomName()
+			drop = append(drop, x.Name)
+		default:
+			kept[x.Name] = true
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if kept[name] {
+			continue
+		}
+		as := name
+		if aside, ok := replaced[name]; ok {
+			as = aside
+		}
+		if err := createIndex(ctx, tx, view.Name, name, as, want[name]); err != nil {
+			return err
+		}
+	}
+	for _, name := range drop {
+		if _, err := tx.Exec(ctx, "DROP INDEX "+Name{view.Name.Schema, name}.SQL()); err != nil {
+			return fmt.Errorf("drop index %q of %s: %w", name, view.Name, err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(replaced)) {
+		sql := "ALTER INDEX " + Name{view.Name.Schema, replaced[name]}.SQL() + " RENAME TO " + postgres.QuoteIdent(name)
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("replace index %q of %s: %w", name, view.Name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package matview
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Spec describes a view to create.
+type Spec struct {
+	Name       Name
+	Definition string // SQL of a user
+	Owner      string // "" means the session's role
+	Comment    string // "" means none
+	Indexes    map[string]Index
+	WithData   bool
+}
+
+// ExistsError says that the name is taken.
+type ExistsError struct {
+	Name Name
+	Kind string // "materialized view", "table", ...
+}
+
+func (e *ExistsError) Error() string { return fmt.Sprintf("%s %s exists already", e.Kind, e.Name) }
+
+// Create creates a view in tx, which is READ COMMITTED and holds the view's
+// [Lock]. It does not begin to read before the caller's clock: the caller reads
+// that right before, and records the population after.
+//
+// The view is made as its owner, so that it gets the owner's default privileges
+// and reads only what the owner may read, now as at every refresh. What is wrong
+// with the definition is an [SQLError].
+func Create(ctx context.Context, tx pgx.Tx, spec Spec) error {
+	if err := refuseExisting(ctx, tx, spec.Name); err != nil {
+		return err
+	}
+	query, tail := spec.Definition, ""
+	if !spec.WithData {
+		// Nothing can follow a user's text: it may end with a semicolon. The
+		// server's own words can be continued.
+		n, err := normalize(ctx, tx, spec.Definition, spec.Name.Schema, "")
+		if err != nil {
+			return fmt.Errorf("create materialized view %s: %w", spec.Name, err)
+		}
+		query, tail = n.Definition, "\nWITH NO DATA"
+	}
+	return asOwner(ctx, tx, spec.Owner, func() error {
+		prefix := "CREATE MATERIALIZED VIEW " + spec.Name.SQL() + " AS "
+		if err := execute(ctx, tx, prefix+query+tail); err != nil {
+			return fmt.Errorf("create materialized view %s: %w", spec.Name, sqlError(err, prefix, query))
+		}
+		if spec.Comment != "" {
+			if err := Comment(ctx, tx, spec.Name, spec.Comment); err != nil {
+				return err
+			}
+		}
+		return createIndexes(ctx, tx, spec.Name, spec.Indexes)
+	})
+}
+
+func refuseExisting(ctx context.Context, tx pgx.Tx, name Name) error {
+	const sql = `
+SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence'
+                      WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'composite type' ELSE 'table' END
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2`
+	rows, err := tx.Query(ctx, sql, name.Schema, name.Relation)
+	if err != nil {
+		return fmt.Errorf("look for %s: %w", name, err)
+	}
+	kinds, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("look for %s: %w", name, err)
+	}
+	if len(kinds) > 0 {
+		return &ExistsError{Name: name, Kind: kinds[0]}
+	}
+	return nil
+}
+
+// asOwner calls what is to be done by role owner ("" means the session's), and then puts the session's role
+// back. The search_path is resolved before, since $user in it would mean
+// another schema.
+func asOwner(ctx context.Context, tx pgx.Tx, owner string, call func() error) error {
+	var role, path string
+	var change bool
+	const current = `SELECT $1 NOT IN ('', current_user), current_setting('role'),
+       (SELECT coalesce(string_agg(quote_ident(s), ', ' ORDER BY i), '''''') FROM unnest(current_schemas(false)) WITH ORDINALITY AS u (s, i))`
+	if err := tx.QueryRow(ctx, current, owner).Scan(&change, &role, &path); err != nil {
+		return fmt.Errorf("become role %q: %w", owner, err)
+	}
+	if !change {
+		return call()
+	}
+	const set = "SELECT set_config('search_path', $1, true), set_config('role', $2, true)"
+	if _, err := tx.Exec(ctx, set, path, owner); err != nil {
+		return fmt.Errorf("become role %q, which is to own the view: %w", owner, err)
+	}
+	if err := call(); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, "SELECT set_config('role', $1, true)", role); err != nil {
+		return fmt.Errorf("become role %q again: %w", role, err)
+	}
+	return nil
+}
+
+// Comment sets the comment of a view; "" removes it.
+func Comment(ctx context.Context, tx pgx.Tx, name Name, comment string) error {
+	text := "NULL"
+	if comment != "" {
+		if err := tx.QueryRow(ctx, "SELECT quote_literal($1)", comment).Scan(&text); err != nil {
+			return fmt.Errorf("comment on materialized view %s: %w", name, err)
+		}
+	}
+	if err := execute(ctx, tx, "COMMENT ON MATERIALIZED VIEW "+name.SQL()+" IS "+text); err != nil {
+		return fmt.Errorf("comment on materialized view %s: %w", name, err)
+	}
+	return nil
+}

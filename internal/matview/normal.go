@@ -1,0 +1,234 @@
+package matview
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// Normal is a query in the words of the server: two queries that mean the same
+// have the same Definition on the same server.
+type Normal struct {
+	// Definition is a query again, without a semicolon; "" where Incomparable.
+	Definition string
+	Columns    []Column
+	// Incomparable says why the server could check the query but not normalise
+	// it; "" where it could.
+	Incomparable string
+}
+
+// Column is an output column. Type is qualified unless it is built in.
+type Column struct {
+	Name string
+	Type string
+}
+
+// DB is a connection, a pool or a transaction.
+type DB interface {
+	Querier
+	Begin(ctx context.Context) (pgx.Tx, error)
+}
+
+// Normalize has the server parse query under the session's search_path and write
+// it back. It runs nothing of the query, and leaves nothing behind: what it
+// makes is a temporary view in a transaction that is rolled back.
+//
+// A query that is not fit for a materialized view is an [SQLError]. It waits at
+// most a second for locks on what the query reads, which an ALTER TABLE holds,
+// or a REFRESH of a materialized view that the query reads.
+func Normalize(ctx context.Context, db DB, query string) (Normal, error) {
+	const sql = `SELECT CASE WHEN pg_is_in_recovery() THEN 'the server is a read-only replica'
+            WHEN NOT has_database_privilege(current_database(), 'TEMP') THEN
+                 format('role %I may not create temporary views (GRANT TEMPORARY ON DATABASE %I TO %1$I)', current_user, current_database())
+            ELSE '' END`
+	var incomparable string
+	if err := db.QueryRow(ctx, sql).Scan(&incomparable); err != nil {
+		return Normal{}, fmt.Errorf("normalize a definition: %w", err)
+	}
+	return normalize(ctx, db, query, "pg_temp", incomparable)
+}
+
+// normalize makes its view in schema, or none if that is known not to work.
+func normalize(ctx context.Context, db DB, query, schema, incomparable string) (n Normal, err error) {
+	tx, err := db.Begin(ctx)
+	if err != nil {
+		return n, fmt.Errorf("normalize a definition: %w", err)
+	}
+	defer rollback(ctx, tx)
+	settings := "SET LOCAL lock_timeout = '1s'"
+	if incomparable == "" {
+		settings = "SET TRANSACTION READ WRITE; " + settings
+	}
+	if _, err := tx.Exec(ctx, settings); err != nil {
+		return n, fmt.Errorf("normalize a definition: %w", err)
+	}
+	described, err := check(ctx, tx, query)
+	if err != nil {
+		return n, err
+	}
+	if incomparable != "" {
+		columns, err := describedColumns(ctx, tx, described)
+		return Normal{Columns: columns, Incomparable: incomparable}, err
+	}
+	name := Name{Schema: schema, Relation: randomName()}
+	prefix := "CREATE VIEW " + name.SQL() + " AS "
+	if err := execute(ctx, tx, prefix+query); err != nil {
+		return n, sqlError(err, prefix, query)
+	}
+	return readNormal(ctx, tx, name)
+}
+
+// check has the server parse the query as the only statement of a text, which
+// tells a second statement, or a tail such as WITH NO DATA, from a query.
+func check(ctx context.Context, tx pgx.Tx, query string) (*pgconn.StatementDescription, error) {
+	described, err := tx.Conn().PgConn().Prepare(ctx, "", query, nil)
+	if err != nil {
+		return nil, sqlError(err, "", query)
+	}
+	if len(described.ParamOIDs) > 0 {
+		return nil, &SQLError{SQLState: "42P02", Message: "a materialized view takes no parameters, but the query holds $1", text: query}
+	}
+	if len(described.Fields) == 0 {
+		return nil, &SQLError{SQLState: "42601", Message: "it is not a query that returns columns", text: query}
+	}
+	return described, refuseColumns(query, described.Fields)
+}
+
+// refuseColumns refuses what the server accepts in a query, or even in a view,
+// and not in a materialized view.
+func refuseColumns(query string, fields []pgconn.FieldDescription) error {
+	seen := make(map[string]bool, len(fields))
+	for _, f := range fields {
+		switch f.Name {
+		case "ctid", "xmin", "cmin", "xmax", "cmax", "tableoid":
+			return &SQLError{
+				SQLState: "42701", text: query,
+				Message: fmt.Sprintf("column name %q is that of a system column; give it another with AS", f.Name),
+			}
+		}
+		if seen[f.Name] {
+			return &SQLError{
+				SQLState: "42701", text: query,
+				Message: fmt.Sprintf("column %q is returned more than once; name each with AS", f.Name),
+			}
+		}
+		seen[f.Name] = true
+	}
+	return nil
+}
+
+func describedColumns(ctx context.Context, tx pgx.Tx, described *pgconn.StatementDescription) ([]Column, error) {
+	names := make([]string, len(described.Fields))
+	types := make([]uint32, len(described.Fields))
+	modifiers := make([]int32, len(described.Fields))
+	for i, f := range described.Fields {
+		names[i], types[i], modifiers[i] = f.Name, f.DataTypeOID, f.TypeModifier
+	}
+	rows, err := tx.Query(ctx, "SELECT name, format_type(type, modifier) FROM unnest($1::text[], $2::oid[], $3::int[]) AS f (name, type, modifier)",
+		names, types, modifiers)
+	if err != nil {
+		return nil, fmt.Errorf("read the columns of a definition: %w", err)
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Column])
+}
+
+func readNormal(ctx context.Context, tx pgx.Tx, name Name) (n Normal, err error) {
+	var oid uint32
+	var temporary *string
+	const sql = `
+SELECT v.oid,
+       (SELECT format('%I', c.relname)
+        FROM pg_rewrite AS r
+        JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+        JOIN pg_class AS c ON c.oid = d.refobjid AND c.oid <> v.oid AND c.relpersistence = 't'
+        WHERE r.ev_class = v.oid
+        LIMIT 1)
+FROM pg_class AS v WHERE v.oid = $1::regclass`
+	if err := tx.QueryRow(ctx, sql, name.SQL()).Scan(&oid, &temporary); err != nil {
+		return n, fmt.Errorf("read a definition back: %w", err)
+	}
+	if temporary != nil {
+		return n, &SQLError{
+			SQLState: "0A000",
+			Message:  fmt.Sprintf("a materialized view must not use temporary tables or views, but the query reads %s", *temporary),
+		}
+	}
+	if n.Definition, err = pinnedDefinition(ctx, tx, oid); err != nil {
+		return n, err
+	}
+	const columns = "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 ORDER BY attnum"
+	rows, err := tx.Query(ctx, columns, oid)
+	if err != nil {
+		return n, fmt.Errorf("read the columns of a definition: %w", err)
+	}
+	n.Columns, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Column])
+	return n, err
+}
+
+// Definition is the query of a view in the words of the server. It waits while
+// the view is being refreshed blockingly, but no more than a second: then the
+// error's SQLSTATE is [postgres.LockNotAvailable].
+func Definition(ctx context.Context, db DB, oid uint32) (definition string, err error) {
+	err = deparse(ctx, db, func(tx pgx.Tx) error {
+		definition, err = pinnedDefinition(ctx, tx, oid)
+		return err
+	})
+	return definition, err
+}
+
+// deparse calls what deparses under a short lock_timeout, and takes back the
+// settings that it pins.
+func deparse(ctx context.Context, db DB, call func(tx pgx.Tx) error) error {
+	tx, err := db.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer rollback(ctx, tx)
+	if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'"); err != nil {
+		return err
+	}
+	return call(tx)
+}
+
+// pinSQL sets what deparsing depends on. What a query means was settled when it
+// was parsed; this is how it is written down.
+const pinSQL = `SET LOCAL search_path = ''; SET LOCAL timezone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';
+SET LOCAL IntervalStyle = 'postgres'; SET LOCAL quote_all_identifiers = off; SET LOCAL extra_float_digits = 1;
+SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'`
+
+func pinnedDefinition(ctx context.Context, tx pgx.Tx, oid uint32) (string, error) {
+	if _, err := tx.Exec(ctx, pinSQL); err != nil {
+		return "", fmt.Errorf("read a definition back: %w", err)
+	}
+	var definition *string
+	if err := tx.QueryRow(ctx, "SELECT pg_get_viewdef($1::oid)", oid).Scan(&definition); err != nil {
+		return "", fmt.Errorf("read a definition back: %w", err)
+	}
+	if definition == nil {
+		return "", errors.New("read a definition back: the view is gone")
+	}
+	return strings.TrimSuffix(strings.TrimSpace(*definition), ";"), nil
+}
+
+// rollback ends a transaction also when ctx is over.
+func rollback(ctx context.Context, tx pgx.Tx) {
+	_ = tx.Rollback(context.WithoutCancel(ctx)) // a broken connection has rolled back
+}
+
+// randomName is short: a name made from the view's own could exceed 63 bytes.
+func randomName() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return "matview_" + hex.EncodeToString(b[:])
+}
+
+// IsLockTimeout says that err is a lock_timeout, not a fault of the statement.
+func IsLockTimeout(err error) bool { return postgres.SQLState(err) == postgres.LockNotAvailable }

@@ -1,0 +1,133 @@
+package matview
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// View is a materialized view as the catalog has it, as far as that can be read
+// without locking the view.
+type View struct {
+	OID       uint32
+	ID        string // the canonical view_name
+	Name      Name
+	Owner     string
+	Comment   string // "" if it has none
+	Populated bool
+	Columns   []Column
+	Indexes   []IndexState
+	// DefinitionHash changes with the stored query. It may change without a
+	// change of meaning, at a major upgrade.
+	DefinitionHash string
+	// SourcesHash changes with the names and the columns of the relations that
+	// the query reads, and so when a SELECT * may mean something else.
+	SourcesHash string
+}
+
+// IndexState is an index as far as it can be read without locking the view.
+type IndexState struct {
+	Name string
+	Hash string // changes with anything that CREATE INDEX can say
+	// Valid is false for what is left of a failed CREATE INDEX CONCURRENTLY.
+	Valid bool
+	// Concurrent says that REFRESH CONCURRENTLY can use it.
+	Concurrent bool
+}
+
+// SupportsConcurrentRefresh says that an index allows REFRESH CONCURRENTLY: a
+// valid unique one on plain columns, without WHERE. (The view must be populated
+// too when the time comes.)
+func (v *View) SupportsConcurrentRefresh() bool {
+	return slices.ContainsFunc(v.Indexes, func(x IndexState) bool { return x.Concurrent })
+}
+
+// Hashes are 64 bits of the server's own hash function: md5 is not there on a
+// server in FIPS mode, and sha256 takes bytes, which some encodings refuse.
+const readSQL = `
+SELECT c.oid,
+       CASE WHEN n.nspname = 'public' THEN quote_ident(c.relname)
+            ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END,
+       n.nspname, c.relname, pg_get_userbyid(c.relowner), coalesce(obj_description(c.oid, 'pg_class'), ''), c.relispopulated,
+       hashtextextended(r.ev_action::text, 0)::text,
+       coalesce((SELECT hashtextextended(string_agg(format('%s %I.%I %s %I %s %s %s', s.oid, sn.nspname, s.relname,
+                                                           a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped),
+                                                    E'\n' ORDER BY s.oid, a.attnum), 0)::text
+                 FROM (SELECT DISTINCT d.refobjid FROM pg_depend AS d
+                       WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                         AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid) AS source
+                 JOIN pg_class AS s ON s.oid = source.refobjid
+                 JOIN pg_namespace AS sn ON sn.oid = s.relnamespace
+                 JOIN pg_attribute AS a ON a.attrelid = s.oid AND a.attnum > 0), ''),
+       ARRAY(SELECT a.attname::text FROM pg_attribute AS a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+       -- format_type leaves out a schema that is in the session's search_path.
+       ARRAY(SELECT CASE WHEN t.typnamespace <> 'pg_catalog'::regnamespace AND pg_type_is_visible(t.oid)
+                         THEN quote_ident(tn.nspname) || '.' ELSE '' END || format_type(a.atttypid, a.atttypmod)
+             FROM pg_attribute AS a
+             JOIN pg_type AS t ON t.oid = a.atttypid
+             JOIN pg_namespace AS tn ON tn.oid = t.typnamespace
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_rewrite AS r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
+WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'm'`
+
+// is_usable_unique_index in matview.c says which index serves REFRESH
+// CONCURRENTLY. Of the row of pg_index all counts but the OIDs and the flags
+// that change by themselves.
+const readIndexesSQL = `
+SELECT x.relname,
+       hashtextextended(concat_ws(E'\n', am.amname, x.reloptions::text, x.reltablespace,
+                                  to_jsonb(i) - '{indexrelid,indrelid,indisclustered,indisreplident,indcheckxmin,indisready,indislive,indisvalid}'::text[],
+                                  (SELECT string_agg(a.attcollation::text || coalesce(a.attoptions::text, ''), ' ' ORDER BY a.attnum)
+                                   FROM pg_attribute AS a WHERE a.attrelid = x.oid)), 0)::text,
+       i.indisvalid,
+       i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+       AND NOT 0 = ANY (i.indkey::smallint[]) AND am.amname = 'btree'
+FROM pg_index AS i
+JOIN pg_class AS x ON x.oid = i.indexrelid
+JOIN pg_am AS am ON am.oid = x.relam
+WHERE i.indrelid = $1
+ORDER BY x.relname`
+
+// Read reads a materialized view from the catalog; nil if there is none of that
+// name. It locks nothing of the view, so it does not wait for a refresh.
+func Read(ctx context.Context, q Querier, name Name) (*View, error) {
+	v := &View{}
+	var names, types []string
+	err := q.QueryRow(ctx, readSQL, name.Schema, name.Relation).Scan(&v.OID, &v.ID, &v.Name.Schema, &v.Name.Relation,
+		&v.Owner, &v.Comment, &v.Populated, &v.DefinitionHash, &v.SourcesHash, &names, &types)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil //nolint:nilnil // as documented
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read materialized view %s: %w", name, err)
+	}
+	for i := range names {
+		v.Columns = append(v.Columns, Column{Name: names[i], Type: types[i]})
+	}
+	rows, err := q.Query(ctx, readIndexesSQL, v.OID)
+	if err != nil {
+		return nil, fmt.Errorf("read the indexes of %s: %w", name, err)
+	}
+	v.Indexes, err = pgx.CollectRows(rows, pgx.RowToStructByPos[IndexState])
+	if err != nil {
+		return nil, fmt.Errorf("read the indexes of %s: %w", name, err)
+	}
+	return v, nil
+}
+
+// CanonicalName is the name as the tables of matview write it, quoted where the
+// server's version needs quotes.
+func CanonicalName(ctx context.Context, q Querier, name Name) (string, error) {
+	const sql = "SELECT CASE WHEN $1 = 'public' THEN '' ELSE quote_ident($1) || '.' END || quote_ident($2)"
+	var canonical string
+	if err := q.QueryRow(ctx, sql, name.Schema, name.Relation).Scan(&canonical); err != nil {
+		return "", fmt.Errorf("quote the name of %s: %w", name, err)
+	}
+	return canonical, nil
+}

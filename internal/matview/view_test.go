@@ -1,0 +1,565 @@
+package matview
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// change runs do in a transaction as the provider does, and commits.
+func change(t *testing.T, pool *pgxpool.Pool, do func(tx pgx.Tx) error) error {
+	t.Helper()
+	tx, err := Begin(t.Context(), pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rollback(t.Context(), tx)
+	if err := do(tx); err != nil {
+		return err
+	}
+	return tx.Commit(t.Context())
+}
+
+func create(t *testing.T, pool *pgxpool.Pool, spec Spec) *View {
+	t.Helper()
+	if err := change(t, pool, func(tx pgx.Tx) error { return Create(t.Context(), tx, spec) }); err != nil {
+		t.Fatal(err)
+	}
+	return read(t, pool, spec.Name)
+}
+
+func read(t *testing.T, q Querier, name Name) *View {
+	t.Helper()
+	v, err := Read(t.Context(), q, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v == nil {
+		t.Fatalf("there is no view %s", name)
+	}
+	return v
+}
+
+func value[T any](t *testing.T, q Querier, sql string, args ...any) (value T) {
+	t.Helper()
+	if err := q.QueryRow(t.Context(), sql, args...).Scan(&value); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return value
+}
+
+func TestOddNames(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	for _, schema := range oddNames {
+		db.Exec(t, "CREATE SCHEMA "+pgx.Identifier{schema}.Sanitize())
+	}
+	for i, odd := range oddNames {
+		name := Name{Schema: oddNames[len(oddNames)-1-i], Relation: odd}
+		for _, data := range []bool{true, false} {
+			index := []rune(odd)
+			index[0] = 'I' // beside the view in one schema
+			spec := Spec{
+				Name: name, WithData: data, Comment: "of " + odd,
+				Definition: "SELECT id AS " + pgx.Identifier{odd}.Sanitize() + ", name AS n FROM jobs; -- end",
+				Indexes: map[string]Index{string(index): {
+					Keys: []string{pgx.Identifier{odd}.Sanitize() + " DESC -- a comment", "lower(n)"}, Include: []string{odd}, Where: "n <> 'x' -- another",
+				}},
+			}
+			v := create(t, pool, spec)
+			if v.Name != name || v.Comment != spec.Comment || v.Populated != data || v.Columns[0].Name != odd || len(v.Indexes) != 1 {
+				t.Errorf("%s was created as %+v", name, v)
+			}
+			if parsed, err := ParseName(v.ID); err != nil || parsed != name {
+				t.Errorf("ParseName(%q) = %+v, %v, want %+v", v.ID, parsed, err, name)
+			}
+			stored, err := ReadIndexes(t.Context(), pool, v.OID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			normal, err := NormalizeIndexes(t.Context(), pool, name, mustDefinition(t, pool, v), spec.Indexes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(stored, normal); diff != "" || len(stored[string(index)].Keys) != 2 {
+				t.Errorf("the index of %s differs in its normal form:\n%s", name, diff)
+			}
+			to := Name{Schema: PublicSchema, Relation: odd}
+			err = change(t, pool, func(tx pgx.Tx) error {
+				if err := Rename(t.Context(), tx, name, to); err != nil {
+					return err
+				}
+				return Drop(t.Context(), tx, read(t, tx, to))
+			})
+			if err != nil {
+				t.Errorf("rename and drop %s: %v", name, err)
+			}
+		}
+	}
+}
+
+func mustDefinition(t *testing.T, db DB, v *View) string {
+	t.Helper()
+	definition, err := Definition(t.Context(), db, v.OID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return definition
+}
+
+// What the server stores is what Normalize says, so that they can be compared.
+func TestStoredIsNormal(t *testing.T) {
+	pool := jobs(t).Pool(t)
+	for _, query := range []string{
+		"SELECT * FROM jobs",
+		"SELECT status, count(*) FILTER (WHERE id > 3) AS n FROM jobs GROUP BY ROLLUP (status) HAVING count(*) > 0",
+		"WITH RECURSIVE t(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM t WHERE n < 5) SELECT sum(n) AS s FROM t",
+		"SELECT j.*, o.size FROM jobs j LEFT JOIN LATERAL (SELECT sum(size) AS size FROM job_objects WHERE job_id = j.id) o ON true",
+		"VALUES (1, 'a'), (2, 'b')",
+		"SELECT id, row_number() OVER (PARTITION BY status ORDER BY created_at DESC NULLS LAST) AS r FROM jobs UNION SELECT 0, 0",
+		`SELECT ARRAY[1, 2] AS a, '{"k": [1]}'::jsonb -> 'k' AS j, $$it's$$ AS d, E'\\n\n' AS e, name COLLATE "C" AS c FROM jobs`,
+	} {
+		for _, data := range []bool{true, false} {
+			n, err := Normalize(t.Context(), pool, query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: query, WithData: data})
+			if diff := cmp.Diff(n.Definition, mustDefinition(t, pool, v)); diff != "" {
+				t.Errorf("%q, data %v:\n%s", query, data, diff)
+			}
+			if diff := cmp.Diff(n.Columns, v.Columns); diff != "" {
+				t.Errorf("columns of %q:\n%s", query, diff)
+			}
+			if err := change(t, pool, func(tx pgx.Tx) error { return Drop(t.Context(), tx, v) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// Whoever creates, the view's definition, privileges and rows are those of its
+// owner, and the session stays what it was.
+func TestCreateAsOwner(t *testing.T) {
+	db := jobs(t)
+	owner, _ := db.Role(t, "")
+	admin, password := db.Role(t, "IN ROLE "+owner)
+	db.Exec(t, "GRANT CREATE, USAGE ON SCHEMA public TO "+owner+"; CREATE TABLE secret (id int)")
+	pool, err := pgxpool.New(t.Context(), db.URLFor(admin, password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	spec := Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id FROM jobs", Owner: owner, Comment: "c", WithData: true}
+	err = change(t, pool, func(tx pgx.Tx) error { return Create(t.Context(), tx, spec) })
+	var sqlErr *SQLError
+	if !errors.As(err, &sqlErr) || sqlErr.SQLState != "42501" {
+		t.Errorf("error %v, want permission denied for the table", err)
+	}
+	db.Exec(t, "GRANT SELECT ON jobs TO "+owner)
+	err = change(t, pool, func(tx pgx.Tx) error {
+		if err := Create(t.Context(), tx, spec); err != nil {
+			return err
+		}
+		if role := value[string](t, tx, "SELECT current_user::text"); role != admin {
+			t.Errorf("the session goes on as %s, want %s", role, admin)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := read(t, pool, spec.Name); v.Owner != owner {
+		t.Errorf("owner is %s, want %s", v.Owner, owner)
+	}
+}
+
+func TestReplaceKeepsPrivileges(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	owner, _ := db.Role(t, "")
+	granter, _ := db.Role(t, "")
+	reader, _ := db.Role(t, "")
+	other, _ := db.Role(t, "")
+	db.Exec(t, `GRANT ALL ON SCHEMA public TO `+owner+`; GRANT SELECT ON jobs TO `+owner)
+	name := Name{PublicSchema, "v"}
+	old := create(t, pool, Spec{Name: name, Definition: "SELECT id, name, status FROM jobs", Owner: owner, WithData: true})
+	db.Exec(t, `CREATE UNIQUE INDEX v_id ON v (id) WITH (fillfactor = 70);
+GRANT SELECT ON v TO `+granter+` WITH GRANT OPTION; SET ROLE `+granter+`; GRANT SELECT ON v TO `+reader+`; GRANT SELECT (name) ON v TO `+other+`; RESET ROLE;
+GRANT SELECT (status) ON v TO `+other+`; REVOKE TRUNCATE ON v FROM `+owner+`; GRANT TRIGGER ON v TO PUBLIC;
+ALTER DEFAULT PRIVILEGES FOR ROLE `+owner+` GRANT INSERT ON TABLES TO `+other)
+	before, err := readGrants(t.Context(), pool, old.OID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	columns := []Column{{"id", "integer"}, {"name", "text"}}
+	lost, err := Lost(t.Context(), pool, old, columns, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"the privileges of " + other + " on column status"}; !slices.Equal(lost, want) {
+		t.Errorf("lost: %q, want %q", lost, want)
+	}
+	err = change(t, pool, func(tx pgx.Tx) error {
+		kept, err := Keep(t.Context(), tx, old, true)
+		if err != nil {
+			return err
+		}
+		if err := Drop(t.Context(), tx, old); err != nil {
+			return err
+		}
+		if err := Create(t.Context(), tx, Spec{Name: name, Definition: "SELECT name, id FROM jobs", Owner: owner, WithData: true}); err != nil {
+			return err
+		}
+		return kept.Restore(t.Context(), tx, read(t, tx, name))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := read(t, pool, name)
+	after, err := readGrants(t.Context(), pool, v.OID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before = slices.DeleteFunc(before, func(g grant) bool { return g.Column == "status" })
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("privileges have changed:\n%s", diff)
+	}
+	if got := value[string](t, pool, "SELECT pg_get_indexdef('v_id'::regclass)"); !strings.HasSuffix(got, "USING btree (id) WITH (fillfactor='70')") {
+		t.Errorf("the index is now %s", got)
+	}
+}
+
+func TestLost(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	v := create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id, name FROM jobs", WithData: true, Indexes: map[string]Index{"v_id": {Keys: []string{"id"}}}})
+	lost := func() []string {
+		t.Helper()
+		lost, err := Lost(t.Context(), pool, v, v.Columns, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lost
+	}
+	if got := lost(); len(got) > 0 {
+		t.Errorf("a plain view would lose %q", got)
+	}
+	db.Exec(t, `COMMENT ON COLUMN v.name IS 'x'; COMMENT ON INDEX v_id IS 'x'; CREATE STATISTICS v_stats ON id, name FROM v;
+ALTER MATERIALIZED VIEW v ALTER COLUMN id SET STATISTICS 500, ALTER COLUMN name SET STORAGE EXTERNAL, SET (fillfactor = 50, toast.autovacuum_enabled = off), CLUSTER ON v_id;
+ALTER INDEX v_id SET (fillfactor = 60)`)
+	want := []string{
+		"extended statistics v_stats",
+		"storage parameter fillfactor=50",
+		"storage parameter fillfactor=60 of index v_id",
+		"storage parameter toast.autovacuum_enabled=off",
+		"the comment on column name",
+		"the comment on index v_id",
+		"the mark of CLUSTER on index v_id",
+		"the statistics target or options of column id",
+		"the storage of column name",
+	}
+	if diff := cmp.Diff(want, lost()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDependents(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	v := create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id, name FROM jobs", WithData: true, Indexes: map[string]Index{"i": {Keys: []string{"id"}}}})
+	if got, err := Dependents(t.Context(), pool, v.OID); err != nil || len(got) > 0 {
+		t.Errorf("dependents of a new view: %q, %v", got, err)
+	}
+	db.Exec(t, `CREATE VIEW over AS SELECT * FROM v; CREATE MATERIALIZED VIEW "Mat" AS SELECT id FROM v; CREATE VIEW over_over AS SELECT * FROM over;
+CREATE FUNCTION takes(v) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE holds (c v[]);
+CREATE RULE notes AS ON DELETE TO jobs DO ALSO SELECT * FROM v`)
+	want := []string{
+		"column c of table public.holds", "function public.takes(public.v)", `materialized view public."Mat"`, "rule notes on table public.jobs", "view public.over",
+	}
+	got, err := Dependents(t.Context(), pool, v.OID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	err = change(t, pool, func(tx pgx.Tx) error { return Drop(t.Context(), tx, v) })
+	var dependents *DependentsError
+	if !errors.As(err, &dependents) || len(dependents.Dependents) != 5 {
+		t.Errorf("Drop: %v, want a DependentsError", err)
+	}
+}
+
+func TestCreateRefusesExisting(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	db.Exec(t, "CREATE VIEW v AS SELECT 1 AS a; CREATE MATERIALIZED VIEW m AS SELECT 1 AS a")
+	for name, kind := range map[string]string{"jobs": "table", "v": "view", "m": "materialized view", "jobs_pkey": "index"} {
+		err := change(t, pool, func(tx pgx.Tx) error {
+			return Create(t.Context(), tx, Spec{Name: Name{PublicSchema, name}, Definition: "SELECT 1 AS a"})
+		})
+		var exists *ExistsError
+		if !errors.As(err, &exists) || exists.Kind != kind {
+			t.Errorf("Create %s: %v, want that a %s exists", name, err, kind)
+		}
+	}
+}
+
+func TestSetIndexes(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	db.Exec(t, "INSERT INTO jobs SELECT i, 'x' FROM generate_series(1, 3) AS i")
+	name := Name{PublicSchema, "v"}
+	create(t, pool, Spec{Name: name, Definition: "SELECT id, name FROM jobs", WithData: true, Indexes: map[string]Index{
+		"kept": {Keys: []string{"id"}}, "dropped": {Keys: []string{"name"}}, "changed": {Keys: []string{"id"}},
+	}})
+	conn := db.Connect(t)
+	if _, err := conn.Exec(t.Context(), "CREATE UNIQUE INDEX CONCURRENTLY invalid ON v (name)"); err == nil {
+		t.Fatal("a unique index on equal names was built")
+	}
+	v := read(t, pool, name)
+	if v.SupportsConcurrentRefresh() {
+		t.Error("an invalid index supports REFRESH CONCURRENTLY")
+	}
+	oids := "SELECT json_object_agg(indexrelid::regclass, indexrelid ORDER BY indexrelid::regclass::text)::text FROM pg_index WHERE indrelid = 'v'::regclass"
+	kept := value[uint32](t, pool, "SELECT 'kept'::regclass::oid")
+	want := map[string]Index{
+		"kept": {Keys: []string{"id"}}, "changed": {Keys: []string{"id DESC"}, Unique: true}, "invalid": {Keys: []string{"name"}}, "added": {Keys: []string{"lower(name)"}},
+	}
+	err := change(t, pool, func(tx pgx.Tx) error { return SetIndexes(t.Context(), tx, v, want, []string{"changed"}) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	v = read(t, pool, name)
+	got, err := ReadIndexes(t.Context(), pool, v.OID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, x := range want {
+		x.Method, x.Include = DefaultMethod, []string{}
+		want[name] = x
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s\n%s", diff, value[string](t, pool, oids))
+	}
+	if !v.SupportsConcurrentRefresh() || value[uint32](t, pool, "SELECT 'kept'::regclass::oid") != kept {
+		t.Errorf("supports concurrent refresh: %v; an index that was to be kept was built again", v.SupportsConcurrentRefresh())
+	}
+}
+
+func TestIndexKeys(t *testing.T) {
+	for _, c := range []struct {
+		definition string
+		want       []string
+	}{
+		{"CREATE INDEX i ON public.v USING btree (id)", []string{"id"}},
+		{`CREATE UNIQUE INDEX "i(" ON public."v)" USING btree ("a,b" DESC, lower(c, 'x)''(') COLLATE "C", ((d + (1))), (ARRAY[a, b])) INCLUDE (e) WHERE (f > 1)`, []string{`"a,b" DESC`, `lower(c, 'x)''(') COLLATE "C"`, `((d + (1)))`, `(ARRAY[a, b])`}},
+		{`CREATE INDEX i ON public.v USING gist (t public.gist_trgm_ops (siglen='32'), E'\\'::text)`, []string{"t public.gist_trgm_ops (siglen='32')", `E'\\'::text`}},
+	} {
+		got, err := indexKeys(c.definition)
+		if err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s:\n%s", c.definition, diff)
+		}
+	}
+	if _, err := indexKeys("nonsense ("); err == nil {
+		t.Error("no error for nonsense")
+	}
+}
+
+func TestRename(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	db.Exec(t, `CREATE SCHEMA other; CREATE TABLE other.v (id int); CREATE TABLE taken (id int)`)
+	create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id FROM jobs"})
+	rename := func(from, to Name) error {
+		return change(t, pool, func(tx pgx.Tx) error { return Rename(t.Context(), tx, from, to) })
+	}
+	var exists *ExistsError
+	if err := rename(Name{PublicSchema, "v"}, Name{PublicSchema, "taken"}); !errors.As(err, &exists) {
+		t.Errorf("rename to a name that is taken: %v", err)
+	}
+	// Halfway, other.v is taken.
+	if err := rename(Name{PublicSchema, "v"}, Name{"other", "w"}); err != nil {
+		t.Fatal(err)
+	}
+	// Halfway, public.w is free.
+	if err := rename(Name{"other", "w"}, Name{PublicSchema, "x"}); err != nil {
+		t.Fatal(err)
+	}
+	read(t, pool, Name{PublicSchema, "x"})
+}
+
+// Read, and all that a plan asks without need to, does not wait for a refresh;
+// what must wait gives up after a second.
+func TestReadDuringRefresh(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	v := create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id FROM jobs", Indexes: map[string]Index{"i": {Keys: []string{"abs(id)"}}}, WithData: true})
+	db.Exec(t, "CREATE VIEW over AS SELECT * FROM v")
+	if _, err := db.Connect(t).Exec(t.Context(), "BEGIN; REFRESH MATERIALIZED VIEW v"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	again, err := Read(ctx, pool, v.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(v, again); diff != "" {
+		t.Errorf("a refresh under way changes the view:\n%s", diff)
+	}
+	if _, err := Dependents(ctx, pool, v.OID); err != nil {
+		t.Error(err)
+	}
+	if _, err := Lost(ctx, pool, v, v.Columns, true); err != nil {
+		t.Error(err)
+	}
+	if _, err := Definition(ctx, pool, v.OID); !IsLockTimeout(err) {
+		t.Errorf("Definition: %v, want a lock timeout", err)
+	}
+	if _, err := ReadIndexes(ctx, pool, v.OID); !IsLockTimeout(err) {
+		t.Errorf("ReadIndexes: %v, want a lock timeout", err)
+	}
+}
+
+func TestRefreshLeavesHashes(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	v := create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT * FROM jobs", Indexes: map[string]Index{"i": {Keys: []string{"id"}, Unique: true}}, WithData: true})
+	for _, sql := range []string{
+		"REFRESH MATERIALIZED VIEW v", "REFRESH MATERIALIZED VIEW CONCURRENTLY v", "ANALYZE v; ANALYZE jobs", "REINDEX TABLE v", "GRANT SELECT ON v TO PUBLIC",
+	} {
+		db.Exec(t, sql)
+		again := read(t, pool, v.Name)
+		if diff := cmp.Diff(v, again); diff != "" {
+			t.Errorf("after %s:\n%s", sql, diff)
+		}
+	}
+	db.Exec(t, "ALTER TABLE jobs ADD COLUMN more int")
+	if again := read(t, pool, v.Name); again.SourcesHash == v.SourcesHash || again.DefinitionHash != v.DefinitionHash {
+		t.Errorf("after ADD COLUMN, sources %s -> %s, definition %s -> %s", v.SourcesHash, again.SourcesHash, v.DefinitionHash, again.DefinitionHash)
+	}
+}
+
+const stateSQL = `CREATE TABLE materialized_view_refresh_log (view_name text PRIMARY KEY);
+CREATE TABLE materialized_view_refresh_state (view_name text PRIMARY KEY, view_oid oid, view_filenode oid, view_xmin xid);
+INSERT INTO materialized_view_refresh_log VALUES ('v'), ('w');
+INSERT INTO materialized_view_refresh_state SELECT 'v', oid, relfilenode, xmin FROM pg_class WHERE relname = 'v'`
+
+// The fingerprint outlives our ALTER, and nobody else's.
+func TestFingerprint(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	owner, _ := db.Role(t, "")
+	name := Name{PublicSchema, "v"}
+	v := create(t, pool, Spec{Name: name, Definition: "SELECT id FROM jobs", WithData: true})
+	if err := change(t, pool, func(tx pgx.Tx) error {
+		intact, err := IsIntact(t.Context(), tx, PublicSchema, v.ID, v.OID)
+		if intact {
+			t.Error("intact without our tables")
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	db.Exec(t, stateSQL+`; GRANT CREATE ON SCHEMA public TO `+owner+`; GRANT SELECT ON jobs TO `+owner)
+	alter := func(from, to Name) (intact bool) {
+		t.Helper()
+		err := change(t, pool, func(tx pgx.Tx) (err error) {
+			v := read(t, tx, from)
+			if err := Comment(t.Context(), tx, from, "altered"); err != nil {
+				return err
+			}
+			if intact, err = IsIntact(t.Context(), tx, PublicSchema, v.ID, v.OID); err != nil {
+				return err
+			}
+			if err := SetOwner(t.Context(), tx, from, owner); err != nil {
+				return err
+			}
+			if err := Rename(t.Context(), tx, from, to); err != nil {
+				return err
+			}
+			if _, err := RenameRows(t.Context(), tx, PublicSchema, from.Relation, to.Relation); err != nil {
+				return err
+			}
+			if !intact {
+				return nil
+			}
+			return KeepIntact(t.Context(), tx, PublicSchema, to.Relation, v.OID)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return intact
+	}
+	w := Name{PublicSchema, "w"}
+	if !alter(name, w) || !alter(w, name) {
+		t.Error("not intact after changes of ours")
+	}
+	if rows := value[string](t, pool, "SELECT string_agg(view_name, ',') FROM materialized_view_refresh_log"); rows != "v" {
+		t.Errorf("log rows: %s, want v", rows)
+	}
+	db.Exec(t, "REFRESH MATERIALIZED VIEW v")
+	if alter(name, w) || alter(w, name) {
+		t.Error("intact after a refresh by somebody else")
+	}
+}
+
+// A role that may alter the view and not write our tables can still rename it.
+func TestRowsOfOthers(t *testing.T) {
+	db := jobs(t)
+	create(t, db.Pool(t), Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id FROM jobs"})
+	user, password := db.Role(t, "")
+	db.Exec(t, stateSQL+"; GRANT SELECT, UPDATE, DELETE ON materialized_view_refresh_log TO "+user)
+	pool, err := pgxpool.New(t.Context(), db.URLFor(user, password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	if err := change(t, pool, func(tx pgx.Tx) error {
+		behind, err := DeleteRows(t.Context(), tx, PublicSchema, "v")
+		if !slices.Equal(behind, []string{stateTable}) {
+			t.Errorf("behind: %q, want the state table", behind)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A refresh by us and a change by us wait for each other.
+func TestLock(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	first, err := Begin(t.Context(), pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rollback(t.Context(), first)
+	if err := Lock(t.Context(), first, "v"); err != nil {
+		t.Fatal(err)
+	}
+	err = change(t, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), "SET LOCAL lock_timeout = '100ms'"); err != nil {
+			return err
+		}
+		if err := Lock(t.Context(), tx, "other"); err != nil {
+			return err
+		}
+		return Lock(t.Context(), tx, "v")
+	})
+	if !IsLockTimeout(err) || !strings.Contains(err.Error(), "lock v against refreshes") {
+		t.Errorf("error %v, want a lock timeout on v", err)
+	}
+}

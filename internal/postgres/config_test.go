@@ -1,0 +1,110 @@
+package postgres_test
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// noEnvironment hides what the machine says about PostgreSQL.
+func noEnvironment(t *testing.T) {
+	t.Helper()
+	for _, name := range []string{
+		"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSSLMODE", "PGAPPNAME", "PGCONNECT_TIMEOUT",
+		"PGSERVICE", "PGSERVICEFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY",
+	} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("PGPASSFILE", t.TempDir()+"/none")
+}
+
+func TestPoolConfig(t *testing.T) {
+	const odd = `it's a "p@ss:w/ord" \ %41`
+	cases := map[string]struct {
+		config postgres.Config
+		env    map[string]string
+		want   string // user:password@host:port/database
+	}{
+		"fields":                        {config: postgres.Config{Host: "h", Port: 5433, Database: "my db", Username: "me", Password: odd}, want: "me:" + odd + "@h:5433/my db"},
+		"environment":                   {env: map[string]string{"PGHOST": "h", "PGPORT": "5433", "PGDATABASE": "db", "PGUSER": "me", "PGPASSWORD": odd}, want: "me:" + odd + "@h:5433/db"},
+		"fields over environment":       {config: postgres.Config{Host: "h", Username: "me", Password: "x"}, env: map[string]string{"PGHOST": "other", "PGDATABASE": "db", "PGUSER": "you", "PGPASSWORD": "y"}, want: "me:x@h:5432/db"},
+		"URL":                           {config: postgres.Config{URL: "postgres://me:p%40ss@h:5433/db"}, want: "me:p@ss@h:5433/db"},
+		"URL over environment":          {config: postgres.Config{URL: "postgresql://me:x@h/db"}, env: map[string]string{"PGHOST": "other", "PGPORT": "5433", "PGUSER": "you", "PGDATABASE": "d"}, want: "me:x@h:5433/db"},
+		"fields over URL":               {config: postgres.Config{URL: "postgres://you:y@other:1/d?sslmode=disable", Host: "h", Port: 5433, Database: "db", Username: "me", Password: odd}, want: "me:" + odd + "@h:5433/db"},
+		"several hosts":                 {config: postgres.Config{URL: "postgres://me:x@h:5433,h2:5434/db?target_session_attrs=any", Password: odd}, want: "me:" + odd + "@h:5433/db"},
+		"question mark in the password": {config: postgres.Config{URL: "postgres://me:p?w+@h", Database: "db", Port: 5433}, want: "me:p?w+@h:5433/db"},
+		"query without a value to end":  {config: postgres.Config{URL: "postgres://me:x@h?", Database: "db", Port: 5433}, want: "me:x@h:5433/db"},
+		"keywords":                      {config: postgres.Config{URL: "host=h dbname=db user=me password='p ss'", Port: 5433}, want: "me:p ss@h:5433/db"},
+		"fields over keywords":          {config: postgres.Config{URL: "host=other user=you dbname=db password=y port=5433", Host: "h", Username: "me", Password: odd}, want: "me:" + odd + "@h:5433/db"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			noEnvironment(t)
+			for key, value := range c.env {
+				t.Setenv(key, value)
+			}
+			config, err := c.config.PoolConfig()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := config.ConnConfig
+			got := p.User + ":" + p.Password + "@" + p.Host + ":" + strconv.Itoa(int(p.Port)) + "/" + p.Database
+			if got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestPoolSettings(t *testing.T) {
+	noEnvironment(t)
+	config, err := postgres.Config{Host: "h", MaxConnections: 7, ConnectTimeout: 1500 * time.Millisecond, ApplicationName: "test"}.PoolConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config.MaxConns != 7 || config.ConnConfig.ConnectTimeout != 2*time.Second || config.ConnConfig.RuntimeParams["application_name"] != "test" {
+		t.Errorf("%d connections, timeout %s, %v", config.MaxConns, config.ConnConfig.ConnectTimeout, config.ConnConfig.RuntimeParams)
+	}
+	t.Setenv("PGAPPNAME", "mine")
+	config, err = postgres.Config{Host: "h", ApplicationName: "test"}.PoolConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := config.ConnConfig.RuntimeParams["application_name"]; got != "mine" {
+		t.Errorf("application name %q", got)
+	}
+}
+
+// A URL that does not parse may be all password.
+func TestConfigErrorsHideSecrets(t *testing.T) {
+	noEnvironment(t)
+	for name, url := range map[string]string{
+		"percent in password":   "postgres://me:hunter2%zz@h/db",
+		"space in password":     "postgres://me:hunter2 hunter2@h/db",
+		"port":                  "postgres://me:hunter2@h:notaport/db",
+		"slash in password":     "postgres://me:hunter2/hunter2@h:5432/db",
+		"unknown sslmode":       "postgres://me:hunter2@h/db?sslmode=hunter2x",
+		"password alone":        "hunter2",
+		"another scheme":        "mysql://me:hunter2@h/db",
+		"keyword without value": "host=h password=hunter2 dbname",
+		"open quote":            "host=h password='hunter2",
+		"connect_timeout":       "postgres://me:hunter2@h/db?connect_timeout=soon",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := postgres.Config{URL: url}.PoolConfig()
+			if err == nil {
+				t.Fatal("no error")
+			}
+			message := postgres.Message(err)
+			if strings.Contains(message, "hunter2") || strings.ContainsRune(message, '\n') {
+				t.Errorf("%s", message)
+			}
+			if !strings.HasPrefix(message, "connection settings of PostgreSQL: ") {
+				t.Errorf("%s", message)
+			}
+		})
+	}
+}

@@ -1,0 +1,112 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/tfsdk"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// client is what the provider hands to its resources and data sources. It
+// connects when it is first used, so that a configuration can be planned before
+// its database exists.
+type client struct {
+	config    postgres.Config
+	logSchema string
+	// unknown names the provider attributes whose values only apply will know.
+	unknown []string
+
+	once sync.Once
+	pool *pgxpool.Pool
+	err  error
+}
+
+// errUnknownConfig says that the provider's own settings are not known yet.
+var errUnknownConfig = errors.New("the provider's connection settings are known only after apply")
+
+// open is the pool, shared by everything that this provider instance does.
+func (c *client) open(ctx context.Context) (*pgxpool.Pool, error) {
+	if len(c.unknown) > 0 {
+		return nil, fmt.Errorf("%w (%s)", errUnknownConfig, strings.Join(c.unknown, ", "))
+	}
+	c.once.Do(func() {
+		// The pool outlives the request that happened to come first.
+		c.pool, c.err = postgres.Open(context.WithoutCancel(ctx), c.config)
+	})
+	return c.pool, c.err
+}
+
+// withConn runs do on a connection of the pool, for what is more than a statement.
+func (c *client) withConn(ctx context.Context, do func(*pgx.Conn) error) error {
+	pool, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return do(conn.Conn())
+}
+
+// planSchema is the schema of our tables that a resource is planned for: what
+// its configuration says, else the provider's.
+func (c *client) planSchema(ctx context.Context, config tfsdk.Config, attribute path.Path, diags *diag.Diagnostics) types.String {
+	var configured types.String
+	diags.Append(config.GetAttribute(ctx, attribute, &configured)...)
+	switch {
+	case !configured.IsNull():
+		return configured
+	case slices.Contains(c.unknown, "log_schema"):
+		return types.StringUnknown()
+	}
+	return types.StringValue(c.logSchema)
+}
+
+// clientFrom takes the client out of what Configure was given; nil before the
+// provider is configured.
+func clientFrom(data any, diags *diag.Diagnostics) *client {
+	if data == nil {
+		return nil
+	}
+	c, ok := data.(*client)
+	if !ok {
+		diags.AddError("Provider data of the wrong type", fmt.Sprintf("Got %T. This is a bug of the provider; please report it.", data))
+		return nil
+	}
+	return c
+}
+
+// addError reports err in one line, with what was being done as the summary.
+func addError(diags *diag.Diagnostics, summary string, err error) {
+	diags.AddError(summary, postgres.Message(err))
+}
+
+// tablesMissing reports whether err says that our tables are not installed.
+func tablesMissing(err error) bool {
+	state := postgres.SQLState(err)
+	return state == postgres.UndefinedTable || state == postgres.InvalidSchemaName
+}
+
+// addTableError is [addError] for what needs our tables: without them it says
+// what makes them.
+func addTableError(diags *diag.Diagnostics, schema, summary string, err error) {
+	if tablesMissing(err) {
+		diags.AddError(summary, fmt.Sprintf("The tables of matview are not installed, or not complete, in schema %q. "+
+			"Create a matview_refresh_log there first (and name it in depends_on), or set log_schema to where they are.", schema))
+		return
+	}
+	addError(diags, summary, err)
+}

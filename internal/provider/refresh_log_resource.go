@@ -1,0 +1,223 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-framework-timetypes/timetypes"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/migrations"
+)
+
+var (
+	_ resource.Resource                = (*refreshLogResource)(nil)
+	_ resource.ResourceWithConfigure   = (*refreshLogResource)(nil)
+	_ resource.ResourceWithModifyPlan  = (*refreshLogResource)(nil)
+	_ resource.ResourceWithImportState = (*refreshLogResource)(nil)
+)
+
+type refreshLogResource struct {
+	client *client
+}
+
+// NewRefreshLogResource makes matview_refresh_log.
+func NewRefreshLogResource() resource.Resource { return &refreshLogResource{} }
+
+type refreshLogModel struct {
+	ID                 types.String         `tfsdk:"id"`
+	Schema             types.String         `tfsdk:"schema"`
+	HistoryRetention   timetypes.GoDuration `tfsdk:"history_retention"`
+	WriterRoles        types.Set            `tfsdk:"writer_roles"`
+	ReaderRoles        types.Set            `tfsdk:"reader_roles"`
+	DeletionProtection types.Bool           `tfsdk:"deletion_protection"`
+	Version            types.Int64          `tfsdk:"version"`
+}
+
+// createdKey marks in the private state that the log table is of our making. A
+// table that was there before, or was imported, is not ours to drop.
+const createdKey = "log_table_created"
+
+func (r *refreshLogResource) Metadata(_ context.Context, req resource.MetadataRequest, resp *resource.MetadataResponse) {
+	resp.TypeName = req.ProviderTypeName + "_refresh_log"
+}
+
+func (r *refreshLogResource) Configure(_ context.Context, req resource.ConfigureRequest, resp *resource.ConfigureResponse) {
+	r.client = clientFrom(req.ProviderData, &resp.Diagnostics)
+}
+
+// ModifyPlan fills in what is known before apply: the schema, and the version
+// that this provider installs.
+func (r *refreshLogResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+	if req.Plan.Raw.IsNull() || r.client == nil {
+		return
+	}
+	var plan refreshLogModel
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
+	var state *refreshLogModel
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	schema := r.client.planSchema(ctx, req.Config, path.Root("schema"), &resp.Diagnostics)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	plan.Schema, plan.ID = schema, schema
+	plan.Version = types.Int64Value(int64(migrations.Version()))
+	if state != nil {
+		// Tables of a later release are left alone until something is to change.
+		plan.Version = types.Int64Value(max(plan.Version.ValueInt64(), state.Version.ValueInt64()))
+		if !state.Schema.Equal(plan.Schema) {
+			resp.RequiresReplace = append(resp.RequiresReplace, path.Root("schema"))
+		}
+	}
+	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
+}
+
+func (r *refreshLogResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
+	var plan refreshLogModel
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	adopted, err := r.install(ctx, plan, migrations.Roles{})
+	if err != nil {
+		addError(&resp.Diagnostics, "Cannot install the refresh log in schema "+plan.Schema.ValueString(), err)
+		return
+	}
+	if !adopted {
+		resp.Diagnostics.Append(resp.Private.SetKey(ctx, createdKey, []byte("true"))...)
+	}
+	plan.ID = plan.Schema
+	plan.Version = types.Int64Value(int64(migrations.Version()))
+	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+}
+
+func (r *refreshLogResource) Read(ctx context.Context, req resource.ReadRequest, resp *resource.ReadResponse) {
+	var state refreshLogModel
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	pool, err := r.client.open(ctx)
+	if resp.Diagnostics.HasError() || errors.Is(err, errUnknownConfig) {
+		return // it stays as it was last seen
+	}
+	if err != nil {
+		addError(&resp.Diagnostics, "Cannot read the refresh log", err)
+		return
+	}
+	schema := state.Schema.ValueString()
+	exists, err := migrations.Exists(ctx, pool, schema)
+	if err != nil {
+		addError(&resp.Diagnostics, "Cannot read the refresh log in schema "+schema, err)
+		return
+	}
+	if !exists {
+		resp.State.RemoveResource(ctx)
+		return
+	}
+	if err := state.refresh(ctx, pool); err != nil {
+		addError(&resp.Diagnostics, "Cannot read the refresh log in schema "+schema, err)
+		return
+	}
+	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+}
+
+func (r *refreshLogResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
+	var plan, state refreshLogModel
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	if _, err := r.install(ctx, plan, state.roles()); err != nil {
+		addError(&resp.Diagnostics, "Cannot change the refresh log in schema "+plan.Schema.ValueString(), err)
+		return
+	}
+	plan.Version = types.Int64Value(int64(migrations.Version()))
+	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+}
+
+func (r *refreshLogResource) Delete(ctx context.Context, req resource.DeleteRequest, resp *resource.DeleteResponse) {
+	var state refreshLogModel
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	created, diags := req.Private.GetKey(ctx, createdKey)
+	resp.Diagnostics.Append(diags...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	schema := state.Schema.ValueString()
+	if state.DeletionProtection.ValueBool() {
+		resp.Diagnostics.AddAttributeError(path.Root("deletion_protection"), "The refresh log is protected from deletion",
+			fmt.Sprintf("Destroying it drops the schedules, the refresh history and the record of how fresh each view is in schema %q. "+
+				"To do that, set deletion_protection to false and apply first.", schema))
+		return
+	}
+	err := r.client.withConn(ctx, func(conn *pgx.Conn) error {
+		return migrations.Uninstall(ctx, conn, schema, state.roles(), len(created) > 0)
+	})
+	if err != nil {
+		addError(&resp.Diagnostics, "Cannot remove the refresh log from schema "+schema, err)
+	}
+}
+
+// ImportState takes the schema as the ID. Roles cannot be told from those that
+// were granted privileges by hand, so the next apply grants to those configured.
+func (r *refreshLogResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
+	if err := checkSchemaName(req.ID); err != nil {
+		resp.Diagnostics.AddError("Invalid import ID", "The import ID is the schema of the refresh log, such as public: "+err.Error())
+		return
+	}
+	for name, value := range map[string]any{"id": req.ID, "schema": req.ID, "deletion_protection": true} {
+		resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root(name), value)...)
+	}
+}
+
+func (r *refreshLogResource) install(ctx context.Context, plan refreshLogModel, before migrations.Roles) (adopted bool, err error) {
+	retention, err := time.ParseDuration(plan.HistoryRetention.ValueString())
+	if err != nil {
+		return false, err
+	}
+	err = r.client.withConn(ctx, func(conn *pgx.Conn) error {
+		adopted, err = migrations.Install(ctx, conn, plan.Schema.ValueString(),
+			migrations.Installation{HistoryRetention: retention, Roles: plan.roles()}, before)
+		return err
+	})
+	return adopted, err
+}
+
+// refresh reads what is really there: a version of 0 where something is missing,
+// and only those roles that have all they need.
+func (m *refreshLogModel) refresh(ctx context.Context, db interface {
+	migrations.Querier
+	migrations.RowsQuerier
+},
+) error {
+	schema := m.Schema.ValueString()
+	version, err := migrations.Installed(ctx, db, schema)
+	if err != nil {
+		return err
+	}
+	m.ID = m.Schema
+	m.Version = types.Int64Value(int64(version))
+	if version == 0 {
+		return nil
+	}
+	retention, err := migrations.HistoryRetention(ctx, db, schema)
+	if err != nil {
+		return err
+	}
+	m.HistoryRetention = timetypes.NewGoDurationValue(retention)
+	equipped, err := migrations.Equipped(ctx, db, schema, m.roles())
+	if err != nil {
+		return err
+	}
+	m.WriterRoles = stringSet(equipped.Writers, m.WriterRoles)
+	m.ReaderRoles = stringSet(equipped.Readers, m.ReaderRoles)
+	return nil
+}
+
+func (m *refreshLogModel) roles() migrations.Roles {
+	return migrations.Roles{Writers: setStrings(m.WriterRoles), Readers: setStrings(m.ReaderRoles)}
+}

@@ -1,0 +1,72 @@
+package provider
+
+import (
+	"context"
+
+	"github.com/hashicorp/terraform-plugin-framework-timetypes/timetypes"
+	"github.com/hashicorp/terraform-plugin-framework-validators/setvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/booldefault"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+)
+
+func (r *refreshLogResource) Schema(_ context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
+	roles := []validator.Set{setvalidator.ValueStringsAre(stringvalidator.LengthBetween(1, maxIdentifier))}
+	resp.Schema = schema.Schema{
+		MarkdownDescription: "The refresh log and the tables and views beside it: `materialized_view_refresh_log`, which other programs may read and write too, " +
+			"the schedules, the state and history of refreshes, and `materialized_view_freshness`, which says how fresh each view is.\n\n" +
+			"It installs what is missing, upgrades what is older and repairs what was dropped; the plan shows that as a change of `version`. " +
+			"A `materialized_view_refresh_log` that is there already is adopted with its rows, and stays when this resource is destroyed. " +
+			"One whose columns do not fit is an error that names them. The same is done by `matview-exporter migrate`. One of these per database is enough.",
+		Attributes: map[string]schema.Attribute{
+			"id": schema.StringAttribute{
+				MarkdownDescription: "The schema.",
+				Computed:            true,
+			},
+			"schema": schema.StringAttribute{
+				MarkdownDescription: "Schema to install in. It is created if it does not exist, and never dropped. Default: the provider's `log_schema`. Another schema makes new, empty tables there and drops these.",
+				Optional:            true,
+				Computed:            true,
+				Validators:          []validator.String{schemaName()},
+			},
+			"history_retention": schema.StringAttribute{
+				MarkdownDescription: "How long an attempt to refresh stays in `materialized_view_refresh_history`, as a duration such as `720h`. Default: `720h` (30 days). Changed in place; the exporter removes what is older.",
+				Optional:            true,
+				Computed:            true,
+				CustomType:          timetypes.GoDurationType{},
+				Default:             stringdefault.StaticString("720h"),
+				Validators:          []validator.String{positiveDuration()},
+				PlanModifiers:       []planmodifier.String{sameDuration()},
+			},
+			"writer_roles": schema.SetAttribute{
+				MarkdownDescription: "Roles that record refreshes, such as the login of the exporter: they may read all of these tables and write the log, the state and the history, but change no schedule. " +
+					"They must exist. Changed in place: a role that is taken out loses these privileges; a role that has lost one of them shows as a change.",
+				Optional:    true,
+				ElementType: types.StringType,
+				Validators:  roles,
+			},
+			"reader_roles": schema.SetAttribute{
+				MarkdownDescription: "Roles that read freshness: `SELECT` on the log, the schedules, the state, the history and the views over them, and nothing else. " +
+					"They must exist. Changed in place, as `writer_roles`.",
+				Optional:    true,
+				ElementType: types.StringType,
+				Validators:  roles,
+			},
+			"deletion_protection": schema.BoolAttribute{
+				MarkdownDescription: "Whether destroying this resource is refused, since schedules and history would be lost. Default: `true`. To destroy it, set `false` and apply first.",
+				Optional:            true,
+				Computed:            true,
+				Default:             booldefault.StaticBool(true),
+			},
+			"version": schema.Int64Attribute{
+				MarkdownDescription: "Version of the installed tables; `0` while something is missing, which the next apply repairs.",
+				Computed:            true,
+			},
+		},
+	}
+}

@@ -1,0 +1,211 @@
+package provider
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/terraform-plugin-framework-timetypes/timetypes"
+	"github.com/hashicorp/terraform-plugin-framework-validators/resourcevalidator"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/schedule"
+)
+
+var (
+	_ resource.Resource                     = (*refreshScheduleResource)(nil)
+	_ resource.ResourceWithConfigure        = (*refreshScheduleResource)(nil)
+	_ resource.ResourceWithConfigValidators = (*refreshScheduleResource)(nil)
+	_ resource.ResourceWithValidateConfig   = (*refreshScheduleResource)(nil)
+	_ resource.ResourceWithModifyPlan       = (*refreshScheduleResource)(nil)
+	_ resource.ResourceWithImportState      = (*refreshScheduleResource)(nil)
+)
+
+type refreshScheduleResource struct {
+	client *client
+}
+
+// NewRefreshScheduleResource makes matview_refresh_schedule.
+func NewRefreshScheduleResource() resource.Resource { return &refreshScheduleResource{} }
+
+type refreshScheduleModel struct {
+	ID               types.String         `tfsdk:"id"`
+	View             types.String         `tfsdk:"view"`
+	Cron             types.String         `tfsdk:"cron"`
+	Every            timetypes.GoDuration `tfsdk:"every"`
+	TimeZone         types.String         `tfsdk:"time_zone"`
+	Method           types.String         `tfsdk:"method"`
+	Enabled          types.Bool           `tfsdk:"enabled"`
+	Jitter           timetypes.GoDuration `tfsdk:"jitter"`
+	LockTimeout      timetypes.GoDuration `tfsdk:"lock_timeout"`
+	StatementTimeout timetypes.GoDuration `tfsdk:"statement_timeout"`
+	MaxStaleness     timetypes.GoDuration `tfsdk:"max_staleness"`
+	Settings         types.Map            `tfsdk:"settings"`
+	Totals           types.Object         `tfsdk:"totals"`
+	LogSchema        types.String         `tfsdk:"log_schema"`
+}
+
+func (r *refreshScheduleResource) Metadata(_ context.Context, req resource.MetadataRequest, resp *resource.MetadataResponse) {
+	resp.TypeName = req.ProviderTypeName + "_refresh_schedule"
+}
+
+func (r *refreshScheduleResource) Configure(_ context.Context, req resource.ConfigureRequest, resp *resource.ConfigureResponse) {
+	r.client = clientFrom(req.ProviderData, &resp.Diagnostics)
+}
+
+func (r *refreshScheduleResource) ConfigValidators(context.Context) []resource.ConfigValidator {
+	return []resource.ConfigValidator{resourcevalidator.ExactlyOneOf(path.MatchRoot("cron"), path.MatchRoot("every"))}
+}
+
+// ValidateConfig finds what is wrong only with cron and time zone together.
+func (r *refreshScheduleResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
+	var config refreshScheduleModel
+	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
+	if resp.Diagnostics.HasError() || config.Cron.ValueString() == "" || config.TimeZone.IsUnknown() {
+		return
+	}
+	cron, zone := config.Cron.ValueString(), config.TimeZone.ValueString()
+	if schedule.ValidateCron(cron) != nil || schedule.ValidateTimeZone(zone) != nil {
+		return // the attributes' own errors
+	}
+	if err := (schedule.Spec{Cron: cron, TimeZone: zone}).Validate(); err != nil {
+		resp.Diagnostics.AddAttributeError(path.Root("cron"), "Invalid cron expression", err.Error())
+	}
+}
+
+func (r *refreshScheduleResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
+	var plan refreshScheduleModel
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
+	target, pool := r.prepare(ctx, plan, nil, &resp.Diagnostics)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	err := schedule.ErrExists
+	if target.StoredAs == "" {
+		err = schedule.Insert(ctx, pool, plan.LogSchema.ValueString(), plan.row(target.ViewName))
+	}
+	switch {
+	case errors.Is(err, schedule.ErrExists):
+		resp.Diagnostics.AddAttributeError(path.Root("view"), "The view has a schedule already",
+			fmt.Sprintf("To manage it with this resource, import it: terraform import matview_refresh_schedule.NAME '%s'. Nothing was changed.", target.ViewName))
+		return
+	case err != nil:
+		addTableError(&resp.Diagnostics, plan.LogSchema.ValueString(), "Cannot create the schedule of "+target.ViewName, err)
+		return
+	}
+	plan.ID = types.StringValue(target.ViewName)
+	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+}
+
+func (r *refreshScheduleResource) Read(ctx context.Context, req resource.ReadRequest, resp *resource.ReadResponse) {
+	var state refreshScheduleModel
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	pool, err := r.client.open(ctx)
+	if resp.Diagnostics.HasError() || errors.Is(err, errUnknownConfig) {
+		return // it stays as it was last seen
+	}
+	if err != nil {
+		addError(&resp.Diagnostics, "Cannot read the schedule of "+state.ID.ValueString(), err)
+		return
+	}
+	row, found, err := schedule.Get(ctx, pool, state.LogSchema.ValueString(), state.ID.ValueString())
+	if err != nil && !tablesMissing(err) {
+		addError(&resp.Diagnostics, "Cannot read the schedule of "+state.ID.ValueString(), err)
+		return
+	}
+	if !found {
+		resp.State.RemoveResource(ctx)
+		return
+	}
+	state.set(row)
+	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+}
+
+func (r *refreshScheduleResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
+	var plan, state refreshScheduleModel
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	target, pool := r.prepare(ctx, plan, &state, &resp.Diagnostics)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	if !plan.ID.IsUnknown() { // the same view: its row keeps its name, also one given by hand
+		target.ViewName = plan.ID.ValueString()
+	}
+	err := r.update(ctx, pool, plan, state.ID.ValueString(), target)
+	if errors.Is(err, schedule.ErrExists) {
+		resp.Diagnostics.AddAttributeError(path.Root("view"), "The view has a schedule already",
+			fmt.Sprintf("The schedule of %s cannot go over to %s, which has one of its own. Nothing was changed.", state.ID.ValueString(), target.ViewName))
+		return
+	}
+	if err != nil {
+		addTableError(&resp.Diagnostics, plan.LogSchema.ValueString(), "Cannot change the schedule of "+target.ViewName, err)
+		return
+	}
+	plan.ID = types.StringValue(target.ViewName)
+	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+}
+
+func (r *refreshScheduleResource) update(ctx context.Context, pool *pgxpool.Pool, plan refreshScheduleModel, id string, target schedule.Target) error {
+	if !slices.Contains([]string{"", id, target.ViewName}, target.StoredAs) {
+		return schedule.ErrExists
+	}
+	schema, row := plan.LogSchema.ValueString(), plan.row(target.ViewName)
+	err := schedule.Update(ctx, pool, schema, id, row)
+	if errors.Is(err, schedule.ErrNotFound) && id != target.ViewName {
+		// The view was renamed, and its row with it.
+		err = schedule.Update(ctx, pool, schema, target.ViewName, row)
+	}
+	return err
+}
+
+func (r *refreshScheduleResource) Delete(ctx context.Context, req resource.DeleteRequest, resp *resource.DeleteResponse) {
+	var state refreshScheduleModel
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	pool, err := r.client.open(ctx)
+	if err == nil {
+		err = schedule.Delete(ctx, pool, state.LogSchema.ValueString(), state.ID.ValueString())
+	}
+	if err != nil && !tablesMissing(err) {
+		addError(&resp.Diagnostics, "Cannot remove the schedule of "+state.ID.ValueString(), err)
+	}
+}
+
+// ImportState takes the view as the ID, by any of its names, or the name that
+// the schedule of a view that is gone is stored under.
+func (r *refreshScheduleResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
+	if _, err := matview.ParseName(req.ID); err != nil {
+		resp.Diagnostics.AddError("Invalid import ID", "The import ID is the view, such as job_progress or schema.name: "+err.Error())
+		return
+	}
+	pool, err := r.client.open(ctx)
+	if err != nil {
+		addError(&resp.Diagnostics, "Cannot import the schedule of "+req.ID, err)
+		return
+	}
+	schema := r.client.logSchema
+	target, found, err := schedule.Resolve(ctx, pool, schema, req.ID)
+	if err != nil {
+		addTableError(&resp.Diagnostics, schema, "Cannot import the schedule of "+req.ID, err)
+		return
+	}
+	id, view := req.ID, req.ID
+	if found {
+		id, view = cmp.Or(target.StoredAs, target.ViewName), target.ViewName
+	}
+	for attribute, value := range map[string]string{"id": id, "view": view, "log_schema": schema} {
+		resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root(attribute), value)...)
+	}
+}

@@ -1,0 +1,75 @@
+package provider
+
+import (
+	"github.com/hashicorp/terraform-plugin-framework/attr"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/matview/terraform-provider-matview/internal/schedule"
+)
+
+var totalsTypes = map[string]attr.Type{"jobs": types.StringType, "objects": types.StringType}
+
+// row is the table's row of a model whose values are all known.
+func (m refreshScheduleModel) row(viewName string) schedule.Row {
+	settings := map[string]string{}
+	for name, element := range m.Settings.Elements() {
+		if value, ok := element.(types.String); ok {
+			settings[name] = value.ValueString()
+		}
+	}
+	return schedule.Row{
+		ViewName: viewName,
+		Spec: schedule.Spec{
+			Cron:     m.Cron.ValueString(),
+			Every:    durationOf(m.Every),
+			TimeZone: m.TimeZone.ValueString(),
+			Jitter:   durationOf(m.Jitter),
+		},
+		Method:           m.Method.ValueString(),
+		Enabled:          m.Enabled.ValueBool(),
+		LockTimeout:      durationOf(m.LockTimeout),
+		StatementTimeout: durationOf(m.StatementTimeout),
+		MaxStaleness:     durationOf(m.MaxStaleness),
+		Settings:         settings,
+		TotalJobs:        m.total("jobs").ValueString(),
+		TotalObjects:     m.total("objects").ValueString(),
+	}
+}
+
+// set takes over what the table says; view and log_schema stay as configured.
+func (m *refreshScheduleModel) set(row schedule.Row) {
+	m.Cron = stringOrNull(row.Cron)
+	m.Every = durationValue(row.Every)
+	m.TimeZone = types.StringValue(row.TimeZone)
+	m.Method = types.StringValue(row.Method)
+	m.Enabled = types.BoolValue(row.Enabled)
+	m.Jitter = durationValue(row.Jitter)
+	m.LockTimeout = durationValue(row.LockTimeout)
+	m.StatementTimeout = durationValue(row.StatementTimeout)
+	m.MaxStaleness = durationValue(row.MaxStaleness)
+	if len(row.Settings) > 0 || !m.Settings.IsNull() {
+		elements := map[string]attr.Value{}
+		for name, value := range row.Settings {
+			elements[name] = types.StringValue(value)
+		}
+		m.Settings = types.MapValueMust(types.StringType, elements)
+	}
+	if row.TotalJobs != "" || row.TotalObjects != "" || !m.Totals.IsNull() {
+		m.Totals = types.ObjectValueMust(totalsTypes, map[string]attr.Value{
+			"jobs":    stringOrNull(row.TotalJobs),
+			"objects": stringOrNull(row.TotalObjects),
+		})
+	}
+}
+
+// total is the expression jobs or objects of totals.
+func (m refreshScheduleModel) total(name string) types.String {
+	if m.Totals.IsUnknown() {
+		return types.StringUnknown()
+	}
+	value, ok := m.Totals.Attributes()[name].(types.String)
+	if !ok {
+		return types.StringNull()
+	}
+	return value
+}

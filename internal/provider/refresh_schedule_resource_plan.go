@@ -1,0 +1,145 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/schedule"
+)
+
+// ModifyPlan fills in what is known before apply, and has the server check what
+// only it can: the totals' SQL and the settings.
+func (r *refreshScheduleResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+	if req.Plan.Raw.IsNull() || r.client == nil {
+		return
+	}
+	var plan refreshScheduleModel
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
+	var state *refreshScheduleModel
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	plan.LogSchema = r.client.planSchema(ctx, req.Config, path.Root("log_schema"), &resp.Diagnostics)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	plan.ID = types.StringUnknown()
+	if state != nil {
+		if state.View.Equal(plan.View) {
+			plan.ID = state.ID
+		}
+		if !state.LogSchema.Equal(plan.LogSchema) {
+			resp.RequiresReplace = append(resp.RequiresReplace, path.Root("log_schema"))
+		}
+	}
+	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
+	if resp.Diagnostics.HasError() || req.Plan.Raw.Equal(req.State.Raw) {
+		return // nothing to check
+	}
+	r.checkPlan(ctx, plan, state, &resp.Diagnostics)
+}
+
+// checkPlan says nothing where it cannot tell yet: the server or the tables may
+// be made by the same apply, which checks again.
+func (r *refreshScheduleResource) checkPlan(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) {
+	pool, err := r.client.open(ctx)
+	if errors.Is(err, errUnknownConfig) {
+		return
+	}
+	if err != nil {
+		addError(diags, "Cannot check the schedule", err)
+		return
+	}
+	plan.checkSettings(ctx, pool, state, diags)
+	if diags.HasError() || plan.View.IsUnknown() || plan.LogSchema.IsUnknown() {
+		return
+	}
+	target, found, err := schedule.Resolve(ctx, pool, plan.LogSchema.ValueString(), plan.View.ValueString())
+	switch {
+	case tablesMissing(err):
+		return
+	case err != nil:
+		addError(diags, "Cannot check the schedule", err)
+	case !found:
+		diags.AddAttributeWarning(path.Root("view"), "The view does not exist yet",
+			fmt.Sprintf("There is no materialized view %s in the database so far. If this apply creates it, refer to it (view = matview_view.NAME.id) so that it is created first.", plan.View.ValueString()))
+	default:
+		plan.checkTotals(ctx, pool, target, state, diags)
+	}
+}
+
+// prepare finds the view that the plan means and repeats the checks, now that
+// all is known.
+func (r *refreshScheduleResource) prepare(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) (schedule.Target, *pgxpool.Pool) {
+	if diags.HasError() {
+		return schedule.Target{}, nil
+	}
+	view := plan.View.ValueString()
+	pool, err := r.client.open(ctx)
+	if err != nil {
+		addError(diags, "Cannot store the schedule of "+view, err)
+		return schedule.Target{}, nil
+	}
+	target, found, err := schedule.Resolve(ctx, pool, plan.LogSchema.ValueString(), view)
+	switch {
+	case err != nil:
+		addTableError(diags, plan.LogSchema.ValueString(), "Cannot store the schedule of "+view, err)
+	case !found:
+		diags.AddAttributeError(path.Root("view"), "The view does not exist",
+			fmt.Sprintf("There is no materialized view %s in the database. Create it first; if a matview_view does, refer to it: view = matview_view.NAME.id.", view))
+	default:
+		plan.checkSettings(ctx, pool, state, diags)
+		plan.checkTotals(ctx, pool, target, state, diags)
+	}
+	return target, pool
+}
+
+// checkTotals looks only at what is new: parsing an expression takes a lock on
+// the view, which a blocking refresh would hold up.
+func (m refreshScheduleModel) checkTotals(ctx context.Context, pool *pgxpool.Pool, target schedule.Target, state *refreshScheduleModel, diags *diag.Diagnostics) {
+	for _, name := range []string{"jobs", "objects"} {
+		expression := m.total(name)
+		if expression.IsNull() || expression.IsUnknown() {
+			continue
+		}
+		if state != nil && state.ID.ValueString() == target.ViewName && state.total(name).Equal(expression) {
+			continue
+		}
+		err := schedule.CheckTotal(ctx, pool, target.View, expression.ValueString())
+		attribute := path.Root("totals").AtName(name)
+		switch {
+		case err == nil:
+		case postgres.SQLState(err) == postgres.LockNotAvailable:
+			diags.AddAttributeWarning(attribute, "The expression was not checked",
+				fmt.Sprintf("%s is being refreshed at the moment. If the expression is wrong, the refresh records null and a warning.", target.ViewName))
+		default:
+			diags.AddAttributeError(attribute, "Invalid expression over "+target.ViewName, postgres.Message(err))
+		}
+	}
+}
+
+func (m refreshScheduleModel) checkSettings(ctx context.Context, pool *pgxpool.Pool, state *refreshScheduleModel, diags *diag.Diagnostics) {
+	if state != nil && state.Settings.Equal(m.Settings) {
+		return
+	}
+	for name, element := range m.Settings.Elements() {
+		value, ok := element.(types.String)
+		if !ok || value.IsUnknown() {
+			continue
+		}
+		attribute := path.Root("settings").AtMapKey(name)
+		if value.IsNull() {
+			diags.AddAttributeError(attribute, "Invalid setting", "The value is null.")
+			continue
+		}
+		if err := schedule.CheckSetting(ctx, pool, name, value.ValueString()); err != nil {
+			diags.AddAttributeError(attribute, "Invalid setting", postgres.Message(err))
+		}
+	}
+}

@@ -1,0 +1,100 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+)
+
+var (
+	certOfClientCert = path.MatchRoot("clientcert").AtName("cert")
+	keyOfClientCert  = path.MatchRoot("clientcert").AtName("key")
+)
+
+// check is a validator of one string attribute by a function; the attribute's
+// path, and so the line of the configuration, comes with the error.
+type check struct {
+	summary     string
+	description string
+	err         func(value string) error
+}
+
+var _ validator.String = check{}
+
+func (c check) Description(context.Context) string         { return c.description }
+func (c check) MarkdownDescription(context.Context) string { return c.description }
+
+func (c check) ValidateString(_ context.Context, req validator.StringRequest, resp *validator.StringResponse) {
+	if req.ConfigValue.IsNull() || req.ConfigValue.IsUnknown() {
+		return
+	}
+	if err := c.err(req.ConfigValue.ValueString()); err != nil {
+		resp.Diagnostics.AddAttributeError(req.Path, c.summary, err.Error())
+	}
+}
+
+// maxIdentifier is NAMEDATALEN - 1: a longer name would be cut without an error.
+const maxIdentifier = 63
+
+// schemaName accepts what can be the name of a schema, unquoted.
+func schemaName() validator.String {
+	return check{
+		summary:     "Invalid schema name",
+		description: "a schema's name of 1 to 63 bytes, without quotes around it",
+		err:         checkSchemaName,
+	}
+}
+
+func checkSchemaName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("the name of a schema cannot be empty")
+	case len(name) > maxIdentifier:
+		return fmt.Errorf("%q is longer than the %d bytes that PostgreSQL keeps", name, maxIdentifier)
+	case strings.ContainsRune(name, 0):
+		return fmt.Errorf("%q holds a NUL character", name)
+	}
+	return nil
+}
+
+// maxInterval is the tables' own limit, less the leap days.
+const maxInterval = 199 * 365 * 24 * time.Hour
+
+// positiveDuration accepts durations that are the same once PostgreSQL, which
+// counts in microseconds, has stored them.
+func positiveDuration() validator.String {
+	return durationBetween(time.Microsecond, maxInterval, time.Microsecond)
+}
+
+// timeoutDuration accepts what a setting of PostgreSQL in milliseconds can be;
+// there 0 means no limit.
+func timeoutDuration() validator.String {
+	return durationBetween(time.Millisecond, math.MaxInt32*time.Millisecond, time.Millisecond)
+}
+
+func durationBetween(least, most, unit time.Duration) validator.String {
+	return check{
+		summary:     "Invalid duration",
+		description: fmt.Sprintf("a duration from %s to %s, such as 30s, 5m or 1h30m", least, most),
+		err: func(value string) error {
+			d, unparsable := time.ParseDuration(value)
+			switch {
+			case unparsable != nil: // the attribute's type says so
+				return nil
+			case d < least:
+				return fmt.Errorf("%q must be at least %s", value, least)
+			case d > most:
+				return fmt.Errorf("%q must be at most %s", value, most)
+			case d%unit != 0:
+				return fmt.Errorf("%q must be a whole number of %s", value, map[time.Duration]string{time.Microsecond: "microseconds", time.Millisecond: "milliseconds"}[unit])
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,261 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
+)
+
+// inTransaction calls do in one transaction that holds the advisory locks of the
+// views called names: no refresh of ours runs meanwhile.
+func (c *client) inTransaction(ctx context.Context, do func(tx pgx.Tx) error, names ...matview.Name) error {
+	pool, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	var canonical []string
+	for _, name := range names {
+		n, err := matview.CanonicalName(ctx, pool, name)
+		if err != nil {
+			return err
+		}
+		canonical = append(canonical, n)
+	}
+	// In one order for everybody, or two renames could wait for each other.
+	slices.Sort(canonical)
+	tx, err := matview.Begin(ctx, pool)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	for _, name := range slices.Compact(canonical) {
+		if err := matview.Lock(ctx, tx, name); err != nil {
+			return err
+		}
+	}
+	if err := do(tx); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
+func (r *viewResource) create(ctx context.Context, plan *viewModel, indexes map[string]matview.Index) (memory viewMemory, err error) {
+	spec := matview.Spec{
+		Name:       plan.name(),
+		Definition: plan.Definition.ValueString(),
+		Owner:      plan.Owner.ValueString(),
+		Comment:    plan.Comment.ValueString(),
+		Indexes:    indexes,
+		WithData:   plan.WithData.ValueBool(),
+	}
+	err = r.client.inTransaction(ctx, func(tx pgx.Tx) error {
+		population, err := refresh.BeginPopulation(ctx, tx, r.client.logSchema)
+		if err != nil {
+			return err
+		}
+		if err := matview.Create(ctx, tx, spec); err != nil {
+			return err
+		}
+		if spec.WithData {
+			if _, err := refresh.RecordPopulation(ctx, tx, r.client.logSchema, population, spec.Name, "create"); err != nil {
+				return err
+			}
+		}
+		v, err := readBack(ctx, tx, spec.Name)
+		if err != nil {
+			return err
+		}
+		plan.set(v)
+		memory, err = plan.remember(ctx, tx, v)
+		return err
+	}, spec.Name)
+	return memory, err
+}
+
+func (r *viewResource) drop(ctx context.Context, name matview.Name) (behind []string, err error) {
+	err = r.client.inTransaction(ctx, func(tx pgx.Tx) error {
+		v, err := matview.Read(ctx, tx, name)
+		if err != nil || v == nil {
+			return err
+		}
+		if err := matview.Drop(ctx, tx, v); err != nil {
+			return err
+		}
+		behind, err = matview.DeleteRows(ctx, tx, r.client.logSchema, v.ID)
+		return err
+	}, name)
+	return behind, err
+}
+
+func readBack(ctx context.Context, tx pgx.Tx, name matview.Name) (*matview.View, error) {
+	v, err := matview.Read(ctx, tx, name)
+	if err == nil && v == nil {
+		err = fmt.Errorf("materialized view %s is not there; it was dropped or renamed since it was planned, plan again", name)
+	}
+	return v, err
+}
+
+// viewChange is one update of a view.
+type viewChange struct {
+	client      *client
+	from        matview.Name
+	plan        *viewModel
+	newText     bool                     // of the definition
+	indexes     map[string]matview.Index // nil: not managed
+	indexesWere map[string]matview.Index
+	memory      viewMemory
+}
+
+// apply brings the view to the plan in one transaction, and fills in what the
+// plan left unknown. behind are the tables whose rows could not follow a rename.
+func (c viewChange) apply(ctx context.Context) (memory viewMemory, behind []string, err error) {
+	to := c.plan.name()
+	err = c.client.inTransaction(ctx, func(tx pgx.Tx) error {
+		v, err := readBack(ctx, tx, c.from)
+		if err != nil {
+			return err
+		}
+		replace, err := c.needsReplacement(ctx, tx, v)
+		if err != nil {
+			return err
+		}
+		if replace {
+			behind, err = c.replace(ctx, tx, v)
+		} else {
+			behind, err = c.alter(ctx, tx, v)
+		}
+		if err != nil {
+			return err
+		}
+		if v, err = readBack(ctx, tx, to); err != nil {
+			return err
+		}
+		c.plan.set(v)
+		memory, err = c.plan.remember(ctx, tx, v)
+		return err
+	}, c.from, to)
+	return memory, behind, err
+}
+
+// needsReplacement compares once more: what the plan could not compare, it may
+// compare now.
+func (c viewChange) needsReplacement(ctx context.Context, tx pgx.Tx, v *matview.View) (bool, error) {
+	if !c.newText {
+		return false, nil
+	}
+	n, err := matview.Normalize(ctx, tx, c.plan.Definition.ValueString())
+	if err != nil {
+		return false, err
+	}
+	stored, err := matview.Definition(ctx, tx, v.OID)
+	return n.Definition != stored, err
+}
+
+// replace drops the view and creates it again as it was, but for its definition
+// and its managed indexes; then it makes the other changes.
+func (c viewChange) replace(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
+	kept, err := matview.Keep(ctx, tx, v, c.indexes == nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := matview.Drop(ctx, tx, v); err != nil {
+		return nil, err
+	}
+	// The clock is read after the wait for the lock.
+	population, err := refresh.BeginPopulation(ctx, tx, c.client.logSchema)
+	if err != nil {
+		return nil, err
+	}
+	spec := matview.Spec{
+		Name: v.Name, Definition: c.plan.Definition.ValueString(), Owner: v.Owner, Comment: c.plan.Comment.ValueString(),
+		Indexes: c.indexes, WithData: v.Populated || c.plan.WithData.ValueBool(),
+	}
+	if err := matview.Create(ctx, tx, spec); err != nil {
+		return nil, err
+	}
+	created, err := readBack(ctx, tx, v.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := kept.Restore(ctx, tx, created); err != nil {
+		return nil, err
+	}
+	if behind, err = c.give(ctx, tx, created); err != nil {
+		return nil, err
+	}
+	if spec.WithData {
+		_, err = refresh.RecordPopulation(ctx, tx, c.client.logSchema, population, c.plan.name(), "recreate")
+	}
+	return behind, err
+}
+
+// alter makes the changes that leave the view's rows alone. What is recorded of
+// its last refresh stays true.
+func (c viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
+	// This locks out every REFRESH, but no reader.
+	if err := matview.Comment(ctx, tx, v.Name, c.plan.Comment.ValueString()); err != nil {
+		return nil, err
+	}
+	intact, err := matview.IsIntact(ctx, tx, c.client.logSchema, v.ID, v.OID)
+	if err != nil {
+		return nil, err
+	}
+	if c.indexes != nil {
+		if err := matview.SetIndexes(ctx, tx, v, c.indexes, c.changedIndexes(v)); err != nil {
+			return nil, err
+		}
+	}
+	if behind, err = c.give(ctx, tx, v); err != nil {
+		return nil, err
+	}
+	if intact {
+		renamed, err := readBack(ctx, tx, c.plan.name())
+		if err != nil {
+			return nil, err
+		}
+		err = matview.KeepIntact(ctx, tx, c.client.logSchema, renamed.ID, v.OID)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return behind, nil
+}
+
+// changedIndexes are those to build anew: their text was changed, or the index
+// is not the one that Terraform last saw.
+func (c viewChange) changedIndexes(v *matview.View) []string {
+	var changed []string
+	for _, x := range v.Indexes {
+		was, managed := c.indexesWere[x.Name]
+		if want, ok := c.indexes[x.Name]; ok && (!managed || !was.Equal(want)) {
+			changed = append(changed, x.Name)
+		}
+	}
+	return changed
+}
+
+// give gives the view the planned owner and name, for which readers wait.
+func (c viewChange) give(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
+	if owner := c.plan.Owner.ValueString(); owner != "" && owner != v.Owner {
+		if err := matview.SetOwner(ctx, tx, v.Name, owner); err != nil {
+			return nil, err
+		}
+	}
+	to := c.plan.name()
+	if to == v.Name {
+		return nil, nil
+	}
+	if err := matview.Rename(ctx, tx, v.Name, to); err != nil {
+		return nil, err
+	}
+	id, err := matview.CanonicalName(ctx, tx, to)
+	if err != nil {
+		return nil, err
+	}
+	return matview.RenameRows(ctx, tx, c.client.logSchema, v.ID, id)
+}

@@ -1,0 +1,66 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// addViewError reports err on the attribute that it is about, with what to do
+// where that is known.
+func addViewError(diags *diag.Diagnostics, summary string, err error) {
+	var exists *matview.ExistsError
+	var dependents *matview.DependentsError
+	switch attribute, sqlErr := blamed(err); {
+	case errors.As(err, &exists):
+		diags.AddError(summary, existsDetail(exists))
+	case errors.As(err, &dependents):
+		diags.AddError(summary, fmt.Sprintf("Other objects use %s and would not survive it:\n%s\n\nDrop or change them first, or destroy them in the same apply. Nothing was changed.",
+			dependents.View, bullets(dependents.Dependents)))
+	case matview.IsLockTimeout(err):
+		diags.AddError(summary, postgres.Message(err)+". Somebody else holds a lock for longer than this waits: a refresh, a long query on the view, or another change. "+
+			"Nothing was changed. Run it again when that has ended; pg_stat_activity and pg_locks show who it is.")
+	case errors.Is(err, context.DeadlineExceeded):
+		diags.AddError(summary, "It took longer than the timeout set in timeouts. Nothing was changed.")
+	case sqlErr != nil:
+		diags.AddAttributeError(attribute, summary, sqlErr.Explain())
+	case !attribute.Equal(path.Empty()):
+		diags.AddAttributeError(attribute, summary, postgres.Message(err))
+	default:
+		addError(diags, summary, err)
+	}
+}
+
+// blamed is the attribute whose text err is about, and what the server says of
+// it; the path is empty where it is about none.
+func blamed(err error) (path.Path, *matview.SQLError) {
+	var indexErr *matview.IndexError
+	var sqlErr *matview.SQLError
+	isSQL := errors.As(err, &sqlErr)
+	switch {
+	case errors.As(err, &indexErr):
+		return path.Root("indexes").AtMapKey(indexErr.Index), sqlErr
+	case isSQL:
+		return path.Root("definition"), sqlErr
+	}
+	return path.Empty(), nil
+}
+
+func existsDetail(e *matview.ExistsError) string {
+	if e.Kind != "materialized view" {
+		return fmt.Sprintf("There is a relation of that name, which is no materialized view but of kind: %s. Choose another name, or drop it.", e.Kind)
+	}
+	id := e.Name.String()
+	return fmt.Sprintf("Terraform does not take over what it did not create. To manage it, import it, where ADDRESS is that of this resource, such as matview_view.example:\n\n"+
+		"  terraform import ADDRESS '%s'\n\nor put this in the configuration:\n\n  import {\n    to = ADDRESS\n    id = %q\n  }\n\nElse choose another name, or drop it.",
+		strings.ReplaceAll(id, "'", `'\''`), id)
+}
+
+func bullets(lines []string) string { return "  - " + strings.Join(lines, "\n  - ") }

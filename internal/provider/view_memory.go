@@ -1,0 +1,185 @@
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+)
+
+// viewMemory is what is remembered of a view beside its state, to tell without
+// touching the view whether it is still the one that the state describes.
+type viewMemory struct {
+	DefinitionHash string                 `json:"definition_hash"`
+	SourcesHash    string                 `json:"sources_hash"`
+	Indexes        map[string]indexMemory `json:"indexes,omitempty"`
+}
+
+// indexMemory is an index as the server writes it, where the state has the
+// user's text.
+type indexMemory struct {
+	Hash  string        `json:"hash"`
+	Index matview.Index `json:"index"`
+}
+
+const memoryKey = "view"
+
+type privateReader interface {
+	GetKey(ctx context.Context, key string) ([]byte, diag.Diagnostics)
+}
+
+type privateWriter interface {
+	SetKey(ctx context.Context, key string, value []byte) diag.Diagnostics
+}
+
+// recall is empty after an import.
+func recall(ctx context.Context, private privateReader, diags *diag.Diagnostics) viewMemory {
+	var memory viewMemory
+	data, d := private.GetKey(ctx, memoryKey)
+	diags.Append(d...)
+	if data != nil {
+		// What cannot be read is compared anew.
+		_ = json.Unmarshal(data, &memory)
+	}
+	return memory
+}
+
+func (memory viewMemory) save(ctx context.Context, private privateWriter, diags *diag.Diagnostics) {
+	data, err := json.Marshal(memory)
+	if err != nil {
+		addError(diags, "Cannot remember the materialized view", err)
+		return
+	}
+	diags.Append(private.SetKey(ctx, memoryKey, data)...)
+}
+
+// remember reads what a view that was just created or changed is by the server's
+// own account. tx has locked the view, so none of this waits.
+func (m *viewModel) remember(ctx context.Context, db matview.DB, v *matview.View) (viewMemory, error) {
+	memory := viewMemory{DefinitionHash: v.DefinitionHash, SourcesHash: v.SourcesHash}
+	canonical, err := matview.Definition(ctx, db, v.OID)
+	if err != nil {
+		return memory, err
+	}
+	m.CanonicalDefinition = types.StringValue(canonical)
+	if m.Indexes.IsNull() {
+		return memory, nil
+	}
+	indexes, err := matview.ReadIndexes(ctx, db, v.OID)
+	memory.rememberIndexes(v, indexes)
+	return memory, err
+}
+
+func (memory *viewMemory) rememberIndexes(v *matview.View, indexes map[string]matview.Index) {
+	memory.Indexes = make(map[string]indexMemory, len(indexes))
+	for _, x := range v.Indexes {
+		if x.Valid {
+			memory.Indexes[x.Name] = indexMemory{Hash: x.Hash, Index: indexes[x.Name]}
+		}
+	}
+}
+
+// compareDefinition tells whether the stored query is still what the state says,
+// by meaning, and puts the stored one into the state where it is not.
+func (m *viewModel) compareDefinition(ctx context.Context, db matview.DB, v *matview.View, memory *viewMemory, diags *diag.Diagnostics) {
+	if !m.Definition.IsNull() && memory.DefinitionHash == v.DefinitionHash && memory.SourcesHash == v.SourcesHash {
+		return
+	}
+	stored, err := matview.Definition(ctx, db, v.OID)
+	imported := m.Definition.IsNull() // there is nothing to go by
+	if !imported && busy(diags, path.Root("definition"), v, err) {
+		return
+	}
+	same := false
+	if err == nil && !imported {
+		same, err = m.means(ctx, db, stored)
+	}
+	if !imported && busy(diags, path.Root("definition"), v, err) {
+		return
+	}
+	if err != nil {
+		addViewError(diags, fmt.Sprintf("Cannot read the definition of materialized view %s", v.ID), err)
+		return
+	}
+	if !same {
+		m.Definition = types.StringValue(stored)
+	}
+	m.CanonicalDefinition = types.StringValue(stored)
+	memory.DefinitionHash, memory.SourcesHash = v.DefinitionHash, v.SourcesHash
+}
+
+// means tells whether the text in the state, parsed today, is the stored query.
+func (m *viewModel) means(ctx context.Context, db matview.DB, stored string) (bool, error) {
+	n, err := matview.Normalize(ctx, db, m.Definition.ValueString())
+	var sqlErr *matview.SQLError
+	switch {
+	case matview.IsLockTimeout(err):
+		return false, err
+	case errors.As(err, &sqlErr):
+		return false, nil // it names a column, say, that has another name now
+	case err != nil:
+		return false, err
+	case n.Incomparable != "":
+		return stored == m.CanonicalDefinition.ValueString(), nil
+	}
+	return n.Definition == stored, nil
+}
+
+// compareIndexes does for the indexes what compareDefinition does for the query.
+func (m *viewModel) compareIndexes(ctx context.Context, db matview.DB, v *matview.View, memory *viewMemory, diags *diag.Diagnostics) {
+	if m.Indexes.IsNull() || memory.hasIndexes(v) {
+		return
+	}
+	stored, err := matview.ReadIndexes(ctx, db, v.OID)
+	if busy(diags, path.Root("indexes"), v, err) {
+		return
+	}
+	if err != nil {
+		addViewError(diags, fmt.Sprintf("Cannot read the indexes of materialized view %s", v.ID), err)
+		return
+	}
+	state := m.indexes(ctx, diags)
+	now := make(map[string]matview.Index, len(stored))
+	for _, x := range v.Indexes {
+		if !x.Valid {
+			continue // as good as missing: it will be built again
+		}
+		now[x.Name] = stored[x.Name]
+		known, ok := memory.Indexes[x.Name]
+		if text, inState := state[x.Name]; ok && inState && known.Index.Equal(stored[x.Name]) {
+			now[x.Name] = text
+		}
+	}
+	m.Indexes = indexesValue(now)
+	memory.rememberIndexes(v, stored)
+}
+
+func (memory *viewMemory) hasIndexes(v *matview.View) bool {
+	if len(v.Indexes) != len(memory.Indexes) {
+		return false
+	}
+	for _, x := range v.Indexes {
+		if known, ok := memory.Indexes[x.Name]; !ok || !x.Valid || known.Hash != x.Hash {
+			return false
+		}
+	}
+	return true
+}
+
+// busy reports that something could not be compared because of a lock. A plan
+// does not wait for a refresh; the next one compares.
+func busy(diags *diag.Diagnostics, attribute path.Path, v *matview.View, err error) bool {
+	if !matview.IsLockTimeout(err) {
+		return false
+	}
+	diags.AddAttributeWarning(attribute, fmt.Sprintf("Materialized view %s is locked", v.ID),
+		"It was changed since Terraform last saw it, or what it reads was, but a refresh or another change holds a lock, so this plan cannot tell how. "+
+			"It goes by what Terraform last saw. Plan again when the lock is gone.")
+	return true
+}

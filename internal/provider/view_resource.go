@@ -1,0 +1,163 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+)
+
+var (
+	_ resource.ResourceWithConfigure   = (*viewResource)(nil)
+	_ resource.ResourceWithModifyPlan  = (*viewResource)(nil)
+	_ resource.ResourceWithImportState = (*viewResource)(nil)
+)
+
+const (
+	viewChangeTimeout = time.Hour
+	viewDropTimeout   = 10 * time.Minute
+)
+
+type viewResource struct {
+	client *client
+}
+
+// NewViewResource makes the resource matview_view.
+func NewViewResource() resource.Resource { return &viewResource{} }
+
+func (r *viewResource) Metadata(_ context.Context, req resource.MetadataRequest, resp *resource.MetadataResponse) {
+	resp.TypeName = req.ProviderTypeName + "_view"
+}
+
+func (r *viewResource) Configure(_ context.Context, req resource.ConfigureRequest, resp *resource.ConfigureResponse) {
+	r.client = clientFrom(req.ProviderData, &resp.Diagnostics)
+}
+
+func (r *viewResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
+	var plan viewModel
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
+	timeout, d := plan.Timeouts.Create(ctx, viewChangeTimeout)
+	resp.Diagnostics.Append(d...)
+	indexes := plan.indexes(ctx, &resp.Diagnostics)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	memory, err := r.create(ctx, &plan, indexes)
+	if err != nil {
+		addViewError(&resp.Diagnostics, fmt.Sprintf("Cannot create materialized view %s", plan.name()), err)
+		return
+	}
+	memory.save(ctx, resp.Private, &resp.Diagnostics)
+	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+}
+
+func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp *resource.ReadResponse) {
+	var state viewModel
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	pool, err := r.client.open(ctx)
+	if err != nil {
+		addError(&resp.Diagnostics, fmt.Sprintf("Cannot read materialized view %s", state.name()), err)
+		return
+	}
+	v, err := matview.Read(ctx, pool, state.name())
+	if err != nil {
+		addError(&resp.Diagnostics, fmt.Sprintf("Cannot read materialized view %s", state.name()), err)
+		return
+	}
+	if v == nil {
+		resp.State.RemoveResource(ctx)
+		return
+	}
+	memory := recall(ctx, req.Private, &resp.Diagnostics)
+	imported := state.Definition.IsNull()
+	if imported && len(v.Indexes) > 0 {
+		state.Indexes = indexesValue(nil)
+	}
+	state.set(v)
+	state.compareDefinition(ctx, pool, v, &memory, &resp.Diagnostics)
+	state.compareIndexes(ctx, pool, v, &memory, &resp.Diagnostics)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	memory.save(ctx, resp.Private, &resp.Diagnostics)
+	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+}
+
+func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
+	var plan, state viewModel
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	timeout, d := plan.Timeouts.Update(ctx, viewChangeTimeout)
+	resp.Diagnostics.Append(d...)
+	change := viewChange{
+		client: r.client, from: state.name(), plan: &plan,
+		newText:     !plan.Definition.Equal(state.Definition),
+		indexes:     plan.indexes(ctx, &resp.Diagnostics),
+		indexesWere: state.indexes(ctx, &resp.Diagnostics),
+		memory:      recall(ctx, req.Private, &resp.Diagnostics),
+	}
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	if plan.describesSameView(state) {
+		// Only what Terraform keeps for itself has changed: wait for nobody.
+		resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	memory, behind, err := change.apply(ctx)
+	if err != nil {
+		addViewError(&resp.Diagnostics, fmt.Sprintf("Cannot change materialized view %s", state.ID.ValueString()), err)
+		return
+	}
+	for _, table := range behind {
+		resp.Diagnostics.AddWarning("Recorded refreshes stay under the old name", fmt.Sprintf("The provider's role may not write %s.%s, so its row of the view still has the name %s. "+
+			"Put the role among the writer_roles of matview_refresh_log.", r.client.logSchema, table, state.ID.ValueString()))
+	}
+	memory.save(ctx, resp.Private, &resp.Diagnostics)
+	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+}
+
+func (r *viewResource) Delete(ctx context.Context, req resource.DeleteRequest, resp *resource.DeleteResponse) {
+	var state viewModel
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	timeout, d := state.Timeouts.Delete(ctx, viewDropTimeout)
+	resp.Diagnostics.Append(d...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	behind, err := r.drop(ctx, state.name())
+	if err != nil {
+		addViewError(&resp.Diagnostics, fmt.Sprintf("Cannot destroy materialized view %s", state.ID.ValueString()), err)
+		return
+	}
+	for _, table := range behind {
+		resp.Diagnostics.AddWarning("Recorded refreshes stay", fmt.Sprintf("The provider's role may not write %s.%s, so its row of the view %s is still there. "+
+			"Put the role among the writer_roles of matview_refresh_log.", r.client.logSchema, table, state.ID.ValueString()))
+	}
+}
+
+// ImportState takes the name as the log writes it. Read brings the rest.
+func (r *viewResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
+	name, err := matview.ParseName(req.ID)
+	if err != nil {
+		resp.Diagnostics.AddError("Invalid import ID", err.Error()+"\n\nThe ID is the name of the view, or schema.name; put double quotes around a part that holds a dot, as in SQL.")
+		return
+	}
+	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("id"), req.ID)...)
+	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("name"), name.Relation)...)
+	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("schema"), name.Schema)...)
+	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("with_data"), true)...)
+}

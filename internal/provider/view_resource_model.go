@@ -1,0 +1,117 @@
+package provider
+
+import (
+	"context"
+
+	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
+	"github.com/hashicorp/terraform-plugin-framework/attr"
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+)
+
+type viewModel struct {
+	ID                        types.String   `tfsdk:"id"`
+	Name                      types.String   `tfsdk:"name"`
+	Schema                    types.String   `tfsdk:"schema"`
+	Definition                types.String   `tfsdk:"definition"`
+	CanonicalDefinition       types.String   `tfsdk:"canonical_definition"`
+	Indexes                   types.Map      `tfsdk:"indexes"`
+	WithData                  types.Bool     `tfsdk:"with_data"`
+	Owner                     types.String   `tfsdk:"owner"`
+	Comment                   types.String   `tfsdk:"comment"`
+	OutputColumns             types.List     `tfsdk:"output_columns"`
+	SupportsConcurrentRefresh types.Bool     `tfsdk:"supports_concurrent_refresh"`
+	Timeouts                  timeouts.Value `tfsdk:"timeouts"`
+}
+
+type indexModel struct {
+	Keys    []string     `tfsdk:"keys"`
+	Unique  types.Bool   `tfsdk:"unique"`
+	Method  types.String `tfsdk:"method"`
+	Where   types.String `tfsdk:"where"`
+	Include []string     `tfsdk:"include"`
+}
+
+var (
+	columnTypes = map[string]attr.Type{"name": types.StringType, "type": types.StringType}
+	indexTypes  = map[string]attr.Type{
+		"keys":    types.ListType{ElemType: types.StringType},
+		"unique":  types.BoolType,
+		"method":  types.StringType,
+		"where":   types.StringType,
+		"include": types.ListType{ElemType: types.StringType},
+	}
+)
+
+func (m viewModel) name() matview.Name {
+	return matview.Name{Schema: m.Schema.ValueString(), Relation: m.Name.ValueString()}
+}
+
+// describesSameView tells whether a change from state touches nothing of the
+// view itself.
+func (m viewModel) describesSameView(state viewModel) bool {
+	return m.name() == state.name() && m.Definition.Equal(state.Definition) && m.Comment.Equal(state.Comment) &&
+		m.Owner.Equal(state.Owner) && (m.Indexes.IsNull() || m.Indexes.Equal(state.Indexes))
+}
+
+// indexes are nil where the attribute is null: not managed.
+func (m viewModel) indexes(ctx context.Context, diags *diag.Diagnostics) map[string]matview.Index {
+	if m.Indexes.IsNull() {
+		return nil
+	}
+	var models map[string]indexModel
+	diags.Append(m.Indexes.ElementsAs(ctx, &models, false)...)
+	indexes := make(map[string]matview.Index, len(models))
+	for name, x := range models {
+		indexes[name] = matview.Index{
+			Keys: x.Keys, Unique: x.Unique.ValueBool(), Method: x.Method.ValueString(), Where: x.Where.ValueString(), Include: x.Include,
+		}
+	}
+	return indexes
+}
+
+func indexesValue(indexes map[string]matview.Index) types.Map {
+	elements := make(map[string]attr.Value, len(indexes))
+	for name, x := range indexes {
+		include := types.ListNull(types.StringType)
+		if len(x.Include) > 0 {
+			include = stringList(x.Include)
+		}
+		elements[name] = types.ObjectValueMust(indexTypes, map[string]attr.Value{
+			"keys":    stringList(x.Keys),
+			"unique":  types.BoolValue(x.Unique),
+			"method":  types.StringValue(x.Method),
+			"where":   stringOrNull(x.Where),
+			"include": include,
+		})
+	}
+	return types.MapValueMust(types.ObjectType{AttrTypes: indexTypes}, elements)
+}
+
+func stringList(values []string) types.List {
+	elements := make([]attr.Value, len(values))
+	for i, v := range values {
+		elements[i] = types.StringValue(v)
+	}
+	return types.ListValueMust(types.StringType, elements)
+}
+
+// set takes over what the catalog says, but for definition and indexes: those
+// are compared by meaning.
+func (m *viewModel) set(v *matview.View) {
+	m.ID = types.StringValue(v.ID)
+	m.Name = types.StringValue(v.Name.Relation)
+	m.Schema = types.StringValue(v.Name.Schema)
+	m.Owner = types.StringValue(v.Owner)
+	m.Comment = stringOrNull(v.Comment)
+	m.SupportsConcurrentRefresh = types.BoolValue(v.SupportsConcurrentRefresh())
+	columns := make([]attr.Value, len(v.Columns))
+	for i, c := range v.Columns {
+		columns[i] = types.ObjectValueMust(columnTypes, map[string]attr.Value{
+			"name": types.StringValue(c.Name), "type": types.StringValue(c.Type),
+		})
+	}
+	m.OutputColumns = types.ListValueMust(types.ObjectType{AttrTypes: columnTypes}, columns)
+}

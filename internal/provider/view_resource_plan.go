@@ -1,0 +1,204 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/terraform-plugin-framework/attr"
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+)
+
+// viewPlan is one plan: what is planned, from what, and what is known of it.
+type viewPlan struct {
+	pool        *pgxpool.Pool // nil while the provider's settings are unknown
+	plan, state viewModel
+	exists      bool // there is a state
+	memory      viewMemory
+	// canonical is the planned definition in normal form; "" where it is not known.
+	canonical string
+	columns   []matview.Column // that it returns; nil where not known
+}
+
+// ModifyPlan checks the definition and the indexes on the server, and takes text
+// of the same meaning for no change. It does nothing on the server where no text
+// has changed.
+func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+	if r.client == nil || req.Plan.Raw.IsNull() {
+		return
+	}
+	p := viewPlan{exists: !req.State.Raw.IsNull()}
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &p.plan)...)
+	if p.exists {
+		resp.Diagnostics.Append(req.State.Get(ctx, &p.state)...)
+		p.memory = recall(ctx, req.Private, &resp.Diagnostics)
+	}
+	if resp.Diagnostics.HasError() || p.unchanged() {
+		return
+	}
+	var err error
+	if p.pool, err = r.client.open(ctx); err != nil && !errors.Is(err, errUnknownConfig) {
+		addError(&resp.Diagnostics, "Cannot check the materialized view", err)
+		return
+	}
+	p.definition(ctx, &resp.Diagnostics)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	p.indexes(ctx, &resp.Diagnostics)
+	if p.exists && (!p.plan.Name.Equal(p.state.Name) || !p.plan.Schema.Equal(p.state.Schema)) {
+		p.plan.ID = types.StringUnknown()
+	}
+	resp.Diagnostics.Append(resp.Plan.Set(ctx, &p.plan)...)
+}
+
+func (p *viewPlan) unchanged() bool {
+	return p.exists && p.plan.Definition.Equal(p.state.Definition) && p.plan.Indexes.Equal(p.state.Indexes) &&
+		p.plan.Name.Equal(p.state.Name) && p.plan.Schema.Equal(p.state.Schema)
+}
+
+func (p *viewPlan) definition(ctx context.Context, diags *diag.Diagnostics) {
+	if p.exists && p.plan.Definition.Equal(p.state.Definition) {
+		p.canonical = p.state.CanonicalDefinition.ValueString()
+		return
+	}
+	incomparable := "the provider's connection settings are known only after apply"
+	if p.pool != nil && !p.plan.Definition.IsUnknown() {
+		n, err := matview.Normalize(ctx, p.pool, p.plan.Definition.ValueString())
+		if err != nil {
+			addPlanError(diags, "Invalid definition", err)
+			if diags.HasError() {
+				return
+			}
+		}
+		p.canonical, p.columns, incomparable = n.Definition, n.Columns, n.Incomparable
+	}
+	if !p.exists {
+		return
+	}
+	if p.canonical != "" && p.canonical == p.state.CanonicalDefinition.ValueString() {
+		p.plan.Definition = p.state.Definition
+		return
+	}
+	p.plan.CanonicalDefinition = types.StringUnknown()
+	p.plan.OutputColumns = types.ListUnknown(types.ObjectType{AttrTypes: columnTypes})
+	p.plan.SupportsConcurrentRefresh = types.BoolUnknown()
+	if p.pool != nil && !p.plan.Definition.IsUnknown() {
+		p.replacement(ctx, incomparable, diags)
+	}
+}
+
+// replacement says what a new definition does, and refuses it where something
+// depends on the view. None of this waits for a refresh.
+func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *diag.Diagnostics) {
+	v, err := matview.Read(ctx, p.pool, p.state.name())
+	if err != nil {
+		addError(diags, "Cannot read the materialized view", err)
+		return
+	}
+	if v == nil {
+		return // planned without a refresh; apply will tell
+	}
+	dependents, err := matview.Dependents(ctx, p.pool, v.OID)
+	if err != nil {
+		addError(diags, "Cannot read what depends on the materialized view", err)
+		return
+	}
+	if len(dependents) > 0 {
+		diags.AddAttributeError(path.Root("definition"), fmt.Sprintf("Materialized view %s cannot get a new definition", v.ID),
+			"For that it is dropped and created again, but other objects use it:\n"+bullets(dependents)+"\n\nDrop them first, and create them again after.")
+		return
+	}
+	warning := "The new definition means something else than the present one. The view is dropped and created again in one transaction: readers wait until it is filled and indexed, and nothing changes if that fails. Owner, comment, privileges and indexes stay."
+	if incomparable != "" {
+		warning = "The text of the definition has changed, and whether its meaning has could not be told: " + incomparable + ". " +
+			"Unless apply finds them equal, the view is dropped and created again in one transaction: readers wait until it is filled and indexed, and nothing changes if that fails. Owner, comment, privileges and indexes stay."
+	}
+	columns := p.columns
+	if columns == nil {
+		columns = v.Columns
+	}
+	lost, err := matview.Lost(ctx, p.pool, v, columns, !p.plan.Indexes.IsNull())
+	if err != nil {
+		addError(diags, "Cannot read what belongs to the materialized view", err)
+		return
+	}
+	if len(lost) > 0 {
+		warning += " What is lost:\n" + bullets(lost)
+	}
+	diags.AddAttributeWarning(path.Root("definition"), fmt.Sprintf("Materialized view %s will be rebuilt", v.ID), warning)
+}
+
+func (p *viewPlan) indexes(ctx context.Context, diags *diag.Diagnostics) {
+	if p.exists && p.plan.Indexes.Equal(p.state.Indexes) {
+		return
+	}
+	if p.exists && p.plan.Indexes.IsNull() {
+		diags.AddAttributeWarning(path.Root("indexes"), "Indexes are no longer managed",
+			"Without the argument Terraform leaves the indexes of the view as they are. To drop them, write indexes = {}.")
+		return
+	}
+	p.sameIndexes(ctx, diags)
+	if p.exists && !p.plan.Indexes.Equal(p.state.Indexes) {
+		p.plan.SupportsConcurrentRefresh = types.BoolUnknown()
+	}
+}
+
+// sameIndexes checks the indexes whose text has changed, and takes those of the
+// same meaning for unchanged.
+func (p *viewPlan) sameIndexes(ctx context.Context, diags *diag.Diagnostics) {
+	if p.pool == nil || p.canonical == "" || p.plan.Indexes.IsNull() || !fullyKnown(ctx, p.plan.Indexes) {
+		return
+	}
+	before := p.state.Indexes.Elements()
+	planned := p.plan.Indexes.Elements()
+	changed := p.plan.indexes(ctx, diags)
+	for name, x := range planned {
+		if old, ok := before[name]; ok && old.Equal(x) {
+			delete(changed, name)
+		}
+	}
+	if len(changed) == 0 || diags.HasError() {
+		return
+	}
+	normal, err := matview.NormalizeIndexes(ctx, p.pool, p.plan.name(), p.canonical, changed)
+	if err != nil {
+		if attribute, _ := blamed(err); !attribute.Equal(path.Empty()) {
+			addPlanError(diags, "Invalid index", err)
+		}
+		return // apply compares again
+	}
+	for name, x := range normal {
+		if known, ok := p.memory.Indexes[name]; ok && before[name] != nil && known.Index.Equal(x) {
+			planned[name] = before[name]
+		}
+	}
+	value, d := types.MapValue(types.ObjectType{AttrTypes: indexTypes}, planned)
+	diags.Append(d...)
+	p.plan.Indexes = value
+}
+
+func fullyKnown(ctx context.Context, value attr.Value) bool {
+	v, err := value.ToTerraformValue(ctx)
+	return err == nil && v.IsFullyKnown()
+}
+
+// addPlanError is a warning where something is missing that the same apply may
+// create.
+func addPlanError(diags *diag.Diagnostics, summary string, err error) {
+	attribute, sqlErr := blamed(err)
+	switch {
+	case sqlErr != nil && sqlErr.Missing():
+		diags.AddAttributeWarning(attribute, "Not there yet", sqlErr.Explain()+"\n\nIf this apply creates it before the view (see depends_on), all is well; else the apply will fail.")
+	case matview.IsLockTimeout(err):
+		diags.AddAttributeError(path.Root("definition"), summary, "It could not be checked: what it reads is locked, by a refresh or a change of a table. Plan again when that has ended.")
+	default:
+		addViewError(diags, summary, err)
+	}
+}

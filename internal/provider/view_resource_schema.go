@@ -1,0 +1,168 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
+	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/booldefault"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/boolplanmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/listplanmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringplanmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+)
+
+func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
+	resp.Schema = schema.Schema{
+		MarkdownDescription: "A materialized view of PostgreSQL, and its indexes.\n\n" +
+			"Definitions are compared by meaning: the server itself brings the configured query and the one it stores into the same form, so that layout, comments, the case of keywords and a trailing semicolon are no change. " +
+			"The query is checked by the server at plan, and an error names its line and column. " +
+			"If the refresh log is installed in the provider's `log_schema`, creating or rebuilding a view with data is recorded there as a refresh.",
+		Attributes: map[string]schema.Attribute{
+			"name": schema.StringAttribute{
+				MarkdownDescription: "Name of the view, without quotes around it: `job_progress`, or `Odd name` for what SQL writes as `\"Odd name\"`. A change renames the view in place, and what the refresh log and state hold of it; readers of the old name fail from then on.",
+				Required:            true,
+				Validators:          []validator.String{identifier()},
+			},
+			"schema": schema.StringAttribute{
+				MarkdownDescription: "Schema of the view. It must exist. A change moves the view and its indexes in place. Default: `public`.",
+				Optional:            true,
+				Computed:            true,
+				Default:             stringdefault.StaticString(matview.PublicSchema),
+				Validators:          []validator.String{identifier()},
+			},
+			"definition": schema.StringAttribute{
+				MarkdownDescription: "The query: a `SELECT`, `VALUES`, `TABLE` or `WITH` statement. A trailing semicolon is allowed; `WITH [NO] DATA` is not, see `with_data`. " +
+					"Relations without a schema are found by the `search_path` of the provider's session. " +
+					"A change of meaning drops the view and creates it again in one transaction, with its owner, comment, privileges and indexes: readers wait for it to be filled, and nothing changes if that fails. It is refused at plan while other objects depend on the view, and a warning at plan names what would be lost. " +
+					"A change of text alone changes nothing.",
+				Required:   true,
+				Validators: []validator.String{stringvalidator.LengthAtLeast(1)},
+			},
+			"indexes": schema.MapNestedAttribute{
+				MarkdownDescription: "The indexes of the view, by name. The map is all of them: an index that is not in it is dropped. `{}` means none; without the argument, indexes are not managed here and stay as they are. " +
+					"A change builds new indexes before it drops others; meanwhile readers go on, and wait only for the drop, while a refresh waits. A unique index on plain columns, without `where`, lets the view be refreshed concurrently.",
+				Optional:     true,
+				NestedObject: indexObject(),
+				Validators:   []validator.Map{mapvalidator.KeysAre(identifier())},
+			},
+			"with_data": schema.BoolAttribute{
+				MarkdownDescription: "Whether to run the query and fill the view when it is created. A view without data cannot be read until it is refreshed. It counts at creation only: a later change is kept in the state and does nothing to the view. Default: `true`.",
+				Optional:            true,
+				Computed:            true,
+				Default:             booldefault.StaticBool(true),
+			},
+			"owner": schema.StringAttribute{
+				MarkdownDescription: "Role that owns the view, and as which its query runs. The provider's role must be a member of it, and it needs `CREATE` on the schema. A change is made in place. Default: the provider's role, and whoever owns the view after that.",
+				Optional:            true,
+				Computed:            true,
+				PlanModifiers:       []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
+				Validators:          []validator.String{identifier()},
+			},
+			"comment": schema.StringAttribute{
+				MarkdownDescription: "Comment on the view. A change is made in place; without the argument, the view has no comment.",
+				Optional:            true,
+				Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+			},
+			"timeouts": timeouts.Attributes(ctx, timeouts.Opts{
+				Create:            true,
+				CreateDescription: "How long creating, filling and indexing the view may take, as a duration such as `30m`. Then the server cancels it and nothing is left. Default: `1h`.",
+				Update:            true,
+				UpdateDescription: "How long a change may take, as a duration such as `30m`; a change of the definition fills the view again. Then the server cancels it and nothing is changed. Default: `1h`.",
+				Delete:            true,
+				DeleteDescription: "How long dropping the view may take, as a duration such as `5m`. No wait for a lock is longer than " + matview.LockTimeout + " in any case. Default: `10m`.",
+			}),
+			"id": schema.StringAttribute{
+				MarkdownDescription: "Name of the view as the refresh log writes it: the bare name in schema `public`, else `schema.name`; each part quoted where SQL needs it. It is the import ID too.",
+				Computed:            true,
+				PlanModifiers:       []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
+			},
+			"canonical_definition": schema.StringAttribute{
+				MarkdownDescription: "The query as the server stores it, every name qualified.",
+				Computed:            true,
+				PlanModifiers:       []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
+			},
+			"output_columns": schema.ListNestedAttribute{
+				MarkdownDescription: "The columns of the view, in order.",
+				Computed:            true,
+				PlanModifiers:       []planmodifier.List{listplanmodifier.UseStateForUnknown()},
+				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+					"name": schema.StringAttribute{Computed: true, MarkdownDescription: "Name of the column, without quotes."},
+					"type": schema.StringAttribute{Computed: true, MarkdownDescription: "Type of the column in SQL, such as `numeric(10,2)`; qualified unless it is built in."},
+				}},
+			},
+			"supports_concurrent_refresh": schema.BoolAttribute{
+				MarkdownDescription: "Whether an index allows `REFRESH MATERIALIZED VIEW CONCURRENTLY`: a unique one on plain columns, without `where`. The view must be populated as well when the time comes.",
+				Computed:            true,
+				PlanModifiers:       []planmodifier.Bool{boolplanmodifier.UseStateForUnknown()},
+			},
+		},
+	}
+}
+
+func indexObject() schema.NestedAttributeObject {
+	return schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+		"keys": schema.ListAttribute{
+			MarkdownDescription: "What is indexed, in order, each as in `CREATE INDEX`: a column, or an expression in parentheses or a function call, with `COLLATE`, operator class, `DESC` and `NULLS FIRST` after it where wanted: `job_id`, `created_at DESC`, `title gin_trgm_ops`, `(a + b)`. Compared by meaning, as `definition` is. A change builds the index anew.",
+			Required:            true,
+			ElementType:         types.StringType,
+			Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(stringvalidator.LengthAtLeast(1))},
+		},
+		"unique": schema.BoolAttribute{
+			MarkdownDescription: "Whether no two rows may have the same keys; a refresh that would bring such rows fails. A change builds the index anew. Default: `false`.",
+			Optional:            true,
+			Computed:            true,
+			Default:             booldefault.StaticBool(false),
+		},
+		"method": schema.StringAttribute{
+			MarkdownDescription: "Access method: `btree`, `hash`, `gin`, `gist`, `spgist`, `brin`, or one of an extension. A change builds the index anew. Default: `btree`.",
+			Optional:            true,
+			Computed:            true,
+			Default:             stringdefault.StaticString(matview.DefaultMethod),
+			Validators:          []validator.String{identifier()},
+		},
+		"where": schema.StringAttribute{
+			MarkdownDescription: "Condition for a row to be indexed, such as `status = 'failed'`. Compared by meaning. A change builds the index anew. Without it, every row is.",
+			Optional:            true,
+			Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+		},
+		"include": schema.ListAttribute{
+			MarkdownDescription: "Names of columns to keep in the index beside its keys, without quotes. A change builds the index anew. Without it, there are none.",
+			Optional:            true,
+			ElementType:         types.StringType,
+			Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(identifier())},
+		},
+	}}
+}
+
+// identifier accepts what can be the name of a relation, an index, a column or
+// a role.
+func identifier() validator.String {
+	return check{
+		summary:     "Invalid name",
+		description: "a name of 1 to 63 bytes, without quotes around it",
+		err: func(name string) error {
+			switch {
+			case name == "":
+				return errors.New("a name cannot be empty")
+			case len(name) > maxIdentifier:
+				return fmt.Errorf("%q is longer than the %d bytes that PostgreSQL keeps", name, maxIdentifier)
+			case strings.ContainsRune(name, 0):
+				return fmt.Errorf("%q holds a NUL character", name)
+			}
+			return nil
+		},
+	}
+}

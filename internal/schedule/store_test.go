@@ -1,0 +1,213 @@
+package schedule_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/migrations"
+)
+
+func installed(t *testing.T) *postgrestest.Database {
+	t.Helper()
+	return postgrestest.NewFrom(t, "installed", func(ctx context.Context, conn *pgx.Conn) error {
+		return migrations.Apply(ctx, conn, "My.Schema")
+	})
+}
+
+const logSchema = "My.Schema"
+
+var full = schedule.Row{
+	ViewName:         `app."Odd, ""view"""`,
+	Spec:             schedule.Spec{Cron: "*/5 * * * *", TimeZone: "Europe/Berlin", Jitter: 1500 * time.Microsecond},
+	Method:           "concurrently",
+	LockTimeout:      1234 * time.Millisecond,
+	StatementTimeout: 90 * time.Minute,
+	MaxStaleness:     100 * 24 * time.Hour,
+	SkipUnchanged:    true,
+	Settings:         map[string]string{"work_mem": "64MB"},
+	TotalJobs:        "count(*)",
+	TotalObjects:     "sum(total) -- all",
+}
+
+func TestStore(t *testing.T) {
+	pool := installed(t).Pool(t)
+	ctx := t.Context()
+	get := func(name string, want schedule.Row) {
+		t.Helper()
+		row, found, err := schedule.Get(ctx, pool, logSchema, name)
+		if err != nil || !found {
+			t.Fatalf("found %v, error %v", found, err)
+		}
+		if diff := cmp.Diff(want, row); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if _, found, err := schedule.Get(ctx, pool, logSchema, full.ViewName); found || err != nil {
+		t.Fatalf("found %v, error %v", found, err)
+	}
+	if err := schedule.Insert(ctx, pool, logSchema, full); err != nil {
+		t.Fatal(err)
+	}
+	get(full.ViewName, full)
+	if err := schedule.Insert(ctx, pool, logSchema, full); !errors.Is(err, schedule.ErrExists) {
+		t.Errorf("inserted twice: %v", err)
+	}
+
+	least := schedule.Row{ViewName: "v", Spec: schedule.Spec{Every: time.Microsecond}, Method: "auto", Enabled: true}
+	stored := least
+	stored.TimeZone, stored.LockTimeout, stored.Settings = "UTC", schedule.DefaultLockTimeout, map[string]string{}
+	if err := schedule.Update(ctx, pool, logSchema, full.ViewName, least); err != nil {
+		t.Fatal(err)
+	}
+	get("v", stored)
+	if err := schedule.Update(ctx, pool, logSchema, full.ViewName, full); !errors.Is(err, schedule.ErrNotFound) {
+		t.Errorf("the old name is still there: %v", err)
+	}
+	if err := schedule.Insert(ctx, pool, logSchema, full); err != nil {
+		t.Fatal(err)
+	}
+	if err := schedule.Update(ctx, pool, logSchema, full.ViewName, least); !errors.Is(err, schedule.ErrExists) {
+		t.Errorf("onto another's name: %v", err)
+	}
+	for range 2 {
+		if err := schedule.Delete(ctx, pool, logSchema, "v"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestLongestGapIsStored(t *testing.T) {
+	db := installed(t)
+	pool := db.Pool(t)
+	gap := func() (gap *time.Duration) {
+		t.Helper()
+		if err := pool.QueryRow(t.Context(), `SELECT longest_gap FROM "My.Schema".materialized_view_refresh_schedule`).Scan(&gap); err != nil {
+			t.Fatal(err)
+		}
+		return gap
+	}
+	row := schedule.Row{ViewName: "v", Spec: schedule.Spec{Cron: "@hourly"}, Method: "auto"}
+	if err := schedule.Insert(t.Context(), pool, logSchema, row); err != nil {
+		t.Fatal(err)
+	}
+	if got := gap(); got == nil || *got != time.Hour {
+		t.Errorf("gap of @hourly is %v", got)
+	}
+	row.Cron = "@daily"
+	if err := schedule.Update(t.Context(), pool, logSchema, "v", row); err != nil {
+		t.Fatal(err)
+	}
+	if got := gap(); got == nil || *got != 24*time.Hour {
+		t.Errorf("gap of @daily is %v", got)
+	}
+	// By hand, by somebody who cannot tell the gap.
+	db.Exec(t, `UPDATE "My.Schema".materialized_view_refresh_schedule SET cron = '@weekly'`)
+	if got := gap(); got != nil {
+		t.Errorf("gap is %v after the cron changed", got)
+	}
+}
+
+// What the specification promises to people with psql.
+func TestRowByHand(t *testing.T) {
+	db := installed(t)
+	for column, text := range map[string]string{"cron": "@daily", "every": "2 months 1 day", "target_staleness": "5 minutes"} {
+		db.Exec(t, `INSERT INTO "My.Schema".materialized_view_refresh_schedule (view_name, `+column+`) VALUES ($1, $2)`, column, text)
+		row, found, err := schedule.Get(t.Context(), db.Pool(t), logSchema, column)
+		if err != nil || !found {
+			t.Fatalf("found %v, error %v", found, err)
+		}
+		if !row.Enabled || row.Method != "auto" || row.TimeZone != "UTC" || row.LockTimeout != schedule.DefaultLockTimeout {
+			t.Errorf("%+v", row)
+		}
+	}
+}
+
+func TestTableRefuses(t *testing.T) {
+	conn := installed(t).Connect(t)
+	for _, columns := range []string{
+		"(view_name) VALUES ('v')",
+		"(view_name, cron, every) VALUES ('v', '@daily', '1 day')",
+		"(view_name, every) VALUES ('v', '0')",
+		"(view_name, every) VALUES ('v', '-1 day')",
+		"(view_name, every) VALUES ('v', '300 years')",
+		"(view_name, every, method) VALUES ('v', '1 day', 'magic')",
+		"(view_name, every, jitter) VALUES ('v', '1 day', '-1 second')",
+		"(view_name, every, settings) VALUES ('v', '1 day', '[]')",
+	} {
+		_, err := conn.Exec(t.Context(), `INSERT INTO "My.Schema".materialized_view_refresh_schedule `+columns)
+		if postgres.SQLState(err) != "23514" {
+			t.Errorf("%s: %v", columns, err)
+		}
+	}
+}
+
+func TestChangesAreNotified(t *testing.T) {
+	db := installed(t)
+	listener := db.Connect(t)
+	if _, err := listener.Exec(t.Context(), "LISTEN "+schedule.Channel); err != nil {
+		t.Fatal(err)
+	}
+	notified := func() string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		n, err := listener.WaitForNotification(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n.Payload
+	}
+	pool := db.Pool(t)
+	row := schedule.Row{ViewName: "v", Spec: schedule.Spec{Every: time.Hour}, Method: "auto"}
+	if err := schedule.Insert(t.Context(), pool, logSchema, row); err != nil {
+		t.Fatal(err)
+	}
+	if got := notified(); got != "v" {
+		t.Errorf("inserted: %s", got)
+	}
+	if err := schedule.Update(t.Context(), pool, logSchema, "v", row); err != nil { // nothing changes
+		t.Fatal(err)
+	}
+	row.ViewName, row.Enabled = "w", true
+	if err := schedule.Update(t.Context(), pool, logSchema, "v", row); err != nil {
+		t.Fatal(err)
+	}
+	if got := notified(); got != "w" {
+		t.Errorf("updated: %s", got)
+	}
+	if err := schedule.Delete(t.Context(), pool, logSchema, "w"); err != nil {
+		t.Fatal(err)
+	}
+	if got := notified(); got != "w" {
+		t.Errorf("deleted: %s", got)
+	}
+}
+
+func TestResolve(t *testing.T) {
+	db := installed(t)
+	pool := db.Pool(t)
+	db.Exec(t, `CREATE SCHEMA app; CREATE MATERIALIZED VIEW app.daily AS SELECT 1 AS x; CREATE MATERIALIZED VIEW "app.daily" AS SELECT 1 AS x;
+INSERT INTO "My.Schema".materialized_view_refresh_schedule (view_name, every) VALUES ('daily', '1 hour')`)
+	for name, want := range map[string]schedule.Target{
+		"app.daily":   {ViewName: "app.daily", View: matview.Name{Schema: "app", Relation: "daily"}, StoredAs: "daily"},
+		"daily":       {ViewName: "app.daily", View: matview.Name{Schema: "app", Relation: "daily"}, StoredAs: "daily"},
+		`"app.daily"`: {ViewName: `"app.daily"`, View: matview.Name{Schema: "public", Relation: "app.daily"}},
+	} {
+		got, found, err := schedule.Resolve(t.Context(), pool, logSchema, name)
+		if err != nil || !found || got != want {
+			t.Errorf("%s: %+v, found %v, error %v", name, got, found, err)
+		}
+	}
+	if _, found, err := schedule.Resolve(t.Context(), pool, logSchema, "weekly"); found || err != nil {
+		t.Errorf("found %v, error %v", found, err)
+	}
+}

@@ -1,0 +1,282 @@
+package migrations
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// privilege is one that a role needs. Object is what GRANT calls the object,
+// its name still without a schema.
+type privilege struct {
+	Kind   string // SCHEMA, TABLE or FUNCTION
+	Object string
+	Right  string // as in GRANT: SELECT, UPDATE (longest_gap)
+}
+
+func (p privilege) sql(verb, schema, toFrom, role string) string {
+	object := pgx.Identifier{schema}.Sanitize()
+	if p.Kind != "SCHEMA" {
+		object += "." + p.Object
+	}
+	return fmt.Sprintf("%s %s ON %s %s %s %s", verb, p.Right, p.Kind, object, toFrom, pgx.Identifier{role}.Sanitize())
+}
+
+const (
+	logRowsFunction   = "materialized_view_refresh_log_rows()"
+	upstreamsFunction = "materialized_view_upstreams(oid)"
+)
+
+// readerPrivileges are what reading freshness takes. The functions within the
+// read model run as whoever reads it, hence EXECUTE and SELECT on the log.
+var readerPrivileges = slices.Concat(
+	[]privilege{{"SCHEMA", "", "USAGE"}},
+	tables("SELECT", LogTable, "materialized_view_refresh_schedule", "materialized_view_refresh_state",
+		"materialized_view_refresh_history", "materialized_view_names", "materialized_view_freshness", VersionTable),
+	[]privilege{{"FUNCTION", logRowsFunction, "EXECUTE"}, {"FUNCTION", upstreamsFunction, "EXECUTE"}},
+)
+
+// writerPrivileges are what recording refreshes takes, beside reading.
+var writerPrivileges = slices.Concat(
+	readerPrivileges,
+	tables("SELECT", "materialized_view_refresh_settings"),
+	writing(LogTable, "materialized_view_refresh_state", "materialized_view_refresh_history"),
+	[]privilege{{"TABLE", "materialized_view_refresh_schedule", "UPDATE (longest_gap)"}},
+)
+
+func tables(right string, names ...string) []privilege {
+	var all []privilege
+	for _, name := range names {
+		all = append(all, privilege{"TABLE", name, right})
+	}
+	return all
+}
+
+func writing(names ...string) []privilege {
+	var all []privilege
+	for _, right := range []string{"INSERT", "UPDATE", "DELETE"} {
+		all = append(all, tables(right, names...)...)
+	}
+	return all
+}
+
+// missingSQL takes the roles and, as parallel arrays, the privileges; it gives
+// the pairs that are not held, directly or through another role, counted from 1.
+// An object that is not there counts as a privilege that is not held.
+const missingSQL = `
+SELECT r.role, p.n
+FROM unnest($2::text[]) AS r(role)
+JOIN pg_roles AS pr ON pr.rolname = r.role
+CROSS JOIN unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS p(kind, object, right_, n)
+WHERE NOT coalesce(CASE p.kind
+    WHEN 'SCHEMA' THEN has_schema_privilege(pr.oid, (SELECT oid FROM pg_namespace WHERE nspname = $1), p.right_)
+    WHEN 'FUNCTION' THEN has_function_privilege(pr.oid, to_regprocedure(quote_ident($1) || '.' || p.object), p.right_)
+    ELSE CASE WHEN p.right_ LIKE '% (%)'
+        THEN has_column_privilege(pr.oid, to_regclass(quote_ident($1) || '.' || p.object),
+                                  substring(p.right_ FROM '\((.*)\)'), split_part(p.right_, ' ', 1))
+        ELSE has_table_privilege(pr.oid, to_regclass(quote_ident($1) || '.' || p.object), p.right_) END
+    END, false)
+ORDER BY r.role, p.n`
+
+// RowsQuerier is a connection, a pool or a transaction.
+type RowsQuerier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// missing are the privileges that each of the roles lacks. A role that does not
+// exist is not among them.
+func missing(ctx context.Context, db RowsQuerier, schema string, roles []string, want []privilege) (map[string][]privilege, error) {
+	var kinds, objects, rights []string
+	for _, p := range want {
+		kinds, objects, rights = append(kinds, p.Kind), append(objects, p.Object), append(rights, p.Right)
+	}
+	rows, err := db.Query(ctx, missingSQL, schema, roles, kinds, objects, rights)
+	if err != nil {
+		return nil, fmt.Errorf("read the privileges in schema %q: %w", schema, err)
+	}
+	lacks := map[string][]privilege{}
+	var role string
+	var n int
+	_, err = pgx.ForEachRow(rows, []any{&role, &n}, func() error {
+		lacks[role] = append(lacks[role], want[n-1])
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the privileges in schema %q: %w", schema, err)
+	}
+	return lacks, nil
+}
+
+// existing are those of the roles that exist.
+func existing(ctx context.Context, db RowsQuerier, roles []string) ([]string, error) {
+	rows, err := db.Query(ctx, "SELECT rolname::text FROM pg_roles WHERE rolname = ANY ($1)", roles)
+	if err != nil {
+		return nil, fmt.Errorf("look for roles: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("look for roles: %w", err)
+	}
+	return names, nil
+}
+
+// Roles are who may use the tables.
+type Roles struct {
+	Writers []string // record refreshes: the exporter's login
+	Readers []string // read freshness
+}
+
+// Equipped are those of the roles that have all the privileges they need.
+func Equipped(ctx context.Context, db RowsQuerier, schema string, roles Roles) (Roles, error) {
+	writers, err := equipped(ctx, db, schema, roles.Writers, writerPrivileges)
+	if err != nil {
+		return Roles{}, err
+	}
+	readers, err := equipped(ctx, db, schema, roles.Readers, readerPrivileges)
+	return Roles{Writers: writers, Readers: readers}, err
+}
+
+func equipped(ctx context.Context, db RowsQuerier, schema string, roles []string, want []privilege) ([]string, error) {
+	if len(roles) == 0 {
+		return nil, nil
+	}
+	found, err := existing(ctx, db, roles)
+	if err != nil {
+		return nil, err
+	}
+	lacks, err := missing(ctx, db, schema, found, want)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(found, func(role string) bool { return len(lacks[role]) > 0 }), nil
+}
+
+// Grant gives the roles just what they need of the tables in schema, and only
+// what they do not have already. A role that does not exist is an error.
+func Grant(ctx context.Context, tx pgx.Tx, schema string, roles Roles) error {
+	if err := grant(ctx, tx, schema, roles.Writers, writerPrivileges); err != nil {
+		return err
+	}
+	return grant(ctx, tx, schema, roles.Readers, readerPrivileges)
+}
+
+func grant(ctx context.Context, tx pgx.Tx, schema string, roles []string, want []privilege) error {
+	if len(roles) == 0 {
+		return nil
+	}
+	found, err := existing(ctx, tx, roles)
+	if err != nil {
+		return err
+	}
+	for _, role := range roles {
+		if !slices.Contains(found, role) {
+			return fmt.Errorf("grant privileges in schema %q: role %q does not exist; create it first", schema, role)
+		}
+	}
+	lacks, err := missing(ctx, tx, schema, roles, want)
+	if err != nil {
+		return err
+	}
+	for role, privileges := range lacks {
+		for _, p := range privileges {
+			statement := p.sql("GRANT", schema, "TO", role)
+			if _, err := tx.Exec(ctx, statement); err != nil {
+				return fmt.Errorf("%s: %w", statement, err)
+			}
+		}
+	}
+	return verify(ctx, tx, schema, roles, want)
+}
+
+// verify looks again, since GRANT by somebody without grant options may end in
+// no more than a warning.
+func verify(ctx context.Context, tx pgx.Tx, schema string, roles []string, want []privilege) error {
+	lacks, err := missing(ctx, tx, schema, roles, want)
+	if err != nil {
+		return err
+	}
+	for _, role := range roles {
+		if len(lacks[role]) == 0 {
+			continue
+		}
+		var statements []string
+		for _, p := range lacks[role] {
+			statements = append(statements, p.sql("GRANT", schema, "TO", role))
+		}
+		return fmt.Errorf("this role may not grant role %q all that it needs; the owner must run: %s", role, strings.Join(statements, "; "))
+	}
+	return nil
+}
+
+// Revoke takes back from the roles what [Grant] gives to writers and readers.
+// Roles that are gone, or objects, are no error. USAGE on the schema stays with
+// a role that has a privilege on anything else in there.
+func Revoke(ctx context.Context, tx pgx.Tx, schema string, roles []string) error {
+	if len(roles) == 0 {
+		return nil
+	}
+	found, err := existing(ctx, tx, roles)
+	if err != nil {
+		return err
+	}
+	for _, role := range found {
+		for _, p := range writerPrivileges {
+			if p.Kind == "SCHEMA" {
+				continue
+			}
+			if err := revoke(ctx, tx, schema, role, p); err != nil {
+				return err
+			}
+		}
+		if err := revokeUsage(ctx, tx, schema, role); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func revoke(ctx context.Context, tx pgx.Tx, schema, role string, p privilege) error {
+	var exists bool
+	err := tx.QueryRow(ctx, "SELECT CASE $1 WHEN 'FUNCTION' THEN to_regprocedure($2) IS NOT NULL ELSE to_regclass($2) IS NOT NULL END",
+		p.Kind, pgx.Identifier{schema}.Sanitize()+"."+p.Object).Scan(&exists)
+	if err != nil {
+		return fmt.Errorf("look for %s: %w", p.Object, err)
+	}
+	if !exists {
+		return nil
+	}
+	statement := p.sql("REVOKE", schema, "FROM", role)
+	if _, err := tx.Exec(ctx, statement); err != nil {
+		return fmt.Errorf("%s: %w", statement, err)
+	}
+	return nil
+}
+
+const usesSchemaSQL = `
+SELECT EXISTS (SELECT FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+               WHERE c.relnamespace = n.oid AND a.grantee = r.oid)
+    OR EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relowner = r.oid)
+    OR EXISTS (SELECT FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS a
+               WHERE p.pronamespace = n.oid AND a.grantee = r.oid)
+    OR EXISTS (SELECT FROM pg_attribute AS t JOIN pg_class AS c ON c.oid = t.attrelid CROSS JOIN LATERAL aclexplode(t.attacl) AS a
+               WHERE c.relnamespace = n.oid AND a.grantee = r.oid)
+FROM pg_namespace AS n, pg_roles AS r
+WHERE n.nspname = $1 AND r.rolname = $2`
+
+func revokeUsage(ctx context.Context, tx pgx.Tx, schema, role string) error {
+	var uses bool
+	if err := tx.QueryRow(ctx, usesSchemaSQL, schema, role).Scan(&uses); err != nil {
+		return fmt.Errorf("read the privileges of role %q in schema %q: %w", role, schema, err)
+	}
+	if uses {
+		return nil
+	}
+	statement := privilege{Kind: "SCHEMA", Right: "USAGE"}.sql("REVOKE", schema, "FROM", role)
+	if _, err := tx.Exec(ctx, statement); err != nil {
+		return fmt.Errorf("%s: %w", statement, err)
+	}
+	return nil
+}
