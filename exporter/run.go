@@ -79,8 +79,8 @@ type daemon struct {
 
 // newDaemon reads the configuration and puts the parts together. It makes no
 // connection: a database that is away is waited for.
-func (a *app) newDaemon(ctx context.Context, f runFlags) (d *daemon, err error) {
-	d = &daemon{app: a, flags: f}
+func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) {
+	d := &daemon{app: a, flags: f}
 	defer func() {
 		if err != nil {
 			d.close()

@@ -83,10 +83,10 @@ func durationBetween(least, most, unit time.Duration) validator.String {
 		summary:     "Invalid duration",
 		description: fmt.Sprintf("a duration from %s to %s, such as 30s, 5m or 1h30m", least, most),
 		err: func(value string) error {
-			d, unparsable := time.ParseDuration(value)
+			d, err := time.ParseDuration(value)
 			switch {
-			case unparsable != nil: // the attribute's type says so
-				return nil
+			case err != nil:
+				return nil //nolint:nilerr // the attribute's type says so
 			case d < least:
 				return fmt.Errorf("%q must be at least %s", value, least)
 			case d > most:

@@ -24,6 +24,7 @@ type viewPlan struct {
 	// canonical is the planned definition in normal form; "" where it is not known.
 	canonical string
 	columns   []matview.Column // that it returns; nil where not known
+	rebuilt   bool             // it means something else than the present one
 }
 
 // ModifyPlan checks the definition and the indexes on the server, and takes text
@@ -86,6 +87,7 @@ func (p *viewPlan) definition(ctx context.Context, diags *diag.Diagnostics) {
 		p.plan.Definition = p.state.Definition
 		return
 	}
+	p.rebuilt = true
 	p.plan.CanonicalDefinition = types.StringUnknown()
 	p.plan.OutputColumns = types.ListUnknown(types.ObjectType{AttrTypes: columnTypes})
 	p.plan.SupportsConcurrentRefresh = types.BoolUnknown()
@@ -136,10 +138,10 @@ func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *
 }
 
 func (p *viewPlan) indexes(ctx context.Context, diags *diag.Diagnostics) {
-	if p.exists && p.plan.Indexes.Equal(p.state.Indexes) {
+	if p.exists && !p.rebuilt && p.plan.Indexes.Equal(p.state.Indexes) {
 		return
 	}
-	if p.exists && p.plan.Indexes.IsNull() {
+	if p.exists && p.plan.Indexes.IsNull() && !p.state.Indexes.IsNull() {
 		diags.AddAttributeWarning(path.Root("indexes"), "Indexes are no longer managed",
 			"Without the argument Terraform leaves the indexes of the view as they are. To drop them, write indexes = {}.")
 		return
@@ -150,8 +152,8 @@ func (p *viewPlan) indexes(ctx context.Context, diags *diag.Diagnostics) {
 	}
 }
 
-// sameIndexes checks the indexes whose text has changed, and takes those of the
-// same meaning for unchanged.
+// sameIndexes checks the indexes whose text has changed, or all where the view
+// they are on has, and takes those of the same meaning for unchanged.
 func (p *viewPlan) sameIndexes(ctx context.Context, diags *diag.Diagnostics) {
 	if p.pool == nil || p.canonical == "" || p.plan.Indexes.IsNull() || !fullyKnown(ctx, p.plan.Indexes) {
 		return
@@ -160,7 +162,7 @@ func (p *viewPlan) sameIndexes(ctx context.Context, diags *diag.Diagnostics) {
 	planned := p.plan.Indexes.Elements()
 	changed := p.plan.indexes(ctx, diags)
 	for name, x := range planned {
-		if old, ok := before[name]; ok && old.Equal(x) {
+		if old, ok := before[name]; ok && old.Equal(x) && !p.rebuilt {
 			delete(changed, name)
 		}
 	}

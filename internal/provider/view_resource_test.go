@@ -331,6 +331,10 @@ func TestAccViewFailedChange(t *testing.T) {
 				ExpectError: message("Cannot change materialized view job_progress", "division by zero"),
 			},
 			{Config: viewConfig(db, good), ConfigPlanChecks: noChanges, Check: expect(t, db, "SELECT count(*) FROM job_progress", "30")},
+			{ // an index on a column that would be gone
+				Config:      viewConfig(db, good+"  indexes = { i = { keys = [\"job_id\"] } }"),
+				ExpectError: message("Invalid index", `column "job_id" does not exist`),
+			},
 			{
 				PreConfig:   func() { db.Exec(t, "CREATE VIEW over AS SELECT * FROM job_progress") },
 				Config:      viewConfig(db, withDefinition("SELECT id, name FROM jobs")),

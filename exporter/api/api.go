@@ -1,0 +1,144 @@
+// Package api answers over HTTP: rows of materialized views with how fresh they
+// are, the freshness of every view, and the probes. It only reads.
+package api
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matview/terraform-provider-matview/exporter/config"
+)
+
+// DefaultTimeout is how long a request may wait for the database.
+const DefaultTimeout = 10 * time.Second
+
+// Options are what a [Handler] needs.
+type Options struct {
+	Pool *pgxpool.Pool
+	// RealTimePool logs in with the rights of real-time queries and nobody
+	// else's; nil if they are not offered.
+	RealTimePool *pgxpool.Pool
+	Schema       string // of the tables of matview
+	Config       *config.Config
+	Logger       *slog.Logger
+	// Authenticated says that whoever reaches the handler has proved already
+	// who they are, by the web configuration.
+	Authenticated bool
+	// Timeout bounds what a request waits for the database; 0 is
+	// [DefaultTimeout]. Real-time queries have a limit of their own.
+	Timeout time.Duration
+}
+
+// Handler serves /cache/status, the row routes and the probes. Everything else
+// is answered as an unknown route.
+type Handler struct {
+	Options
+	mux    *http.ServeMux
+	routes []*route
+	live   chan struct{} // a token for each real-time query under way
+	said   saidBefore
+}
+
+// New makes a handler. It does not connect.
+func New(o Options) (*Handler, error) {
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
+	h := &Handler{Options: o, mux: http.NewServeMux(), live: make(chan struct{}, max(o.Config.RealTime.MaxConcurrent, 1))}
+	if err := o.checkLogins(); err != nil {
+		return nil, err
+	}
+	h.mux.HandleFunc("/-/healthy", h.get(h.healthy))
+	h.mux.HandleFunc("/-/ready", h.get(h.ready))
+	h.mux.HandleFunc("/cache/status", h.closed(o.Config.Public, h.get(h.cacheStatus)))
+	h.mux.HandleFunc("/cache/status/{view}", h.closed(o.Config.Public, h.get(h.cacheStatusOf)))
+	h.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { h.fail(w, r, unknownRoute()) })
+	for _, c := range o.Config.Routes {
+		r := &route{Route: c}
+		h.routes = append(h.routes, r)
+		h.mux.HandleFunc(c.Pattern(), h.closed(c.Public, h.get(func(w http.ResponseWriter, req *http.Request) error {
+			return h.row(w, req, r)
+		})))
+	}
+	return h, nil
+}
+
+// checkLogins refuses to run other people's SQL with the exporter's own rights.
+func (o Options) checkLogins() error {
+	if o.RealTimePool == nil {
+		return nil
+	}
+	own, live := o.Pool.Config().ConnConfig, o.RealTimePool.Config().ConnConfig
+	if own.User == live.User {
+		return o.Config.RealTime.Errorf("url", "logs in as %q, like the exporter itself; real-time queries need a login of their own, with SELECT on what the views read and no other right", live.User)
+	}
+	return nil
+}
+
+// ServeHTTP implements [http.Handler].
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	// The mux would redirect these, with a page of HTML.
+	if p := r.URL.EscapedPath(); p != "*" && p != path.Clean(p) {
+		h.fail(w, r, unknownRoute())
+		return
+	}
+	h.mux.ServeHTTP(w, r)
+}
+
+// get serves GET and HEAD, and what goes wrong as a problem.
+func (h *Handler) get(serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			h.fail(w, r, methodNotAllowed(r.Method))
+			return
+		}
+		if err := serve(w, r); err != nil {
+			h.fail(w, r, err)
+		}
+	}
+}
+
+// closed asks for credentials unless the route is public.
+func (h *Handler) closed(public bool, serve http.HandlerFunc) http.HandlerFunc {
+	if public || h.Authenticated {
+		return serve
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		if h.Config.Tokens.Empty() {
+			h.fail(w, r, errClosed)
+			return
+		}
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		switch {
+		case !strings.EqualFold(scheme, "Bearer"):
+			w.Header().Set("WWW-Authenticate", `Bearer realm="matview"`)
+			h.fail(w, r, errNoToken)
+		case !h.Config.Tokens.Accept(strings.TrimSpace(token)):
+			w.Header().Set("WWW-Authenticate", `Bearer realm="matview", error="invalid_token"`)
+			h.fail(w, r, errWrongToken)
+		default:
+			serve(w, r)
+		}
+	}
+}
+
+// fail answers with a problem, and logs those that are the server's to mend.
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	var p *problem
+	if !errors.As(err, &p) {
+		p = fromDatabase(err)
+	}
+	if p.Status >= http.StatusInternalServerError && p.cause != nil && h.said.first(p.Type+p.key) {
+		h.Logger.Warn("request failed", "path", r.Pattern, "status", p.Status, "err", p.causeInOneLine())
+	}
+	p.write(w)
+}

@@ -1,0 +1,189 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// liveQuery is a view's own query for one key.
+type liveQuery struct {
+	fingerprint string
+	sql         string
+}
+
+// fingerprintSQL changes with everything that the text of the view's query is
+// made of: its parse tree, and the names of its columns and of what it reads.
+// pg_get_viewdef gives the text itself, but waits while the view is refreshed.
+const fingerprintSQL = `
+SELECT c.oid::text || md5(concat(r.ev_action,
+    (SELECT string_agg(a.attname, ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0),
+    (SELECT string_agg(o.identity, ',' ORDER BY d.refclassid, d.refobjid, d.refobjsubid)
+     FROM pg_catalog.pg_depend AS d CROSS JOIN LATERAL pg_catalog.pg_identify_object(d.refclassid, d.refobjid, d.refobjsubid) AS o
+     WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid)))
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_rewrite AS r ON r.ev_class = c.oid
+WHERE c.oid = $1`
+
+// liveRow answers with what the view's query gives right now.
+func (h *Handler) liveRow(w http.ResponseWriter, req *http.Request, r *route, values []string) error {
+	if h.RealTimePool == nil {
+		return realTimeNotOffered()
+	}
+	select {
+	case h.live <- struct{}{}:
+		defer func() { <-h.live }()
+	default:
+		return tooManyLive()
+	}
+	// A client that hangs up cancels the query.
+	ctx := req.Context()
+	for retried := false; ; retried = true {
+		rel, err := h.relationOf(ctx, r, retried)
+		if err != nil {
+			return err
+		}
+		query, err := h.liveQueryOf(ctx, r, rel)
+		if errors.Is(err, errViewGone) && !retried {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		columns, err := h.readLive(ctx, rel, query, values)
+		if err != nil {
+			return err
+		}
+		if columns == nil {
+			return noSuchRow()
+		}
+		writeBody(w, append(openObject(columns), "\"data_source\":\"real_time\"}\n"...))
+		return nil
+	}
+}
+
+var errViewGone = errors.New("the view is gone")
+
+// liveQueryOf is the route's live query, from memory while nothing has changed.
+func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*liveQuery, error) {
+	// The fingerprint first: a change in between makes the next request ask again.
+	query := &liveQuery{}
+	err := read(ctx, h.Pool, h.Timeout, fingerprintSQL, []any{rel.oid}, func(rows pgx.Rows) error {
+		for rows.Next() {
+			if err := rows.Scan(&query.fingerprint); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	})
+	switch known := r.live.Load(); {
+	case err != nil:
+		return nil, err
+	case query.fingerprint == "":
+		return nil, viewMissing(r.View).because(errViewGone)
+	case known != nil && known.fingerprint == query.fingerprint:
+		return known, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
+	defer cancel()
+	var definition string
+	err = withConn(ctx, h.Pool, func(conn *pgx.Conn) (err error) {
+		definition, err = matview.Definition(ctx, conn, rel.oid)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	query.sql = fmt.Sprintf("SELECT row_to_json(q)::text FROM (\n%s\n) AS q WHERE %s LIMIT 2", definition, rel.condition("q", 1))
+	r.live.Store(query)
+	return query, nil
+}
+
+// loginSQL tells whether the login may run other people's functions: with a
+// superuser's rights they could do anything.
+const loginSQL = `SELECT rolsuper OR EXISTS (
+    SELECT FROM pg_catalog.pg_roles AS s WHERE s.rolsuper AND pg_has_role(r.oid, s.oid, 'MEMBER'))
+FROM pg_catalog.pg_roles AS r WHERE r.rolname = session_user`
+
+// readLive runs the query, read-only and under its timeout. It gives nil if
+// there is no such row.
+func (h *Handler) readLive(ctx context.Context, rel *relation, query *liveQuery, values []string) (columns []byte, err error) {
+	timeout := h.Config.RealTime.StatementTimeout
+	// The backstop of statement_timeout, which each statement has to itself.
+	ctx, cancel := context.WithTimeout(ctx, 2*timeout+grace)
+	defer cancel()
+	err = withConn(ctx, h.RealTimePool, func(conn *pgx.Conn) error {
+		if err := h.beginLive(ctx, conn, rel, values); err != nil {
+			return err
+		}
+		rows, err := conn.Query(ctx, query.sql, asArgs(values)...)
+		if err != nil {
+			return liveError(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			if columns != nil {
+				return ambiguousRow()
+			}
+			if err := rows.Scan(&columns); err != nil {
+				return liveError(err)
+			}
+		}
+		return liveError(rows.Err())
+		// withConn rolls back: there is nothing to commit.
+	})
+	return columns, err
+}
+
+// beginLive opens the transaction and makes sure, before any of the view's
+// query runs, that the login is a plain one and the key of its type.
+func (h *Handler) beginLive(ctx context.Context, conn *pgx.Conn, rel *relation, values []string) error {
+	batch := &pgx.Batch{}
+	begin(batch, h.Config.RealTime.StatementTimeout)
+	var super bool
+	batch.Queue(loginSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&super) })
+	casts := make([]string, len(rel.keys))
+	for i, k := range rel.keys {
+		casts[i] = fmt.Sprintf("$%d::%s IS NULL", i+1, k.typ)
+	}
+	var wrongKey bool
+	batch.Queue("SELECT "+strings.Join(casts, ", "), asArgs(values)...).Query(func(rows pgx.Rows) error {
+		rows.Close()
+		state := postgres.SQLState(rows.Err())
+		wrongKey = strings.HasPrefix(state, "22") || strings.HasPrefix(state, "42")
+		return rows.Err()
+	})
+	err := conn.SendBatch(ctx, batch).Close()
+	switch {
+	case wrongKey:
+		if wrong := h.wrongKey(ctx, rel, values); wrong != nil {
+			return wrong
+		}
+		return err
+	case err != nil:
+		return err
+	case super:
+		return misconfigured(h.Config.RealTime.Errorf("url", "%q is a superuser, or may become one; real-time queries run functions that others wrote: use a login with SELECT on what the views read and no other right",
+			conn.Config().User))
+	}
+	return nil
+}
+
+// liveError is an error of the view's query, if it is not the database's.
+func liveError(err error) error {
+	if err == nil {
+		return nil
+	}
+	p := fromDatabase(err)
+	switch strings.TrimPrefix(p.Type, problemType) {
+	case "internal", "not-installed":
+		return liveQueryFailed(err)
+	}
+	return p
+}

@@ -1,0 +1,220 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/exporter/config"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// route is a row route with what the catalog says about its view.
+type route struct {
+	config.Route
+	relation atomic.Pointer[relation]
+	live     atomic.Pointer[liveQuery]
+}
+
+// relation is a view as a route reads it.
+type relation struct {
+	oid      uint32
+	viewName string
+	sql      string // the view's quoted name
+	keys     []key
+	readAt   time.Time
+}
+
+// key is a column of the unique index that finds the row.
+type key struct {
+	column   string
+	typ      string // a domain's base type: its CHECKs, somebody's functions, must not run here
+	operator string // the index's own: = may mean something else, as for citext
+}
+
+// relationLifetime bounds how long a dropped index or a renamed column may go
+// unnoticed where it makes no error.
+const relationLifetime = 30 * time.Second
+
+// addedFields are what a cached answer adds to the columns.
+var addedFields = []string{"data_source", "cache_refreshed_at", "cache_refresh_duration_ms", "cache_data_as_of"}
+
+// relationSQL gives the view that $1 names, and one row a key column of a unique
+// index whose columns are $2, or a single row without a key. A cast to json
+// that some user made would run as a function of theirs whenever row_to_json
+// meets its type.
+const relationSQL = `
+WITH view AS (
+    SELECT n.view_oid, n.view_name, n.schema_name, n.relation_name
+    FROM %s AS n WHERE n.known_as = $1 ORDER BY n.preference LIMIT 1
+), key AS (
+    SELECT i.indexrelid, i.indrelid, i.indkey, i.indclass
+    FROM pg_catalog.pg_index AS i JOIN view ON i.indrelid = view.view_oid
+    WHERE i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+      AND i.indnkeyatts = cardinality($2::text[])
+      AND NOT EXISTS (
+          SELECT FROM unnest($2::text[]) AS wanted(column_name)
+          WHERE NOT EXISTS (
+              SELECT FROM pg_catalog.pg_attribute AS a
+              WHERE a.attrelid = i.indrelid AND a.attname = wanted.column_name
+                AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])))
+    ORDER BY i.indexrelid LIMIT 1
+), part AS (
+    SELECT a.attname, format_type(base.oid, -1) AS type, format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) AS operator
+    FROM key
+    CROSS JOIN LATERAL unnest(key.indkey::int2[], key.indclass::oid[]) AS k(attnum, opclass)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = key.indrelid AND a.attnum = k.attnum
+    JOIN pg_catalog.pg_opclass AS oc ON oc.oid = k.opclass
+    JOIN pg_catalog.pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
+                                 AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+    JOIN pg_catalog.pg_operator AS o ON o.oid = ao.amopopr
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+    CROSS JOIN LATERAL (
+        WITH RECURSIVE t AS (
+            SELECT oid, typtype, typbasetype FROM pg_catalog.pg_type WHERE oid = a.atttypid
+            UNION ALL
+            SELECT b.oid, b.typtype, b.typbasetype FROM t JOIN pg_catalog.pg_type AS b ON b.oid = t.typbasetype WHERE t.typtype = 'd'
+        )
+        SELECT t.oid FROM t WHERE t.typtype <> 'd'
+    ) AS base
+)
+SELECT view.view_oid, view.view_name, view.schema_name, view.relation_name,
+       (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = view.view_oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+       (SELECT format('%%s of %%s', ca.castfunc::regprocedure, r.rolname)
+        FROM pg_catalog.pg_cast AS ca
+        JOIN pg_catalog.pg_proc AS p ON p.oid = ca.castfunc
+        JOIN pg_catalog.pg_roles AS r ON r.oid = p.proowner AND NOT r.rolsuper
+        WHERE ca.casttarget = 'json'::regtype
+          AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                      WHERE a.attrelid = view.view_oid AND a.attnum > 0 AND a.atttypid >= 16384)
+        LIMIT 1) AS foreign_cast,
+       part.attname::text, part.type, part.operator
+FROM view LEFT JOIN part ON true`
+
+// relationOf is what is known of the route's view; fresh asks the catalog again.
+func (h *Handler) relationOf(ctx context.Context, r *route, fresh bool) (*relation, error) {
+	if known := r.relation.Load(); known != nil && !fresh && time.Since(known.readAt) < relationLifetime {
+		return known, nil
+	}
+	found, err := h.readRelation(ctx, r)
+	if err != nil {
+		r.relation.Store(nil)
+		return nil, err
+	}
+	r.relation.Store(found)
+	return found, nil
+}
+
+func (h *Handler) readRelation(ctx context.Context, r *route) (*relation, error) {
+	found := &relation{readAt: time.Now()}
+	var columns []string
+	var foreignCast *string
+	sql := fmt.Sprintf(relationSQL, postgres.QuoteIdent(h.Schema, "materialized_view_names"))
+	err := read(ctx, h.Pool, h.Timeout, sql, []any{r.View, r.Columns()}, func(rows pgx.Rows) error {
+		var schema, name string
+		var column, typ, operator *string
+		for rows.Next() {
+			if err := rows.Scan(&found.oid, &found.viewName, &schema, &name, &columns, &foreignCast, &column, &typ, &operator); err != nil {
+				return err
+			}
+			found.sql = postgres.QuoteIdent(schema, name)
+			if column != nil {
+				found.keys = append(found.keys, key{*column, *typ, *operator})
+			}
+		}
+		return rows.Err()
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case found.oid == 0:
+		return nil, viewMissing(r.View)
+	}
+	if err := checkRoute(r.Route, found, columns, foreignCast); err != nil {
+		return nil, misconfigured(err)
+	}
+	found.sortKeys(r.Columns())
+	return found, nil
+}
+
+// checkRoute gives the errors of the configuration that only the catalog knows.
+func checkRoute(r config.Route, found *relation, columns []string, foreignCast *string) error {
+	has := make(map[string]bool, len(columns))
+	for _, c := range columns {
+		has[c] = true
+	}
+	var problems []error
+	missing := false
+	for _, c := range r.Columns() {
+		if !has[c] {
+			missing = true
+			problems = append(problems, r.Errorf("path", "the view %s has no column %q", found.viewName, c))
+		}
+	}
+	for _, field := range addedFields {
+		if has[field] {
+			problems = append(problems, r.Errorf("view", "the view %s has a column %q, which the answer adds itself: rename it in the view", found.viewName, field))
+		}
+	}
+	if !missing && len(found.keys) != len(r.Columns()) {
+		problems = append(problems, r.Errorf("path", "the view %s has no unique index on exactly %s (plain columns, without WHERE), so the row could be several and slow to find",
+			found.viewName, "("+strings.Join(r.Columns(), ", ")+")"))
+	}
+	if foreignCast != nil {
+		problems = append(problems, r.Errorf("view", "the view %s has columns of types of this database, and there is a cast to json by the function %s, no superuser: reading the view could run it as the exporter",
+			found.viewName, *foreignCast))
+	}
+	return errors.Join(problems...)
+}
+
+// sortKeys puts the keys into the order of the path, whatever the index's.
+func (rel *relation) sortKeys(columns []string) {
+	sorted := make([]key, 0, len(columns))
+	for _, c := range columns {
+		for _, k := range rel.keys {
+			if k.column == c {
+				sorted = append(sorted, k)
+			}
+		}
+	}
+	rel.keys = sorted
+}
+
+// condition finds the row by its key in alias, with parameters from first on.
+func (rel *relation) condition(alias string, first int) string {
+	parts := make([]string, len(rel.keys))
+	for i, k := range rel.keys {
+		parts[i] = fmt.Sprintf("%s.%s %s $%d::%s", alias, postgres.QuoteIdent(k.column), k.operator, first+i, k.typ)
+	}
+	return strings.Join(parts, " AND ")
+}
+
+// Check gives the errors of the configuration that only the database shows, a
+// [config.Error] each; unreachable is why it could not be asked about some.
+// A view that does not exist is none: it may yet be created.
+func (h *Handler) Check(ctx context.Context) (wrong, unreachable error) {
+	var problems []error
+	for _, r := range h.routes {
+		_, err := h.relationOf(ctx, r, true)
+		var p *problem
+		switch {
+		case err == nil:
+		case errors.As(err, &p) && p.Type == problemType+"misconfigured" && postgres.SQLState(err) == "":
+			problems = append(problems, p.cause)
+		case errors.As(err, &p) && p.Type == problemType+"view-missing":
+			h.Logger.Warn("a route has no view yet", "route", r.Path, "view", r.View)
+		default:
+			unreachable = err
+			if p != nil && p.cause != nil {
+				unreachable = p.cause
+			}
+		}
+	}
+	return errors.Join(problems...), unreachable
+}

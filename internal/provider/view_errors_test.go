@@ -1,0 +1,50 @@
+package provider
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+)
+
+// What is missing at plan may be created by the same apply, so it is no error
+// yet; what is wrong stays wrong.
+func TestPlanErrors(t *testing.T) {
+	conn := viewDatabase(t).Connect(t)
+	for _, c := range []struct {
+		query    string
+		severity diag.Severity
+		detail   string
+	}{
+		{"SELECT id FROM jbs", diag.SeverityWarning, "relation \"jbs\" does not exist (SQLSTATE 42P01)\n\nAt line 1, column 16:\n  SELECT id FROM jbs\n                 ^"},
+		{"SELECT id FROM nowhere.jobs", diag.SeverityWarning, `relation "nowhere.jobs" does not exist`},
+		{"SELECT nowhere.f(id) FROM jobs", diag.SeverityWarning, `schema "nowhere" does not exist (SQLSTATE 3F000)`},
+		{"SELECT f(id) FROM jobs", diag.SeverityWarning, "function f(integer) does not exist"},
+		{"SELECT id::mood FROM jobs", diag.SeverityWarning, `type "mood" does not exist`},
+		{"SELECT nme FROM jobs", diag.SeverityError, `column "nme" does not exist`},
+		{"SELECT id FORM jobs", diag.SeverityError, `syntax error at or near "jobs"`},
+	} {
+		_, err := matview.Normalize(t.Context(), conn, c.query)
+		var diags diag.Diagnostics
+		addPlanError(&diags, "Invalid definition", err)
+		if len(diags) != 1 || diags[0].Severity() != c.severity || !strings.HasPrefix(diags[0].Detail(), c.detail) {
+			t.Errorf("%s: %v, want one of severity %s with %q", c.query, diags, c.severity, c.detail)
+			continue
+		}
+		if on, ok := diags[0].(diag.DiagnosticWithPath); !ok || !on.Path().Equal(path.Root("definition")) {
+			t.Errorf("%s: the diagnostic is not on definition", c.query)
+		}
+	}
+}
+
+func TestExistsDetail(t *testing.T) {
+	got := existsDetail(&matview.ExistsError{Name: matview.Name{Schema: "it's", Relation: `a "b"`}, Kind: "materialized view"})
+	for _, want := range []string{`terraform import ADDRESS '"it'\''s"."a ""b"""'`, `id = "\"it's\".\"a \"\"b\"\"\""`} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+}
