@@ -49,12 +49,12 @@ func script(t *testing.T, db *postgrestest.Database, apiURL, name string) (outpu
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join("testdata/document", name))
+	text, err := os.ReadFile(filepath.Join("testdata", "document", name))
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := os.CopyFS(filepath.Join(dir, "terraform/migrations"), os.DirFS("../examples/job-progress/migrations")); err != nil {
+	if err := os.CopyFS(filepath.Join(dir, "terraform", "migrations"), os.DirFS("../examples/job-progress/migrations")); err != nil {
 		t.Fatal(err)
 	}
 	cmd := osexec.CommandContext(t.Context(), "bash", "-c", string(text))

@@ -44,31 +44,22 @@ func (h *Handler) liveRow(w http.ResponseWriter, req *http.Request, r *route, va
 	}
 	// A client that hangs up cancels the query.
 	ctx := req.Context()
-	for retried := false; ; retried = true {
-		rel, err := h.relationOf(ctx, r, retried)
-		if err != nil {
-			return err
-		}
-		query, err := h.liveQueryOf(ctx, r, rel)
-		if errors.Is(err, errViewGone) && !retried {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		columns, err := h.readLive(ctx, rel, query, values)
-		if err != nil {
-			return err
-		}
-		if columns == nil {
-			return noSuchRow()
-		}
-		writeBody(w, append(openObject(columns), "\"data_source\":\"real_time\"}\n"...))
-		return nil
+	columns, err := h.readLive(ctx, r, values, false)
+	if errors.Is(err, errOutdated) {
+		columns, err = h.readLive(ctx, r, values, true)
 	}
+	if err != nil {
+		return err
+	}
+	if columns == nil {
+		return noSuchRow()
+	}
+	writeBody(w, append(openObject(columns), "\"data_source\":\"real_time\"}\n"...))
+	return nil
 }
 
-var errViewGone = errors.New("the view is gone")
+// errOutdated is within an error that a fresh look at the catalog may mend.
+var errOutdated = errors.New("the view may have changed")
 
 // liveQueryOf is the route's live query, from memory while nothing has changed.
 func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*liveQuery, error) {
@@ -86,7 +77,7 @@ func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*li
 	case err != nil:
 		return nil, err
 	case query.fingerprint == "":
-		return nil, viewMissing(r.View).because(errViewGone)
+		return nil, viewMissing(r.View).because(errOutdated)
 	case known != nil && known.fingerprint == query.fingerprint:
 		return known, nil
 	}
@@ -113,7 +104,15 @@ FROM pg_catalog.pg_roles AS r WHERE r.rolname = session_user`
 
 // readLive runs the query, read-only and under its timeout. It gives nil if
 // there is no such row.
-func (h *Handler) readLive(ctx context.Context, rel *relation, query *liveQuery, values []string) (columns []byte, err error) {
+func (h *Handler) readLive(ctx context.Context, r *route, values []string, fresh bool) (columns []byte, err error) {
+	rel, err := h.relationOf(ctx, r, fresh)
+	if err != nil {
+		return nil, err
+	}
+	query, err := h.liveQueryOf(ctx, r, rel)
+	if err != nil {
+		return nil, err
+	}
 	timeout := h.Config.RealTime.StatementTimeout
 	// The backstop of statement_timeout, which each statement has to itself.
 	ctx, cancel := context.WithTimeout(ctx, 2*timeout+grace)
@@ -152,16 +151,15 @@ func (h *Handler) beginLive(ctx context.Context, conn *pgx.Conn, rel *relation, 
 	for i, k := range rel.keys {
 		casts[i] = fmt.Sprintf("$%d::%s IS NULL", i+1, k.typ)
 	}
-	var wrongKey bool
+	var keyErr error
 	batch.Queue("SELECT "+strings.Join(casts, ", "), asArgs(values)...).Query(func(rows pgx.Rows) error {
 		rows.Close()
-		state := postgres.SQLState(rows.Err())
-		wrongKey = strings.HasPrefix(state, "22") || strings.HasPrefix(state, "42")
+		keyErr = rows.Err()
 		return rows.Err()
 	})
 	err := conn.SendBatch(ctx, batch).Close()
 	switch {
-	case wrongKey:
+	case isDataException(postgres.SQLState(keyErr)):
 		if wrong := h.wrongKey(ctx, rel, values); wrong != nil {
 			return wrong
 		}

@@ -85,7 +85,7 @@ func noSuchView() *problem {
 }
 
 func invalidKey(column, kind string) *problem {
-	return newProblem(http.StatusBadRequest, "invalid-key", "The key is not of the column's type", column+" must be of type "+kind+".")
+	return newProblem(http.StatusBadRequest, "invalid-key", "The key is not of the column's type", column+" must be of type "+kind+".").because(errOutdated)
 }
 
 func invalidParameter(detail string) *problem {

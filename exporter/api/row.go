@@ -94,9 +94,7 @@ func (h *Handler) cachedRow(ctx context.Context, r *route, values []string) (*ca
 				return nil, noSuchRow()
 			}
 			return found, nil
-		case err != nil && !isOutdated(err):
-			return nil, h.explain(ctx, rel, values, err)
-		case retried && err != nil:
+		case err != nil && (retried || !isOutdated(err)):
 			return nil, h.explain(ctx, rel, values, err)
 		case retried:
 			return nil, viewMissing(r.View) // it comes and goes
@@ -105,9 +103,13 @@ func (h *Handler) cachedRow(ctx context.Context, r *route, values []string) (*ca
 }
 
 // isOutdated reports whether err may come from a view that was replaced or
-// altered since its relation was read.
+// altered since its relation was read: then its key may be of another type too.
 func isOutdated(err error) bool {
-	switch postgres.SQLState(err) {
+	state := postgres.SQLState(err)
+	if isDataException(state) {
+		return true
+	}
+	switch state {
 	case postgres.UndefinedTable, postgres.UndefinedColumn, postgres.UndefinedFunction, postgres.UndefinedObject,
 		postgres.InvalidSchemaName, "0A000": // cached plan must not change result type
 		return true
@@ -142,6 +144,10 @@ func asArgs(values []string) []any {
 	return args
 }
 
+// isDataException is what casting a key can raise, and what computing a live
+// row can: invalid_text_representation, numeric_value_out_of_range and so on.
+func isDataException(state string) bool { return strings.HasPrefix(state, "22") }
+
 const notPopulatedState = "55000"
 
 // explain tells an error of the key from one of the view.
@@ -152,7 +158,7 @@ func (h *Handler) explain(ctx context.Context, rel *relation, values []string, e
 		return notPopulated(rel.viewName)
 	case state == postgres.InsufficientRight:
 		return misconfigured(fmt.Errorf("read %s: %w; GRANT SELECT ON %s to the exporter's login, and USAGE on its schema, or make it one of reader_roles", rel.viewName, err, rel.sql))
-	case strings.HasPrefix(state, "22"), strings.HasPrefix(state, "42"):
+	case isDataException(state), strings.HasPrefix(state, "42"):
 		if wrong := h.wrongKey(ctx, rel, values); wrong != nil {
 			return wrong
 		}
@@ -167,7 +173,8 @@ func (h *Handler) wrongKey(ctx context.Context, rel *relation, values []string) 
 			rows.Close()
 			return rows.Err()
 		})
-		if state := postgres.SQLState(err); strings.HasPrefix(state, "22") || strings.HasPrefix(state, "42") {
+		// 42 is what the types of names raise, such as regclass.
+		if state := postgres.SQLState(err); isDataException(state) || strings.HasPrefix(state, "42") {
 			return invalidKey(k.column, k.typ)
 		}
 	}

@@ -23,7 +23,7 @@ func (d *demo) mirror() string       { return filepath.Join(d.dir, "plugins") }
 func (d *demo) terraformDir() string { return filepath.Join(d.dir, "terraform") }
 
 func (d *demo) providerBinary() string {
-	return filepath.Join(d.mirror(), "registry.terraform.io/matview/matview", providerVersion,
+	return filepath.Join(d.mirror(), "registry.terraform.io", "matview", "matview", providerVersion,
 		runtime.GOOS+"_"+runtime.GOARCH, "terraform-provider-matview_v"+providerVersion)
 }
 

@@ -243,6 +243,7 @@ func TestTotalsThatFail(t *testing.T) {
 		{"1/0", "count(*)", "total_jobs is null: division by zero"},
 		{"count(*)", "no_such_column", `total_objects is null: column "no_such_column" does not exist`},
 		{"3000000000", "count(*)", "total_jobs is null: 3000000000 does not fit"},
+		{"n", "count(*)", `total_jobs is null: column "job_progress.n" must appear in the GROUP BY clause`},
 		{"count(*)", "9223372036854775808", "total_objects is null: bigint out of range"},
 		{"nextval('s')", "count(*)", "total_jobs is null: cannot execute nextval() in a read-only transaction"},
 		{"1) FROM jobs; DROP TABLE jobs; SELECT (1", "count(*)", "total_jobs is null: cannot insert multiple commands"},

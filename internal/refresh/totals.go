@@ -68,7 +68,7 @@ func (a *attempt) evaluate(ctx context.Context, tx *pgx.Conn, f facts, expressio
 	}
 	columns := make([]string, len(expressions))
 	values = make([]*int64, len(expressions))
-	targets := make([]any, len(expressions))
+	targets := make([]any, len(expressions), len(expressions)+1)
 	for i, e := range expressions {
 		if e == "" {
 			e = "NULL"
@@ -77,8 +77,10 @@ func (a *attempt) evaluate(ctx context.Context, tx *pgx.Conn, f facts, expressio
 		columns[i] = "(" + e + "\n)::bigint"
 		targets[i] = &values[i]
 	}
-	// By the extended protocol, which takes a single statement only.
-	sql := "SELECT " + strings.Join(columns, ", ") + " FROM " + f.name().SQL()
+	// count(*) makes an expression with a value for each row an error. By the
+	// extended protocol, which takes a single statement only.
+	sql := "SELECT " + strings.Join(columns, ", ") + ", count(*) FROM " + f.name().SQL()
+	targets = append(targets, new(int64))
 	if err := tx.QueryRow(ctx, sql, pgx.QueryExecModeExec).Scan(targets...); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,4 @@
+package api
+
+// LiveSQL is the live query of the n-th route, once one has run.
+func LiveSQL(h *Handler, n int) string { return h.routes[n].live.Load().sql }

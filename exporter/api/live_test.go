@@ -1,0 +1,217 @@
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/matview/terraform-provider-matview/exporter/api"
+	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+)
+
+const readTables = "GRANT SELECT ON jobs, job_objects TO ROLE"
+
+// live is the handler of the jobs with real-time answers.
+func live(t testing.TB, db *postgrestest.Database, more string) (*api.Handler, api.Options) {
+	t.Helper()
+	o := options(t, db.Pool(t), jobsRoute+more)
+	o.RealTimePool = liveLogin(t, db, readTables)
+	return serve(t, o), o
+}
+
+func TestRealTime(t *testing.T) {
+	db := jobs(t)
+	h, _ := live(t, db, "")
+	db.Exec(t, `UPDATE jobs SET status = 'done' WHERE job_id = 'job-3'`)
+	want := `{"job_id":"job-3","status":"done","total":5,"progress_percent":0.0,"data_source":"real_time"}`
+	if got := body(t, h, "/jobs/job-3?real_time=true", http.StatusOK); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	if got := body(t, h, "/jobs/job-3", http.StatusOK); !strings.Contains(got, `"status":"processing"`) {
+		t.Errorf("cached: %s", got)
+	}
+	body(t, h, "/jobs/no-such?real_time=true", http.StatusNotFound)
+	// A row that the view has no more.
+	db.Exec(t, `DELETE FROM job_objects WHERE job_id = 'job-4'; DELETE FROM jobs WHERE job_id = 'job-4'`)
+	body(t, h, "/jobs/job-4?real_time=true", http.StatusNotFound)
+	body(t, h, "/jobs/job-4", http.StatusOK)
+}
+
+// The statement that ran finds its row by the indexes of the tables.
+func TestRealTimePushesTheKeyDown(t *testing.T) {
+	db := jobs(t)
+	h, _ := live(t, db, "")
+	body(t, h, "/jobs/job-3?real_time=true", http.StatusOK)
+	// The counters of the tables say how much was read. They lag, so force them.
+	conn := db.Connect(t)
+	sql := api.LiveSQL(h, 0)
+	rows, err := conn.Query(t.Context(), "EXPLAIN "+strings.ReplaceAll(sql, "$1", "'job-3'"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plan strings.Builder
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			t.Fatal(err)
+		}
+		plan.WriteString(line + "\n")
+	}
+	if rows.Err() != nil || !strings.Contains(plan.String(), "Index Cond: (job_id = 'job-3'::text)") || strings.Contains(plan.String(), "Seq Scan") {
+		t.Errorf("%v, plan:\n%s\nof %s", rows.Err(), plan.String(), sql)
+	}
+}
+
+// The view's query is not asked for while a refresh would block that, and the
+// names in it are those that the catalog has now.
+func TestRealTimeFollowsRenames(t *testing.T) {
+	db := jobs(t)
+	h, _ := live(t, db, "")
+	body(t, h, "/jobs/job-3?real_time=true", http.StatusOK)
+
+	blocker := db.Connect(t)
+	if _, err := blocker.Exec(t.Context(), `BEGIN; REFRESH MATERIALIZED VIEW job_progress`); err != nil {
+		t.Fatal(err)
+	}
+	body(t, h, "/jobs/job-3?real_time=true", http.StatusOK)
+	if _, err := blocker.Exec(t.Context(), `COMMIT`); err != nil {
+		t.Fatal(err)
+	}
+
+	db.Exec(t, `ALTER TABLE jobs RENAME TO jobs_of_old;
+CREATE TABLE jobs (job_id text PRIMARY KEY, status text);
+INSERT INTO jobs VALUES ('job-3', 'of another table');
+ALTER TABLE jobs_of_old RENAME COLUMN status TO state`)
+	if got := body(t, h, "/jobs/job-3?real_time=true", http.StatusOK); !strings.Contains(got, `"status":"processing"`) {
+		t.Errorf("after the table was renamed: %s", got)
+	}
+	db.Exec(t, `ALTER MATERIALIZED VIEW job_progress RENAME COLUMN total TO objects`)
+	if got := body(t, h, "/jobs/job-3?real_time=true", http.StatusOK); !strings.Contains(got, `"objects":5`) {
+		t.Errorf("after a column of the view was renamed: %s", got)
+	}
+	db.Exec(t, `DROP MATERIALIZED VIEW job_progress;
+CREATE MATERIALIZED VIEW job_progress (job_id, n) AS SELECT 5, 6 WHERE true; CREATE UNIQUE INDEX ON job_progress (job_id)`)
+	if got := body(t, h, "/jobs/5?real_time=true", http.StatusOK); got != `{"job_id":5,"n":6,"data_source":"real_time"}` {
+		t.Errorf("after the view was recreated: %s", got)
+	}
+	if got := body(t, h, "/jobs/five?real_time=true", http.StatusBadRequest); !strings.Contains(got, "job_id must be of type integer.") {
+		t.Errorf("a wrong key: %s", got)
+	}
+}
+
+// A function that the view calls can neither write nor outstay its time.
+func TestRealTimeIsReadOnlyAndBounded(t *testing.T) {
+	db := jobs(t)
+	db.Exec(t, `CREATE TABLE written (n int);
+CREATE FUNCTION write_it() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM set_config('transaction_read_only', 'off', true);
+    INSERT INTO public.written VALUES (1); RETURN 1; END $$;
+CREATE FUNCTION take_long() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM set_config('statement_timeout', '0', false);
+    PERFORM pg_sleep(60); RETURN 1; END $$;
+CREATE FUNCTION divide(n int) RETURNS int LANGUAGE sql AS 'SELECT 1 / n';
+CREATE MATERIALIZED VIEW writes AS SELECT 1 AS id, write_it() AS n WITH NO DATA;
+CREATE MATERIALIZED VIEW sleeps AS SELECT 1 AS id, take_long() AS n WITH NO DATA;
+CREATE MATERIALIZED VIEW divides AS SELECT 1 AS id, divide(0) AS n WITH NO DATA;
+CREATE MATERIALIZED VIEW twice AS SELECT id, 1 AS n FROM (VALUES (1), (1)) AS v (id) WITH NO DATA;
+CREATE MATERIALIZED VIEW secret AS SELECT 1 AS id, count(*) AS n FROM pg_authid WITH NO DATA;
+CREATE UNIQUE INDEX ON writes (id); CREATE UNIQUE INDEX ON sleeps (id); CREATE UNIQUE INDEX ON divides (id);
+CREATE UNIQUE INDEX ON twice (id); CREATE UNIQUE INDEX ON secret (id)`)
+	config := "public: true\nreal_time: {url: 'postgres://unused@localhost/x', statement_timeout: 100ms}\nroutes:\n"
+	for _, view := range []string{"writes", "sleeps", "divides", "twice", "secret"} {
+		config += fmt.Sprintf("  - {path: '/%s/{id}', view: %s}\n", view, view)
+	}
+	o := options(t, db.Pool(t), config)
+	o.RealTimePool = liveLogin(t, db, "GRANT INSERT ON written TO ROLE")
+	h := serve(t, o)
+	for path, want := range map[string]struct {
+		status int
+		kind   string
+	}{
+		"/writes/1":  {http.StatusInternalServerError, "live-query-failed"},
+		"/sleeps/1":  {http.StatusGatewayTimeout, "timeout"},
+		"/divides/1": {http.StatusInternalServerError, "live-query-failed"},
+		"/twice/1":   {http.StatusInternalServerError, "ambiguous-row"},
+		"/secret/1":  {http.StatusInternalServerError, "misconfigured"},
+		"/divides/x": {http.StatusBadRequest, "invalid-key"},
+	} {
+		if got := body(t, h, path+"?real_time=true", want.status); !strings.Contains(got, `"urn:matview:error:`+want.kind+`"`) {
+			t.Errorf("%s: %s", path, got)
+		}
+	}
+	conn := db.Connect(t)
+	var n int
+	if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM written").Scan(&n); err != nil || n != 0 {
+		t.Errorf("%d rows were written (%v)", n, err)
+	}
+}
+
+// Real-time queries run other people's functions: never with much power.
+func TestRealTimeLogin(t *testing.T) {
+	db := jobs(t)
+	o := options(t, db.Pool(t), jobsRoute+"real_time:\n  url: postgres://unused@localhost/x\n")
+	o.RealTimePool = db.Pool(t)
+	if _, err := api.New(o); err == nil || !strings.Contains(err.Error(), "matview.yml:6: real_time.url: logs in as") {
+		t.Errorf("the exporter's own login: %v", err)
+	}
+	for name, options := range map[string]string{"a superuser": "SUPERUSER", "a member of one": "IN ROLE " + db.Pool(t).Config().ConnConfig.User} {
+		role, password := db.Role(t, options)
+		o.RealTimePool = login(t, db, role, password)
+		if got := body(t, serve(t, o), "/jobs/job-1?real_time=true", http.StatusInternalServerError); !strings.Contains(got, "misconfigured") {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+func TestRealTimeLimit(t *testing.T) {
+	db := jobs(t)
+	h, _ := live(t, db, "real_time: {url: 'postgres://unused@localhost/x', max_concurrent: 1, statement_timeout: 30s}\n")
+	body(t, h, "/jobs/job-1?real_time=true", http.StatusOK)
+	// One query waits for a lock, so that the next finds no place.
+	blocker := db.Connect(t)
+	if _, err := blocker.Exec(t.Context(), `BEGIN; LOCK TABLE jobs`); err != nil {
+		t.Fatal(err)
+	}
+	var first sync.WaitGroup
+	first.Go(func() { body(t, h, "/jobs/job-1?real_time=true", http.StatusOK) })
+	waitForLock(t, db)
+	w := get(t, h, "/jobs/job-1?real_time=true")
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") != "1" || !strings.Contains(w.Body.String(), "too-many-live-queries") {
+		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+	}
+	body(t, h, "/jobs/job-1", http.StatusOK)
+	if _, err := blocker.Exec(t.Context(), `COMMIT`); err != nil {
+		t.Fatal(err)
+	}
+	first.Wait()
+}
+
+// waitForLock returns once somebody in the database waits for a lock.
+func waitForLock(t *testing.T, db *postgrestest.Database) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	conn := db.Connect(t)
+	for waiting := false; !waiting; {
+		err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')").Scan(&waiting)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What row security hides from the real-time login it does not see, though the
+// view, filled by its owner, has it. That is documented, hence kept.
+func TestRealTimeRowSecurity(t *testing.T) {
+	db := jobs(t)
+	h, o := live(t, db, "")
+	db.Exec(t, `ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON jobs TO `+o.RealTimePool.Config().ConnConfig.User+` USING (job_id = 'job-1')`)
+	body(t, h, "/jobs/job-1?real_time=true", http.StatusOK)
+	body(t, h, "/jobs/job-2?real_time=true", http.StatusNotFound)
+	body(t, h, "/jobs/job-2", http.StatusOK)
+}
