@@ -101,8 +101,7 @@ func Load(name string, getenv func(string) string) (*Config, error) {
 		}
 		c.Routes = append(c.Routes, route)
 	}
-	problems = append(problems, collisions(c.Routes))
-	problems = append(problems, c.readRealTime(written, document, getenv))
+	problems = append(problems, collisions(c.Routes), c.readRealTime(written, document, getenv))
 	if tokens := written.Auth.BearerTokensFile; tokens != "" {
 		if !filepath.IsAbs(tokens) {
 			tokens = filepath.Join(filepath.Dir(name), tokens)

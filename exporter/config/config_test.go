@@ -48,7 +48,7 @@ func TestLoadInvalid(t *testing.T) {
 		"real-time": {
 			`:3: real_time.statement_timeout: "5" is not a duration of at least 1ms, as in 5s`,
 			`:4: real_time.max_concurrent: must be from 1 to 1000`,
-			`:2: real_time.url: connection settings of PostgreSQL: the url does not parse; percent-encode special characters of user and password`,
+			`:2: real_time.url: connection settings of PostgreSQL: …`,
 		},
 		"real-time-url":  {`:2: real_time.url: is required here, or MATVIEW_REAL_TIME_URL in the environment`},
 		"tokens-missing": {`:2: auth.bearer_tokens_file: read the bearer tokens: open testdata/no-such-file: no such file or directory`},
@@ -65,7 +65,13 @@ func TestLoadInvalid(t *testing.T) {
 			for i := range want {
 				want[i] = file + want[i]
 			}
-			if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
+			got := strings.Split(err.Error(), "\n")
+			for i, line := range got {
+				if before, _, found := strings.Cut(line, "settings of PostgreSQL: "); found {
+					got[i] = before + "settings of PostgreSQL: …" // package postgres tests its own words
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("errors (-want +got):\n%s", diff)
 			}
 			if strings.Contains(err.Error(), "s3cr") {
