@@ -261,6 +261,19 @@ func TestRunWithBadConfig(t *testing.T) {
 	}
 }
 
+func TestRunWithRoutesThatDoNotFitTheView(t *testing.T) {
+	db := installed(t)
+	db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS id`)
+	file := filepath.Join(t.TempDir(), "exporter.yml")
+	if err := os.WriteFile(file, []byte("routes:\n  - path: /v/{id}\n    view: v\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := exec(t, db.URL(), "run", "--config.file="+file)
+	if code != exitFailed || !strings.Contains(stderr, "exporter.yml:2") || !strings.Contains(stderr, "unique index") {
+		t.Errorf("exit %d, %s, want the file, the line and the missing index", code, stderr)
+	}
+}
+
 func TestNoSchedulerObservesOnly(t *testing.T) {
 	db := installed(t)
 	db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS id; INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '1 s')`)

@@ -47,9 +47,13 @@ func (a *app) addRun(cli *kingpin.Application, commands map[string]command) {
 	commands[c.FullCommand()] = func(ctx context.Context) int { return a.run(ctx, f) }
 }
 
-// spareConnections are for the heartbeat, the scheduler's own statements,
-// scrapes and the API, beside one for each refresh.
-const spareConnections = 8
+// spareConnections are for the heartbeat and the scheduler's own statements,
+// beside one for each refresh. Readers have a pool of their own, so that many of
+// them never hold up a refresh.
+const (
+	spareConnections = 4
+	readConnections  = 10
+)
 
 func (a *app) run(ctx context.Context, f runFlags) int {
 	if f.maxConcurrent < 1 {
@@ -60,6 +64,9 @@ func (a *app) run(ctx context.Context, f runFlags) int {
 		return a.fail(exitFailed, err)
 	}
 	defer d.close()
+	if err := d.checkRoutes(ctx); err != nil {
+		return a.fail(exitFailed, err)
+	}
 	if err := d.serve(ctx); err != nil {
 		return a.fail(exitFailed, err)
 	}
@@ -71,9 +78,11 @@ func (a *app) run(ctx context.Context, f runFlags) int {
 type daemon struct {
 	*app
 	flags    runFlags
-	pool     *pgxpool.Pool
+	pool     *pgxpool.Pool // of the scheduler
+	readers  *pgxpool.Pool // of metrics and API
 	realTime *pgxpool.Pool // nil: not offered
 	counters *metrics.Counters
+	reads    *api.Handler
 	server   *http.Server
 }
 
@@ -91,6 +100,9 @@ func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) 
 		return nil, err
 	}
 	if d.pool, err = a.open(ctx, f.maxConcurrent+spareConnections); err != nil {
+		return nil, err
+	}
+	if d.readers, err = a.open(ctx, readConnections); err != nil {
 		return nil, err
 	}
 	if routes.RealTime.URL != "" {
@@ -113,6 +125,18 @@ func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) 
 	return d, nil
 }
 
+// checkRoutes compares the routes with the views, if the database can be
+// reached; else the routes are checked when they are first used.
+func (d *daemon) checkRoutes(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	wrong, unreachable := d.reads.Check(ctx)
+	if unreachable != nil {
+		d.logger.Warn("cannot check the routes yet", "err", postgres.Message(unreachable))
+	}
+	return wrong
+}
+
 // scrapeTimeout is below Prometheus's default of 10 s, so that a slow database
 // shows as matview_up 0 and not as a failed scrape.
 const scrapeTimeout = 8 * time.Second
@@ -122,15 +146,15 @@ func (d *daemon) handler(routes *config.Config) (http.Handler, error) {
 	registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("matview_exporter"),
-		metrics.New(d.pool, d.schema, scrapeTimeout, d.logger),
+		metrics.New(d.readers, d.schema, scrapeTimeout, d.logger),
 	)
 	d.counters = metrics.NewCounters(registry)
 	authenticated, err := webAuthenticates(*d.flags.web.WebConfigFile)
 	if err != nil {
 		return nil, err
 	}
-	reads, err := api.New(api.Options{
-		Pool: d.pool, RealTimePool: d.realTime, Schema: d.schema, Config: routes, Logger: d.logger,
+	d.reads, err = api.New(api.Options{
+		Pool: d.readers, RealTimePool: d.realTime, Schema: d.schema, Config: routes, Logger: d.logger,
 		Authenticated: authenticated,
 	})
 	if err != nil {
@@ -147,7 +171,7 @@ func (d *daemon) handler(routes *config.Config) (http.Handler, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/", reads)
+	mux.Handle("/", d.reads)
 	mux.Handle("GET /{$}", landing)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		Registry: registry, ErrorLog: slog.NewLogLogger(d.logger.Handler(), slog.LevelError),
@@ -222,7 +246,7 @@ func (d *daemon) schedule(ctx context.Context) {
 }
 
 func (d *daemon) close() {
-	for _, pool := range []*pgxpool.Pool{d.pool, d.realTime} {
+	for _, pool := range []*pgxpool.Pool{d.pool, d.readers, d.realTime} {
 		if pool != nil {
 			pool.Close()
 		}

@@ -4,6 +4,7 @@ package metrics
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,6 +56,9 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 var up = describe("up", "Whether the last scrape could read the freshness of the views (1) or the database was away (0)")
 
+// Not among the gauges: while the database is away nobody knows.
+var inProgress = describe("refresh_in_progress", "Whether a refresh is running (1), by any exporter", "view")
+
 var gauges = []gauge{
 	{describe("last_refresh_timestamp_seconds", "When the last recorded refresh finished, in Unix time", "view"), func(v freshness.View, _ time.Duration) *float64 {
 		return unix(v.LastRefreshedAt)
@@ -86,9 +90,6 @@ var gauges = []gauge{
 	}},
 	{describe("consecutive_failures", "Attempts that failed since the last that succeeded", "view"), func(v freshness.View, _ time.Duration) *float64 {
 		return value(float64(v.ConsecutiveFailures))
-	}},
-	{describe("refresh_in_progress", "Whether a refresh is running (1), by any exporter", "view"), func(v freshness.View, _ time.Duration) *float64 {
-		return flag(v.RefreshInProgress)
 	}},
 	{describe("next_refresh_timestamp_seconds", "When the next scheduled refresh is due, in Unix time", "view"), func(v freshness.View, _ time.Duration) *float64 {
 		return unix(v.NextRunAt)
@@ -139,6 +140,7 @@ func unix(t *time.Time) *float64 {
 // Describe implements [prometheus.Collector].
 func (c *Collector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- up
+	descs <- inProgress
 	for _, g := range gauges {
 		descs <- g.desc
 	}
@@ -150,10 +152,14 @@ func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
 	metrics <- prometheus.MustNewConstMetric(up, prometheus.GaugeValue, *flag(now.up))
 	sinceRead := time.Since(now.readAt)
 	for _, v := range now.views {
+		view := strings.ToValidUTF8(v.Name, "\uFFFD") // of a database without an encoding
 		for _, g := range gauges {
 			if n := g.value(v, sinceRead); n != nil {
-				metrics <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, *n, v.Name)
+				metrics <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, *n, view)
 			}
+		}
+		if now.up {
+			metrics <- prometheus.MustNewConstMetric(inProgress, prometheus.GaugeValue, *flag(v.RefreshInProgress), view)
 		}
 	}
 }

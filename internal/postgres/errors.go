@@ -53,8 +53,9 @@ func Message(err error) string {
 	}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		// Keep what our own code wrapped around the server's error.
-		return oneLine(strings.Replace(err.Error(), pgErr.Error(), serverMessage(pgErr), 1))
+		// Keep what our own code wrapped around the server's error, but not pgx.
+		text := strings.Replace(err.Error(), pgErr.Error(), serverMessage(pgErr), 1)
+		return oneLine(strings.ReplaceAll(text, "error preprocessing batch (prepare): ", ""))
 	}
 	return oneLine(err.Error())
 }
