@@ -13,19 +13,23 @@ import (
 )
 
 type checkFlags struct {
-	views  []string
-	maxAge time.Duration
+	views       []string
+	maxAge      time.Duration
+	maxAgeGiven bool
 }
 
 func (a *app) addCheck(cli *kingpin.Application, commands map[string]command) {
 	var f checkFlags
 	c := cli.Command("check", "Say which views are fresh and which are stale. Exits with 0 if all are fresh, 1 if one is stale, of unknown age or never refreshed, 2 if it could not tell.")
-	c.Flag("max-age", "The oldest data, by its as-of, that counts as fresh. By default each view's own limit from its schedule.").DurationVar(&f.maxAge)
+	c.Flag("max-age", "The oldest data, by its as-of, that counts as fresh. By default each view's own limit from its schedule.").IsSetByUser(&f.maxAgeGiven).DurationVar(&f.maxAge)
 	c.Arg("view", "Views to check; without any, those that have a schedule or a row in the refresh log.").StringsVar(&f.views)
 	commands[c.FullCommand()] = func(ctx context.Context) int { return a.check(ctx, f) }
 }
 
 func (a *app) check(ctx context.Context, f checkFlags) int {
+	if f.maxAgeGiven && f.maxAge <= 0 {
+		return a.fail(exitUnknown, fmt.Errorf("--max-age=%s is no age; give a duration such as 5m", f.maxAge))
+	}
 	pool, err := a.open(ctx, 1)
 	if err != nil {
 		return a.fail(exitUnknown, err)
@@ -100,6 +104,8 @@ func judge(v freshness.View, maxAge time.Duration) (verdict string, fresh bool) 
 		return "fresh, " + age, true
 	case v.StaleReason != nil:
 		return stale(fmt.Sprintf("%s of %s", *v.StaleReason, seconds(*v.MaxStalenessSeconds)))
+	case v.MaxStalenessSeconds == nil:
+		return "not known to be stale, as it has no schedule and no --max-age was given, " + age, true
 	default:
 		return "fresh, " + age, true
 	}

@@ -20,6 +20,8 @@ CREATE TABLE IF NOT EXISTS materialized_view_refresh_schedule (
     -- The longest time between two runs. Only a program that understands cron
     -- can tell, so Terraform or the exporter fills it in.
     longest_gap       INTERVAL,
+    -- A schedule that is removed and made again is a new one.
+    created_at        TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT materialized_view_refresh_schedule_one_of CHECK (num_nonnulls(cron, every, target_staleness) = 1)
 );
 

@@ -32,7 +32,9 @@ CREATE OR REPLACE VIEW materialized_view_names AS
                c.relname AS relation_name,
                CASE WHEN n.nspname = 'public' THEN quote_ident(c.relname)
                     ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END AS view_name,
-               n.nspname = 'public' OR count(*) OVER (PARTITION BY c.relname) = 1 AS bare
+               n.nspname = 'public' OR count(*) OVER (PARTITION BY c.relname) = 1 AS bare,
+               -- "a.b".c and a."b.c" are both a.b.c without quotes, which says nothing then.
+               count(*) OVER (PARTITION BY n.nspname || '.' || c.relname) = 1 AS distinct_unquoted
         FROM pg_class AS c
         JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.relkind = 'm'
@@ -42,7 +44,7 @@ CREATE OR REPLACE VIEW materialized_view_names AS
     CROSS JOIN LATERAL (
         SELECT v.view_name AS known_as, 0 AS preference
         UNION ALL SELECT quote_ident(v.schema_name) || '.' || quote_ident(v.relation_name), 1
-        UNION ALL SELECT v.schema_name || '.' || v.relation_name, 2
+        UNION ALL SELECT v.schema_name || '.' || v.relation_name, 2 WHERE v.distinct_unquoted
         UNION ALL SELECT quote_ident(v.relation_name), 3 WHERE v.bare
         UNION ALL SELECT v.relation_name::text, 4 WHERE v.bare
     ) AS k;
@@ -128,6 +130,8 @@ CREATE OR REPLACE VIEW materialized_view_freshness AS
         SELECT k.*,
                CASE
                    WHEN k.view_oid IS NULL OR NOT k.is_populated OR k.log_name IS NULL THEN NULL
+                   -- Recorded before the clock was set back: how long ago, nobody knows.
+                   WHEN k.is_intact AND k.recorded_as_of > k.now THEN NULL
                    -- Nobody refreshed it since we did, whatever the log says.
                    WHEN k.is_intact THEN k.recorded_as_of
                    WHEN k.is_ours THEN NULL
@@ -147,7 +151,9 @@ CREATE OR REPLACE VIEW materialized_view_freshness AS
                    WHEN j.log_name IS NULL THEN 'never_refreshed'
                    WHEN j.is_ours AND NOT j.is_same_view THEN 'recreated'
                    WHEN j.is_ours AND NOT j.is_intact THEN 'changed_outside'
-                   WHEN j.data_as_of IS NULL THEN 'unverified'
+                   -- A cron schedule that nobody has made sense of yet has no limit,
+                   -- and must not look fresh for ever.
+                   WHEN j.data_as_of IS NULL OR j.schedule_name IS NOT NULL AND j.max_staleness IS NULL THEN 'unverified'
                    WHEN j.now - j.data_as_of > j.max_staleness THEN 'older_than_max_staleness'
                END AS stale_reason
         FROM judged AS j

@@ -66,7 +66,12 @@ func apply(ctx context.Context, tx pgx.Tx, schema string) error {
 	if err := checkLog(ctx, tx, schema); err != nil {
 		return err
 	}
-	return applyFiles(ctx, tx, schema)
+	err := applyFiles(ctx, tx, schema)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "42501" { // insufficient privilege
+		return fmt.Errorf("%w; do this as the owner of what is installed already, or as a role that may create tables there", err)
+	}
+	return err
 }
 
 // exclusively runs do in a transaction of its own while no other change of this

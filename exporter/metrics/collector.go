@@ -4,7 +4,6 @@ package metrics
 import (
 	"context"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -152,7 +151,7 @@ func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
 	metrics <- prometheus.MustNewConstMetric(up, prometheus.GaugeValue, *flag(now.up))
 	sinceRead := time.Since(now.readAt)
 	for _, v := range now.views {
-		view := strings.ToValidUTF8(v.Name, "\uFFFD") // of a database without an encoding
+		view := label(v.Name)
 		for _, g := range gauges {
 			if n := g.value(v, sinceRead); n != nil {
 				metrics <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, *n, view)

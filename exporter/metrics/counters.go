@@ -1,8 +1,10 @@
 package metrics
 
 import (
+	"strconv"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -37,6 +39,15 @@ func NewCounters(reg prometheus.Registerer) *Counters {
 	return c
 }
 
+// label is a view's name as a label, which must be UTF-8: a database in SQL_ASCII
+// has names that are not. Their bytes are written out, so that no two become one.
+func label(view string) string {
+	if utf8.ValidString(view) {
+		return view
+	}
+	return strconv.QuoteToASCII(view)
+}
+
 // Init makes the series of every scheduled view, and removes those of views that
 // are scheduled no longer.
 func (c *Counters) Init(views []string) {
@@ -44,6 +55,7 @@ func (c *Counters) Init(views []string) {
 	defer c.mu.Unlock()
 	scheduled := make(map[string]struct{}, len(views))
 	for _, view := range views {
+		view = label(view)
 		scheduled[view] = struct{}{}
 		for _, counter := range c.perView() {
 			counter.WithLabelValues(view)
@@ -68,6 +80,7 @@ func (c *Counters) perView() []*prometheus.CounterVec {
 func (c *Counters) Observe(view, method, outcome string, duration time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	view = label(view)
 	if _, scheduled := c.views[view]; !scheduled {
 		return // its schedule was removed while it ran
 	}

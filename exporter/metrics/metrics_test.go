@@ -207,6 +207,7 @@ func TestOverlappingScrapesShareAStatement(t *testing.T) {
 func TestCounters(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	c := metrics.NewCounters(reg)
+	c.Init([]string{"caf\xe9"})
 	c.Init([]string{"a", "b"})
 	c.Observe("a", "concurrently", "succeeded", time.Second)
 	c.Observe("a", "auto", "failed", time.Second)

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -40,7 +41,7 @@ func (s *Scheduler) RefreshDue(ctx context.Context, view string) (result refresh
 		return refresh.Result{}, false, err
 	}
 	result, err = s.Refresher.Refresh(ctx, claims[0].request())
-	if err != nil {
+	if err != nil && !errors.Is(err, refresh.ErrTakenOver) {
 		s.backOff(ctx, claims[0])
 	}
 	return result, true, err

@@ -11,10 +11,10 @@ import (
 )
 
 // listener waits for notifications of changed schedules.
-type listener struct{ connected atomic.Bool }
+type listener struct{ arrives atomic.Bool }
 
 func (l *listener) pollInterval() time.Duration {
-	if l.connected.Load() {
+	if l.arrives.Load() {
 		return pollInterval
 	}
 	return pollWithoutNotify
@@ -28,7 +28,7 @@ func (s *Scheduler) listen(ctx context.Context) *listener {
 	go func() {
 		for ctx.Err() == nil {
 			err := s.receive(ctx, l)
-			l.connected.Store(false)
+			l.arrives.Store(false)
 			if ctx.Err() == nil {
 				s.Logger.Debug("lost the connection that waits for changed schedules", "err", err)
 			}
@@ -56,12 +56,16 @@ func (s *Scheduler) receive(ctx context.Context, l *listener) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+schedule.Channel); err != nil {
 		return err
 	}
-	l.connected.Store(true)
-	s.wakeUp()
+	// A pooler in transaction mode takes LISTEN and delivers nothing: only a
+	// notification that has come says that they come.
+	if _, err := s.Pool.Exec(ctx, "SELECT pg_notify($1, '')", schedule.Channel); err != nil {
+		return err
+	}
 	for {
 		if _, err := conn.WaitForNotification(ctx); err != nil {
 			return err
 		}
+		l.arrives.Store(true)
 		s.wakeUp()
 	}
 }

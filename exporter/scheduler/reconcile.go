@@ -27,7 +27,7 @@ type planned struct {
 }
 
 // As seconds, since the text of an interval depends on the session.
-const specSQL = `concat_ws('|', s.method, s.cron, extract(epoch FROM s.every), extract(epoch FROM s.target_staleness), s.time_zone, extract(epoch FROM s.jitter))`
+const specSQL = `concat_ws('|', s.method, s.cron, extract(epoch FROM s.every), extract(epoch FROM s.target_staleness), s.time_zone, extract(epoch FROM s.jitter), extract(epoch FROM s.created_at))`
 
 const changedSQL = `
 SELECT ` + schedule.Columns + `, ` + specSQL + `, s.longest_gap IS NOT NULL, clock_timestamp()

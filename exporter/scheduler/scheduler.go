@@ -65,7 +65,7 @@ const (
 	tickTimeout = 30 * time.Second
 	maxRetry    = 10 * time.Second
 	// shortestWait keeps the loop from spinning on what another exporter holds.
-	shortestWait = 10 * time.Millisecond
+	shortestWait = 50 * time.Millisecond
 )
 
 // Run schedules until ctx ends. It then claims nothing more, waits for running
@@ -193,6 +193,10 @@ func (s *Scheduler) refresh(ctx context.Context, c claim) {
 	log := s.Logger.With("view", c.view, "trigger", refresh.TriggerSchedule)
 	if err != nil {
 		s.Observer.Observe(c.view, c.row.Method, "failed", time.Since(began))
+		if errors.Is(err, refresh.ErrTakenOver) {
+			log.Warn("another exporter has taken this refresh over", "err", postgres.Message(err))
+			return
+		}
 		log.Error("refresh failed", "method", c.row.Method, "duration", time.Since(began).Round(time.Millisecond), "err", postgres.Message(err))
 		s.backOff(ctx, c)
 		return

@@ -115,6 +115,17 @@ func (d *demo) load(ctx context.Context) error {
 	return want("jobs and objects", [2]int{jobs, objects}, [2]int{150, 1_250_000})
 }
 
+// exec runs SQL as the owner of the application's tables.
+func (d *demo) exec(ctx context.Context, sql string) error {
+	conn, err := pgx.Connect(ctx, d.url(admin, d.adminPassword))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
 func (d *demo) url(user, password string) string {
 	return fmt.Sprintf("postgres://%s:%s@%s:%d/%s?sslmode=disable", user, password, d.server.Host(), d.server.Port(), database)
 }

@@ -15,9 +15,14 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 func (d *demo) startExporter(ctx context.Context) error {
+	if err := d.assertFewRights(ctx); err != nil {
+		return err
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -48,6 +53,29 @@ func (d *demo) startExporter(ctx context.Context) error {
 		return fmt.Errorf("%w\n%s", err, d.exporterLog())
 	}
 	say("Ready at %s.", d.api)
+	return nil
+}
+
+// assertFewRights: neither login is a superuser or may become one, nor write the
+// application's tables.
+func (d *demo) assertFewRights(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, d.server.URL(database))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	for _, login := range []string{"matview_exporter", "matview_real_time"} {
+		var super, writes bool
+		err := conn.QueryRow(ctx, `
+SELECT EXISTS (SELECT FROM pg_roles WHERE rolsuper AND pg_has_role($1, oid, 'MEMBER')), has_table_privilege($1, 'jobs', 'INSERT, UPDATE, DELETE')`,
+			login).Scan(&super, &writes)
+		if err != nil {
+			return err
+		}
+		if super || writes {
+			return fmt.Errorf("%s has more rights than it needs: superuser %v, writes jobs %v", login, super, writes)
+		}
+	}
 	return nil
 }
 
@@ -159,9 +187,21 @@ func (p progress) plausible() error {
 	return nil
 }
 
+// showRealTime changes an object first, so that the two answers differ until the
+// next refresh.
 func (d *demo) showRealTime(ctx context.Context) error {
-	var p progress
+	var before, p progress
+	if err := d.getJSON(ctx, job+"?real_time=true", &before); err != nil {
+		return err
+	}
+	if err := d.exec(ctx, "UPDATE job_objects SET state = 'failed' WHERE (job_id, object_id) = (SELECT job_id, min(object_id) FROM job_objects WHERE job_id = 'job-007' AND state = 'succeeded' GROUP BY job_id)"); err != nil {
+		return err
+	}
+	say("One of its objects fails:")
 	if err := d.getJSON(ctx, job+"?real_time=true", &p); err != nil {
+		return err
+	}
+	if err := want("failed objects in real time", p.Failed, before.Failed+1); err != nil {
 		return err
 	}
 	if p.CacheRefreshedAt != nil || p.CacheRefreshDurMS != nil || p.CacheDataAsOf != nil {
@@ -253,6 +293,9 @@ func (d *demo) showCheck(ctx context.Context) error {
 	out, err := output(ctx, "", env, d.exporterBinary(), "check", "--max-age=5m", "job_progress")
 	if err != nil {
 		return err
+	}
+	if !strings.HasPrefix(out, "job_progress: fresh, data as of ") {
+		return fmt.Errorf("check says %s", out)
 	}
 	say("matview-exporter check --max-age=5m job_progress")
 	say("%s(exit 0)", strings.Replace(out, "\n", " ", 1))

@@ -5,6 +5,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"strconv"
@@ -63,6 +64,11 @@ func (c Config) PoolConfig() (*pgxpool.Config, error) {
 		config.MaxConns = int32(c.MaxConnections) //nolint:gosec // validated where it is set
 	}
 	config.MaxConnIdleTime = maxIdle
+	// A server that has gone without a word is noticed within half a minute.
+	config.ConnConfig.DialFunc = (&net.Dialer{
+		Timeout:         config.ConnConfig.ConnectTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4},
+	}).DialContext
 	// Ending a context ends the statement on the server too, not only our wait
 	// for it: a refresh that goes on alone would keep its locks.
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {

@@ -114,4 +114,13 @@ func connectCause(e *pgconn.ConnectError) string {
 	return causes[len(causes)-1]
 }
 
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// oneLine joins lines as sentences are joined: errors.Join puts each on its own.
+func oneLine(s string) string {
+	var lines []string
+	for line := range strings.Lines(s) {
+		if words := strings.Fields(line); len(words) > 0 {
+			lines = append(lines, strings.Join(words, " "))
+		}
+	}
+	return strings.Join(lines, "; ")
+}

@@ -138,7 +138,7 @@ func TestMessageOfServer(t *testing.T) {
 }
 
 func TestMessageOfOthers(t *testing.T) {
-	wantMessage(t, postgres.Message(errors.New("one\n  two")), "one two")
+	wantMessage(t, postgres.Message(errors.New("one\n  two")), "one; two")
 	if got := postgres.SQLState(errors.New("x")); got != "" {
 		t.Errorf("SQLSTATE %s", got)
 	}

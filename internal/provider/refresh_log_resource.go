@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-timetypes/timetypes"
+	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/types"
@@ -54,13 +55,18 @@ func (r *refreshLogResource) Configure(_ context.Context, req resource.Configure
 // ModifyPlan fills in what is known before apply: the schema, and the version
 // that this provider installs.
 func (r *refreshLogResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
-	if req.Plan.Raw.IsNull() || r.client == nil {
+	var state *refreshLogModel
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	if req.Plan.Raw.IsNull() {
+		// At plan: an apply would first have destroyed what depends on the log.
+		state.refuseDestroy(&resp.Diagnostics)
+		return
+	}
+	if r.client == nil {
 		return
 	}
 	var plan refreshLogModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
-	var state *refreshLogModel
-	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
 	schema := r.client.planSchema(ctx, req.Config, path.Root("schema"), &resp.Diagnostics)
 	if resp.Diagnostics.HasError() {
 		return
@@ -72,6 +78,7 @@ func (r *refreshLogResource) ModifyPlan(ctx context.Context, req resource.Modify
 		plan.Version = types.Int64Value(max(plan.Version.ValueInt64(), state.Version.ValueInt64()))
 		if !state.Schema.Equal(plan.Schema) {
 			resp.RequiresReplace = append(resp.RequiresReplace, path.Root("schema"))
+			state.refuseDestroy(&resp.Diagnostics)
 		}
 	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
@@ -139,6 +146,17 @@ func (r *refreshLogResource) Update(ctx context.Context, req resource.UpdateRequ
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 }
 
+// refuseDestroy says why, where the state has deletion_protection.
+func (m *refreshLogModel) refuseDestroy(diags *diag.Diagnostics) (refused bool) {
+	if m == nil || !m.DeletionProtection.ValueBool() {
+		return false
+	}
+	diags.AddAttributeError(path.Root("deletion_protection"), "The refresh log is protected from deletion",
+		fmt.Sprintf("Destroying it drops the schedules, the refresh history and the record of how fresh each view is in schema %q. "+
+			"To do that, set deletion_protection to false and apply first.", m.Schema.ValueString()))
+	return true
+}
+
 func (r *refreshLogResource) Delete(ctx context.Context, req resource.DeleteRequest, resp *resource.DeleteResponse) {
 	var state refreshLogModel
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
@@ -147,13 +165,10 @@ func (r *refreshLogResource) Delete(ctx context.Context, req resource.DeleteRequ
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	schema := state.Schema.ValueString()
-	if state.DeletionProtection.ValueBool() {
-		resp.Diagnostics.AddAttributeError(path.Root("deletion_protection"), "The refresh log is protected from deletion",
-			fmt.Sprintf("Destroying it drops the schedules, the refresh history and the record of how fresh each view is in schema %q. "+
-				"To do that, set deletion_protection to false and apply first.", schema))
+	if state.refuseDestroy(&resp.Diagnostics) {
 		return
 	}
+	schema := state.Schema.ValueString()
 	err := r.client.withConn(ctx, func(conn *pgx.Conn) error {
 		return migrations.Uninstall(ctx, conn, schema, state.roles(), len(created) > 0)
 	})

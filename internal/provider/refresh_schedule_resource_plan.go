@@ -119,7 +119,7 @@ func (m refreshScheduleModel) checkTotals(ctx context.Context, pool *pgxpool.Poo
 			diags.AddAttributeWarning(attribute, "The expression was not checked",
 				fmt.Sprintf("%s is being refreshed at the moment. If the expression is wrong, the refresh records null and a warning.", target.ViewName))
 		default:
-			diags.AddAttributeError(attribute, "Invalid expression over "+target.ViewName, postgres.Message(err))
+			diags.AddAttributeError(attribute, fmt.Sprintf("Invalid expression totals.%s over %s", name, target.ViewName), postgres.Message(err))
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"time"
+
 	"context"
 	"fmt"
 	"regexp"
@@ -45,10 +47,10 @@ func (r *refreshScheduleResource) Schema(_ context.Context, _ resource.SchemaReq
 				Validators:          []validator.String{cronExpression()},
 			},
 			"every": schema.StringAttribute{
-				MarkdownDescription: "How often to refresh: the time from one refresh's start to the next one's. Exactly one of `cron` and `every` is required.",
+				MarkdownDescription: "How often to refresh: the time from one refresh's start to the next one's, at least `1s`. Exactly one of `cron` and `every` is required.",
 				Optional:            true,
 				CustomType:          timetypes.GoDurationType{},
-				Validators:          []validator.String{positiveDuration()},
+				Validators:          []validator.String{durationBetween(time.Second, maxInterval, time.Microsecond)},
 				PlanModifiers:       []planmodifier.String{sameDuration()},
 			},
 			"time_zone": schema.StringAttribute{

@@ -55,12 +55,12 @@ func blamed(err error) (path.Path, *matview.SQLError) {
 
 func existsDetail(e *matview.ExistsError) string {
 	if e.Kind != "materialized view" {
-		return fmt.Sprintf("There is a relation of that name, which is no materialized view but of kind: %s. Choose another name, or drop it.", e.Kind)
+		return fmt.Sprintf("A %s of that name is there already. Choose another name, or drop it.", e.Kind)
 	}
 	id := e.Name.String()
-	return fmt.Sprintf("Terraform does not take over what it did not create. To manage it, import it, where ADDRESS is that of this resource, such as matview_view.example:\n\n"+
+	return fmt.Sprintf("A materialized view %s exists already, and Terraform does not take over what it did not create. To manage it, import it, where ADDRESS is that of this resource, such as matview_view.example:\n\n"+
 		"  terraform import ADDRESS '%s'\n\nor put this in the configuration:\n\n  import {\n    to = ADDRESS\n    id = %q\n  }\n\nElse choose another name, or drop it.",
-		strings.ReplaceAll(id, "'", `'\''`), id)
+		id, strings.ReplaceAll(id, "'", `'\''`), id)
 }
 
 func bullets(lines []string) string { return "  - " + strings.Join(lines, "\n  - ") }

@@ -72,13 +72,21 @@ func (p *viewPlan) definition(ctx context.Context, diags *diag.Diagnostics) {
 	incomparable := "the provider's connection settings are known only after apply"
 	if p.pool != nil && !p.plan.Definition.IsUnknown() {
 		n, err := matview.Normalize(ctx, p.pool, p.plan.Definition.ValueString())
+		if p.exists && matview.IsLockTimeout(err) {
+			// A refresh in progress must neither stop a plan nor make a diff.
+			p.plan.Definition, p.canonical = p.state.Definition, p.state.CanonicalDefinition.ValueString()
+			diags.AddAttributeWarning(path.Root("definition"), "The definition was not compared",
+				"What it reads is locked, by a refresh or a change of a table. It is planned as unchanged; plan again when that has ended.")
+			return
+		}
+		p.canonical, p.columns, incomparable = n.Definition, n.Columns, n.Incomparable
 		if err != nil {
 			addPlanError(diags, "Invalid definition", err)
 			if diags.HasError() {
 				return
 			}
+			incomparable = "something that it reads is not there yet"
 		}
-		p.canonical, p.columns, incomparable = n.Definition, n.Columns, n.Incomparable
 	}
 	if !p.exists {
 		return
@@ -107,12 +115,17 @@ func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *
 	if v == nil {
 		return // planned without a refresh; apply will tell
 	}
+	// Terraform plans once more while it applies: what the query reads may have
+	// been renamed since the state was written, and the view have followed.
+	if stored, err := matview.Definition(ctx, p.pool, v.OID); err == nil && stored == p.canonical {
+		return
+	}
 	dependents, err := matview.Dependents(ctx, p.pool, v.OID)
 	if err != nil {
 		addError(diags, "Cannot read what depends on the materialized view", err)
 		return
 	}
-	if len(dependents) > 0 {
+	if len(dependents) > 0 && incomparable == "" {
 		diags.AddAttributeError(path.Root("definition"), fmt.Sprintf("Materialized view %s cannot get a new definition", v.ID),
 			"For that it is dropped and created again, but other objects use it:\n"+bullets(dependents)+"\n\nDrop them first, and create them again after.")
 		return
@@ -121,6 +134,9 @@ func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *
 	if incomparable != "" {
 		warning = "The text of the definition has changed, and whether its meaning has could not be told: " + incomparable + ". " +
 			"Unless apply finds them equal, the view is dropped and created again in one transaction: readers wait until it is filled and indexed, and nothing changes if that fails. Owner, comment, privileges and indexes stay."
+	}
+	if len(dependents) > 0 {
+		warning += " That would fail, as other objects use it:\n" + bullets(dependents)
 	}
 	columns := p.columns
 	if columns == nil {
@@ -200,6 +216,8 @@ func addPlanError(diags *diag.Diagnostics, summary string, err error) {
 		diags.AddAttributeWarning(attribute, "Not there yet", sqlErr.Explain()+"\n\nIf this apply creates it before the view (see depends_on), all is well; else the apply will fail.")
 	case matview.IsLockTimeout(err):
 		diags.AddAttributeError(path.Root("definition"), summary, "It could not be checked: what it reads is locked, by a refresh or a change of a table. Plan again when that has ended.")
+	case sqlErr == nil && attribute.Equal(path.Empty()): // no fault of the text
+		addViewError(diags, "Cannot check the materialized view", err)
 	default:
 		addViewError(diags, summary, err)
 	}

@@ -294,7 +294,7 @@ func TestAccViewBadInput(t *testing.T) {
 		{"duplicate column", withDefinition("SELECT id, id FROM jobs"), message(`column "id" is returned more than once`)},
 		{"second statement", withDefinition("SELECT 1 AS a; DROP TABLE jobs"), message("cannot insert multiple commands")},
 		{"missing table", withDefinition("SELECT id FROM jbs"), message("Cannot create materialized view job_progress", `relation "jbs" does not exist`, "At line 1, column 16:")},
-		{"table of that name", "  name = \"job_table\"\n  definition = \"SELECT 1 AS a\"", message("which is no materialized view but of kind: table")},
+		{"table of that name", "  name = \"job_table\"\n  definition = \"SELECT 1 AS a\"", message("A table of that name is there already")},
 		{"no such schema", withDefinition("SELECT 1 AS a") + "  schema = \"nowhere\"", message(`schema "nowhere" does not exist`)},
 		{"no such role", withDefinition("SELECT 1 AS a") + "  owner = \"nobody_there\"", message(`role "nobody_there"`)},
 		{"name too long", "  name = \"" + strings.Repeat("n", 64) + "\"\n  definition = \"SELECT 1 AS a\"", message("longer than the 63 bytes that PostgreSQL keeps")},
@@ -404,6 +404,64 @@ func TestAccViewLocked(t *testing.T) {
 				},
 				Config: viewConfig(db, withDefinition("SELECT id FROM jobs")+"  comment = \"waits for the refresh\""),
 			},
+		},
+	})
+}
+
+// What the view reads is being refreshed: text of the same meaning, which every
+// plan compares, is no error then and no change.
+func TestAccViewUpstreamLocked(t *testing.T) {
+	db := viewDatabase(t)
+	db.Exec(t, "CREATE MATERIALIZED VIEW below AS SELECT id FROM jobs")
+	relaid := viewConfig(db, withDefinition("select ID from BELOW"))
+	conn := db.Connect(t)
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: viewConfig(db, withDefinition("SELECT id FROM below"))},
+			{Config: relaid, PlanOnly: true},
+			{
+				PreConfig: func() {
+					if _, err := conn.Exec(t.Context(), "BEGIN; REFRESH MATERIALIZED VIEW below"); err != nil {
+						t.Fatal(err)
+					}
+				},
+				Config: relaid, PlanOnly: true,
+			},
+			{
+				PreConfig: func() {
+					if _, err := conn.Exec(t.Context(), "ROLLBACK"); err != nil {
+						t.Fatal(err)
+					}
+				},
+				Config: relaid, PlanOnly: true,
+			},
+		},
+	})
+}
+
+// A plan cannot tell what a definition means that reads something which the same
+// apply renames; it must not claim a rebuild, nor refuse one for its dependents.
+func TestAccViewReadsWhatIsRenamed(t *testing.T) {
+	db := viewDatabase(t)
+	config := func(name string) string {
+		return viewConfig(db, withDefinition("SELECT id FROM "+name)+"  depends_on = [matview_view.below]") + fmt.Sprintf(`
+resource "matview_view" "below" {
+  name       = %q
+  definition = "SELECT id FROM jobs"
+}
+`, name)
+	}
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: config("below")},
+			{
+				PreConfig: func() { db.Exec(t, "CREATE VIEW plain AS SELECT id FROM job_progress") },
+				Config:    config("beneath"),
+			},
+			{Config: config("beneath"), PlanOnly: true},
+			{PreConfig: func() { db.Exec(t, "DROP VIEW plain") }, Config: config("beneath")},
 		},
 	})
 }

@@ -2,10 +2,14 @@ package refresh
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
@@ -20,7 +24,13 @@ type attempt struct {
 	view    string // canonical view_name
 	id      int64
 	conn    *pgxpool.Conn
+	// alive ends when the backend is found to be gone, which a connection through
+	// a broken network may not tell for minutes.
+	alive  context.Context //nolint:containedctx // it is the attempt's own
+	cancel context.CancelCauseFunc
 }
+
+var errBackendGone = errors.New("the server has ended its session, or the connection to it is lost")
 
 // The row is a commit of its own, so that others see the attempt while it runs.
 // Losing it in a crash loses nothing, hence no wait for the disk.
@@ -40,7 +50,7 @@ RETURNING h.id, h.view_name`
 UPDATE %s AS h
 SET backend_pid = pg_backend_pid(), backend_start = ` + backendStart + `, heartbeat_at = clock_timestamp(), started_at = clock_timestamp()
 ` + commitLater + `
-WHERE h.id = $1
+WHERE h.id = $1 AND h.outcome = 'running'
 RETURNING h.id, h.view_name`
 )
 
@@ -64,14 +74,19 @@ func (r *Refresher) begin(ctx context.Context, req Request) (*attempt, error) {
 	}
 	if err := conn.QueryRow(ctx, fmt.Sprintf(sql, r.history()), args...).Scan(&a.id, &a.view); err != nil {
 		conn.Release()
+		if errors.Is(err, pgx.ErrNoRows) { // frozen between the claim and now
+			return nil, ErrTakenOver
+		}
 		return nil, fmt.Errorf("record the attempt: %w", err)
 	}
-	r.beat.add(a.id)
+	a.alive, a.cancel = context.WithCancelCause(ctx)
+	r.beat.add(a.id, a.cancel)
 	return a, nil
 }
 
 func (a *attempt) end() {
 	a.beat.remove(a.id)
+	a.cancel(nil)
 	a.conn.Release()
 }
 
@@ -93,18 +108,18 @@ type heartbeat struct {
 	schema string
 
 	mu      sync.Mutex
-	running map[int64]struct{}
+	running map[int64]context.CancelCauseFunc
 	stop    context.CancelFunc // nil while nothing runs
 }
 
 func newHeartbeat(pool *pgxpool.Pool, schema string) *heartbeat {
-	return &heartbeat{pool: pool, schema: schema, running: map[int64]struct{}{}}
+	return &heartbeat{pool: pool, schema: schema, running: map[int64]context.CancelCauseFunc{}}
 }
 
-func (h *heartbeat) add(id int64) {
+func (h *heartbeat) add(id int64, cancel context.CancelCauseFunc) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.running[id] = struct{}{}
+	h.running[id] = cancel
 	if h.stop == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		h.stop = cancel
@@ -135,18 +150,40 @@ func (h *heartbeat) loop(ctx context.Context) {
 	}
 }
 
+// beatSQL says that the attempts live whose backends do, and returns the others:
+// a process that lives while its backend is gone waits for an answer that never
+// comes.
+const beatSQL = `
+WITH mine AS (
+    SELECT h.id, h.backend_pid IS NULL
+               OR EXISTS (SELECT FROM pg_stat_get_activity(h.backend_pid) AS b WHERE b.backend_start = h.backend_start) AS lives
+    FROM %[1]s AS h WHERE h.id = ANY ($1) AND h.outcome = 'running'
+), beaten AS (
+    UPDATE %[1]s SET heartbeat_at = clock_timestamp() WHERE id IN (SELECT id FROM mine WHERE lives)
+)
+SELECT id FROM mine WHERE NOT lives`
+
 // beat has no use for an error: whoever watches the heartbeats acts on their
 // absence.
 func (h *heartbeat) beat(ctx context.Context) {
 	h.mu.Lock()
-	ids := make([]int64, 0, len(h.running))
-	for id := range h.running {
-		ids = append(ids, id)
-	}
+	ids := slices.Collect(maps.Keys(h.running))
 	h.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, HeartbeatInterval)
 	defer cancel()
-	_, _ = h.pool.Exec(ctx, `
-UPDATE `+postgres.QuoteIdent(h.schema, "materialized_view_refresh_history")+`
-SET heartbeat_at = clock_timestamp() WHERE id = ANY ($1) AND outcome = 'running'`, ids)
+	rows, err := h.pool.Query(ctx, fmt.Sprintf(beatSQL, postgres.QuoteIdent(h.schema, "materialized_view_refresh_history")), ids)
+	if err != nil {
+		return
+	}
+	gone, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, id := range gone {
+		if end := h.running[id]; end != nil {
+			end(errBackendGone)
+		}
+	}
 }

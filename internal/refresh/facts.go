@@ -14,17 +14,15 @@ import (
 
 // facts are what the catalog says about a view before it is refreshed.
 type facts struct {
-	OID          uint32
-	Schema       string
-	Relation     string
-	Owner        string
-	Populated    bool
-	UniqueIndex  bool // one that REFRESH CONCURRENTLY can use
-	MayRefresh   bool
-	Superuser    bool // the session, whoever it acts as
-	OwnerIsSuper bool
-	ReadsViews   bool      // of any kind: only then can there be upstreams
-	Clock        time.Time // the database's, when it read this
+	OID         uint32
+	Schema      string
+	Relation    string
+	Owner       string
+	Populated   bool
+	UniqueIndex bool // one that REFRESH CONCURRENTLY can use
+	MayRefresh  bool
+	ReadsViews  bool      // of any kind: only then can there be upstreams
+	Clock       time.Time // the database's, when it read this
 }
 
 func (f facts) name() matview.Name { return matview.Name{Schema: f.Schema, Relation: f.Relation} }
@@ -38,8 +36,6 @@ SELECT c.oid, n.nspname::text, c.relname::text, pg_get_userbyid(c.relowner)::tex
                  AND i.indpred IS NULL AND i.indnatts > 0 AND 0 < ALL (i.indkey::int2[])),
        pg_has_role(c.relowner, 'USAGE')
            OR CASE WHEN current_setting('server_version_num')::int >= 170000 THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END,
-       (SELECT rolsuper FROM pg_roles WHERE rolname = session_user),
-       (SELECT rolsuper FROM pg_roles AS o WHERE o.oid = c.relowner),
        EXISTS (SELECT FROM pg_rewrite AS r
                JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
                JOIN pg_class AS up ON up.oid = d.refobjid AND up.relkind IN ('v', 'm')
@@ -57,7 +53,7 @@ func (a *attempt) queueFacts(batch *pgx.Batch) {
 func scanFacts(row pgx.Row) (facts, error) {
 	var f facts
 	err := row.Scan(&f.OID, &f.Schema, &f.Relation, &f.Owner, &f.Populated, &f.UniqueIndex,
-		&f.MayRefresh, &f.Superuser, &f.OwnerIsSuper, &f.ReadsViews, &f.Clock)
+		&f.MayRefresh, &f.ReadsViews, &f.Clock)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return facts{}, errors.New("there is no such materialized view")
 	}

@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -23,6 +24,9 @@ type outcome struct {
 	attemptedBy             string
 }
 
+// The state remembers the log row as the log has it: a table that was adopted
+// may round what it is given, or have triggers. It is written after the history,
+// as by whoever finds an attempt abandoned, or the two could deadlock.
 const recordSQL = `
 WITH logged AS (
     INSERT INTO %[1]s (view_name, last_refreshed_at, refresh_duration_ms, total_jobs, total_objects)
@@ -30,17 +34,22 @@ WITH logged AS (
     ON CONFLICT (view_name) DO UPDATE SET
         last_refreshed_at = EXCLUDED.last_refreshed_at, refresh_duration_ms = EXCLUDED.refresh_duration_ms,
         total_jobs = EXCLUDED.total_jobs, total_objects = EXCLUDED.total_objects
+    RETURNING last_refreshed_at, refresh_duration_ms
 ), attempt AS (
     UPDATE %[3]s SET outcome = 'succeeded', method = $6, reason = nullif($7, ''), warning = nullif($8, ''),
         data_as_of = $9, finished_at = $2, lock_wait_ms = $10, duration_ms = $11
     WHERE id = $12
+    RETURNING id
 ), unannounced AS (
     INSERT INTO %[3]s (view_name, trigger, method, outcome, started_at, data_as_of, finished_at, lock_wait_ms, duration_ms, reason, warning, attempted_by)
     SELECT $1, $13, $6, 'succeeded', $14, $9, $2, $10, $11, nullif($7, ''), nullif($8, ''), $15 WHERE $12 = 0
 )
 INSERT INTO %[2]s AS s (view_name, last_attempt_at, last_outcome, data_as_of, view_oid, view_filenode, view_xmin,
                         logged_refreshed_at, logged_duration_ms, size_bytes)
-VALUES ($1, $14, 'succeeded', $9, $16, $17, $18, $2, $3, $19)
+SELECT $1, $14, 'succeeded', $9, $16, $17, $18, logged.last_refreshed_at, logged.refresh_duration_ms, $19
+FROM (SELECT) AS one
+LEFT JOIN attempt ON true
+LEFT JOIN logged ON true
 ON CONFLICT (view_name) DO UPDATE SET
     consecutive_failures = 0, last_attempt_at = EXCLUDED.last_attempt_at, last_outcome = EXCLUDED.last_outcome, last_error = NULL,
     data_as_of = EXCLUDED.data_as_of, view_oid = EXCLUDED.view_oid, view_filenode = EXCLUDED.view_filenode, view_xmin = EXCLUDED.view_xmin,
@@ -86,11 +95,20 @@ ON CONFLICT (view_name) DO UPDATE SET
     last_attempt_at = EXCLUDED.last_attempt_at, last_outcome = EXCLUDED.last_outcome, last_error = EXCLUDED.last_error,
     consecutive_failures = s.consecutive_failures + 1`
 
-// recordFailure records in a transaction of its own, on any connection. It does
-// nothing for an attempt that is recorded already: one whose commit succeeded
-// although its answer was lost, or that was found abandoned.
+// ErrTakenOver says that the failed attempt had been recorded before: its commit
+// succeeded although the answer was lost, or it was found abandoned and another
+// exporter has the view.
+var ErrTakenOver = errors.New("the attempt was recorded otherwise meanwhile")
+
+// recordFailure records in a transaction of its own, on any connection.
 func (r *Refresher) recordFailure(ctx context.Context, a *attempt, cause error) error {
 	sql := fmt.Sprintf(failedSQL, postgres.QuoteIdent(r.schema, "materialized_view_refresh_state"), r.history())
-	_, err := r.pool.Exec(ctx, sql, a.id, postgres.Message(cause), postgres.SQLState(cause))
-	return err
+	tag, err := r.pool.Exec(ctx, sql, a.id, postgres.Message(cause), postgres.SQLState(cause))
+	if err != nil {
+		return fmt.Errorf("the failure could not be recorded: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return ErrTakenOver
+	}
+	return nil
 }

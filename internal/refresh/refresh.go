@@ -88,9 +88,12 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 		return Result{}, fmt.Errorf("refresh %s: %w", req.View, err)
 	}
 	defer attempt.end()
-	result, err := attempt.run(ctx)
+	result, err := attempt.run(attempt.alive)
 	if err == nil {
 		return result, nil
+	}
+	if cause := context.Cause(attempt.alive); errors.Is(cause, errBackendGone) {
+		err = cause
 	}
 	err = fmt.Errorf("refresh %s: %w", attempt.view, err)
 	recordCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
@@ -98,7 +101,7 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 	// The connection may be what failed.
 	attempt.conn.Release()
 	if recordErr := r.recordFailure(recordCtx, attempt, err); recordErr != nil {
-		err = errors.Join(err, fmt.Errorf("the failure could not be recorded: %w", recordErr))
+		err = errors.Join(err, recordErr)
 	}
 	return Result{}, err
 }
@@ -111,7 +114,9 @@ func (a *attempt) run(ctx context.Context) (result Result, err error) {
 	conn := a.conn.Conn()
 	defer func() {
 		if err != nil && !conn.IsClosed() {
-			_, _ = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK")
+			rollback, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+			defer cancel()
+			_, _ = conn.Exec(rollback, "ROLLBACK")
 		}
 	}()
 	lockStart := time.Now()

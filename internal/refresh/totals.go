@@ -15,13 +15,18 @@ import (
 //
 // The expressions are somebody's SQL, so they run as the view's owner, read
 // only, and whatever they did is rolled back. A function in one could take the
-// session's own role back, so a superuser's session does not run them at all.
+// session's own role back, and from there any role that the login may act as,
+// so a login that may act as more than the owner does not run them at all.
 func (a *attempt) totals(ctx context.Context, tx *pgx.Conn, f facts) (jobs, objects *int64, warning string) {
 	if a.request.TotalJobs == "" && a.request.TotalObjects == "" {
 		return nil, nil, ""
 	}
-	if f.Superuser && !f.OwnerIsSuper {
-		return nil, nil, fmt.Sprintf("totals not evaluated: the session is a superuser's, who has more rights than the view's owner %s; run as a role of its own", f.Owner)
+	excess, err := excessRole(ctx, tx, f)
+	if err != nil {
+		return nil, nil, "totals not evaluated: " + postgres.Message(err)
+	}
+	if excess != "" {
+		return nil, nil, fmt.Sprintf("totals not evaluated: this login may act as %s, which the view's owner %s may not; refresh this view with a login that is a member of its owner only", excess, f.Owner)
 	}
 	// Both in one pass over the view; one by one only if that fails.
 	both, err := a.evaluate(ctx, tx, f, a.request.TotalJobs, a.request.TotalObjects)
@@ -46,6 +51,24 @@ func (a *attempt) totals(ctx context.Context, tx *pgx.Conn, f facts) (jobs, obje
 	jobs = one("total_jobs", a.request.TotalJobs, maxTotalJobs)
 	objects = one("total_objects", a.request.TotalObjects, maxTotalObjects)
 	return jobs, objects, strings.Join(warnings, "; ")
+}
+
+// excessRole is a role that the login may act as and the view's owner may not;
+// "" if there is none. The roles that only monitor do not count. A superuser may
+// act as any.
+func excessRole(ctx context.Context, tx *pgx.Conn, f facts) (string, error) {
+	var role *string
+	err := tx.QueryRow(ctx, `
+SELECT coalesce((SELECT 'superuser' FROM pg_roles WHERE rolname = session_user AND rolsuper AND NOT o.rolsuper),
+                (SELECT r.rolname::text FROM pg_roles AS r
+                 WHERE r.rolname <> session_user AND pg_has_role(session_user, r.oid, 'MEMBER') AND NOT pg_has_role(o.oid, r.oid, 'MEMBER')
+                   AND r.rolname NOT IN ('pg_monitor', 'pg_read_all_settings', 'pg_read_all_stats', 'pg_stat_scan_tables')
+                 ORDER BY r.rolsuper DESC, r.rolname LIMIT 1))
+FROM pg_roles AS o WHERE o.rolname = $1`, f.Owner).Scan(&role)
+	if err != nil || role == nil {
+		return "", err
+	}
+	return *role, nil
 }
 
 const (

@@ -46,7 +46,10 @@ const Columns = `s.view_name, coalesce(s.cron, ''), ` +
 	`s.method, s.enabled, (extract(epoch FROM s.lock_timeout) * 1000000)::bigint, ` +
 	`coalesce(extract(epoch FROM s.statement_timeout) * 1000000, 0)::bigint, ` +
 	`coalesce(extract(epoch FROM s.max_staleness) * 1000000, 0)::bigint, ` +
-	`s.skip_unchanged, s.settings, coalesce(s.total_jobs, ''), coalesce(s.total_objects, '')`
+	`s.skip_unchanged, ` + settingsSQL + `, coalesce(s.total_jobs, ''), coalesce(s.total_objects, '')`
+
+// Values that somebody wrote by hand may be numbers or booleans.
+const settingsSQL = `(SELECT coalesce(jsonb_object_agg(key, coalesce(value, '')), '{}') FROM jsonb_each_text(s.settings))`
 
 // Scan reads what [Columns] selected, and further columns into more.
 func Scan(row pgx.Row, more ...any) (Row, error) {
@@ -136,6 +139,13 @@ func Update(ctx context.Context, db DB, schema, viewName string, r Row) error {
 	}
 	if tag.RowsAffected() == 0 {
 		return fmt.Errorf("change the schedule of %s: %w", viewName, ErrNotFound)
+	}
+	// The table's trigger takes a gap that stays the same under another cron for
+	// one that nobody computed again, and removes it.
+	_, err = db.Exec(ctx, "UPDATE "+table(schema)+` SET longest_gap = nullif($2::bigint, 0) * interval '1 microsecond'
+WHERE view_name = $1 AND longest_gap IS NULL`, r.ViewName, r.longestGap().Microseconds())
+	if err != nil {
+		return fmt.Errorf("change the schedule of %s: %w", r.ViewName, err)
 	}
 	return nil
 }
