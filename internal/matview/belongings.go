@@ -171,7 +171,7 @@ func (s Swap) dress(ctx context.Context, tx pgx.Tx, t twin) (d dressed, err erro
 	}
 	names, asides := make([]string, 0, len(t.indexes)), make([]string, 0, len(t.indexes))
 	for name, aside := range t.indexes {
-		if _, built := s.Build[name]; !built || slices.Contains(s.Drop, name) {
+		if _, built := s.Build[name]; !built {
 			names, asides = append(names, name), append(asides, aside)
 		}
 	}

@@ -13,6 +13,7 @@ type Spec struct {
 	Definition string // SQL of a user
 	// ColumnNames rename the first columns that Definition returns.
 	ColumnNames []string
+	Storage     Storage
 	Owner       string // "" means the session's role
 	Comment     string // "" means none
 	Indexes     map[string]Index
@@ -49,7 +50,7 @@ func Create(ctx context.Context, tx pgx.Tx, spec Spec) error {
 		query, tail = n.Definition, "\nWITH NO DATA"
 	}
 	return asOwner(ctx, tx, spec.Owner, func() error {
-		prefix := "CREATE MATERIALIZED VIEW " + spec.Name.SQL() + columnList(spec.ColumnNames) + " AS "
+		prefix := "CREATE MATERIALIZED VIEW " + spec.Name.SQL() + columnList(spec.ColumnNames) + spec.Storage.createSQL() + " AS "
 		if err := execute(ctx, tx, prefix+query+tail); err != nil {
 			return fmt.Errorf("create materialized view %s: %w", spec.Name, sqlError(err, prefix, query))
 		}

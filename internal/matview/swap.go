@@ -27,6 +27,8 @@ type Swap struct {
 	ColumnNames []string // of Definition, as in [Spec]
 	NoData      bool     // leaves the new view unpopulated
 
+	Storage Storage // what is asked for here; the rest stays
+
 	Drop  []string         // the indexes of View that the new one does not get
 	Build map[string]Index // the indexes that it gets beside the others of View
 
@@ -99,17 +101,6 @@ func (s Swap) query(ctx context.Context, tx pgx.Tx) (n Normal, err error) {
 	return n, err
 }
 
-// frameSQL is what the twin is created with.
-const frameSQL = `
-SELECT am.amname::text, coalesce(ts.spcname::text, ''),
-       coalesce((SELECT string_agg(format('%s%I = %L', o.prefix, split_part(o.option, '=', 1), substr(o.option, strpos(o.option, '=') + 1)), ', ')
-                 FROM (SELECT '' AS prefix, unnest(c.reloptions) AS option UNION ALL SELECT 'toast.', unnest(toast.reloptions)) AS o), '')
-FROM pg_class AS c
-LEFT JOIN pg_class AS toast ON toast.oid = c.reltoastrelid
-LEFT JOIN pg_am AS am ON am.oid = c.relam
-LEFT JOIN pg_tablespace AS ts ON ts.oid = c.reltablespace
-WHERE c.oid = $1`
-
 // build makes the twin, fills and indexes it. Nobody waits for any of it.
 func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (t twin, err error) {
 	t.Name = Name{Schema: s.View.Name.Schema, Relation: randomName()}
@@ -147,17 +138,7 @@ func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (t twin, 
 }
 
 func (s Swap) populate(ctx context.Context, tx pgx.Tx, t *twin, definition string) error {
-	var method, tablespace, options string
-	if err := tx.QueryRow(ctx, frameSQL, s.View.OID).Scan(&method, &tablespace, &options); err != nil {
-		return fmt.Errorf("read how %s is stored: %w", s.View.Name, err)
-	}
-	create := "CREATE MATERIALIZED VIEW " + t.Name.SQL() + " USING " + postgres.QuoteIdent(method)
-	if options != "" {
-		create += " WITH (" + options + ")"
-	}
-	if tablespace != "" {
-		create += " TABLESPACE " + postgres.QuoteIdent(tablespace)
-	}
+	create := "CREATE MATERIALIZED VIEW " + t.Name.SQL() + s.View.Storage.With(s.Storage).createSQL()
 	if err := pinTablespace(ctx, tx, ""); err != nil {
 		return err
 	}

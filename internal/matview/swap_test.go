@@ -65,7 +65,7 @@ func TestSwapCarriesOver(t *testing.T) {
 COMMENT ON INDEX v_id IS 'the id'; ALTER INDEX "V odd" ALTER COLUMN 1 SET STATISTICS 300; CREATE INDEX v_brin ON v USING brin (id) WITH (pages_per_range = 4);
 COMMENT ON COLUMN v.name IS 'the name'; CREATE STATISTICS v_stats (dependencies, mcv) ON id, name FROM v; COMMENT ON STATISTICS v_stats IS 'st'; ALTER STATISTICS v_stats SET STATISTICS 77;
 ALTER MATERIALIZED VIEW v ALTER COLUMN id SET STATISTICS 500, ALTER COLUMN id SET (n_distinct = -0.5, n_distinct_inherited = 3), ALTER COLUMN name SET STORAGE EXTERNAL,
-    SET (fillfactor = 50, autovacuum_enabled = off, toast.autovacuum_vacuum_scale_factor = 0.5), CLUSTER ON v_id;
+    SET (autovacuum_enabled = off, fillfactor = 50, toast.autovacuum_vacuum_scale_factor = 0.5), CLUSTER ON v_id;
 ALTER TABLE v REPLICA IDENTITY FULL;
 ALTER MATERIALIZED VIEW v DEPENDS ON EXTENSION plpgsql; ALTER INDEX v_id DEPENDS ON EXTENSION plpgsql;
 GRANT SELECT ON v TO `+granter+` WITH GRANT OPTION; SET ROLE `+granter+`; GRANT SELECT ON v TO `+reader+`; GRANT SELECT (name) ON v TO `+other+`; RESET ROLE;
@@ -82,6 +82,7 @@ CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 		db.Exec(t, `ALTER VIEW a SET (security_invoker = true)`)
 	}
 	db.Exec(t, "ANALYZE v")
+	old = read(t, pool, name)
 	before := value[string](t, pool, everything)
 	for _, definition := range []string{"", "SELECT id, name, status FROM jobs WHERE id > 1"} {
 		if err := swap(t, pool, Swap{View: old, Definition: definition}); err != nil {
@@ -247,7 +248,9 @@ func TestSwapUnderLongReader(t *testing.T) {
 		t.Errorf("it gave up, but something has changed:\n%s", diff)
 	}
 	done := make(chan error, 2)
-	go func() { done <- swap(t, pool, Swap{View: v, Definition: "SELECT id, name FROM jobs", Patience: time.Minute}) }()
+	go func() {
+		done <- swap(t, pool, Swap{View: v, Definition: "SELECT id, name FROM jobs", Patience: time.Minute})
+	}()
 	waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()", done)
 	if _, err := reader.Exec(t.Context(), "COMMIT"); err != nil {
 		t.Fatal(err)
@@ -321,7 +324,9 @@ func TestSwapWhileAltered(t *testing.T) {
 	db.Exec(t, `CREATE FUNCTION waits() RETURNS int LANGUAGE plpgsql VOLATILE AS $$
 BEGIN WHILE NOT EXISTS (SELECT FROM pg_class WHERE relname = 'late') LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN 1; END $$`)
 	done := make(chan error, 2)
-	go func() { done <- swap(t, pool, Swap{View: v, Definition: "SELECT id, public.waits() AS w FROM jobs LIMIT 1"}) }()
+	go func() {
+		done <- swap(t, pool, Swap{View: v, Definition: "SELECT id, public.waits() AS w FROM jobs LIMIT 1"})
+	}()
 	waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'REFRESH%' AND state = 'active' AND datname = current_database()", done)
 	db.Exec(t, "CREATE INDEX late ON v (id)")
 	var changed *ChangedError
