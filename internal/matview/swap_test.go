@@ -60,7 +60,7 @@ func TestSwapCarriesOver(t *testing.T) {
 	other, _ := db.Role(t, "")
 	db.Exec(t, "GRANT ALL ON SCHEMA public TO "+owner+"; GRANT SELECT ON jobs TO "+owner)
 	name := Name{PublicSchema, "v"}
-	old := create(t, pool, Spec{Name: name, Definition: "SELECT id, name, status FROM jobs", Owner: owner, Comment: "it's v", WithData: true})
+	create(t, pool, Spec{Name: name, Definition: "SELECT id, name, status FROM jobs", Owner: owner, Comment: "it's v", WithData: true})
 	db.Exec(t, `CREATE UNIQUE INDEX v_id ON v (id) WITH (fillfactor = 70); CREATE INDEX "V odd" ON v USING btree (lower(name) text_pattern_ops DESC) INCLUDE (id) WHERE status <> 'it''s';
 COMMENT ON INDEX v_id IS 'the id'; ALTER INDEX "V odd" ALTER COLUMN 1 SET STATISTICS 300; CREATE INDEX v_brin ON v USING brin (id) WITH (pages_per_range = 4);
 COMMENT ON COLUMN v.name IS 'the name'; CREATE STATISTICS v_stats (dependencies, mcv) ON id, name FROM v; COMMENT ON STATISTICS v_stats IS 'st'; ALTER STATISTICS v_stats SET STATISTICS 77;
@@ -82,7 +82,7 @@ CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 		db.Exec(t, `ALTER VIEW a SET (security_invoker = true)`)
 	}
 	db.Exec(t, "ANALYZE v")
-	old = read(t, pool, name)
+	old := read(t, pool, name)
 	before := value[string](t, pool, everything)
 	for _, definition := range []string{"", "SELECT id, name, status FROM jobs WHERE id > 1"} {
 		if err := swap(t, pool, Swap{View: old, Definition: definition}); err != nil {

@@ -190,4 +190,3 @@ func swapTo(ctx context.Context, c *client, definition string) error {
 		return err
 	}, name)
 }
-
