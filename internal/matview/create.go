@@ -11,10 +11,13 @@ import (
 type Spec struct {
 	Name       Name
 	Definition string // SQL of a user
-	Owner      string // "" means the session's role
-	Comment    string // "" means none
-	Indexes    map[string]Index
-	WithData   bool
+	// ColumnNames rename the first columns that Definition returns.
+	ColumnNames []string
+	Storage     Storage
+	Owner       string // "" means the session's role
+	Comment     string // "" means none
+	Indexes     map[string]Index
+	WithData    bool
 }
 
 // ExistsError says that the name is taken.
@@ -40,14 +43,14 @@ func Create(ctx context.Context, tx pgx.Tx, spec Spec) error {
 	if !spec.WithData {
 		// Nothing can follow a user's text: it may end with a semicolon. The
 		// server's own words can be continued.
-		n, err := normalize(ctx, tx, spec.Definition, spec.Name.Schema, "")
+		n, err := normalize(ctx, tx, spec.Definition, spec.ColumnNames, spec.Name.Schema, "")
 		if err != nil {
 			return fmt.Errorf("create materialized view %s: %w", spec.Name, err)
 		}
 		query, tail = n.Definition, "\nWITH NO DATA"
 	}
 	return asOwner(ctx, tx, spec.Owner, func() error {
-		prefix := "CREATE MATERIALIZED VIEW " + spec.Name.SQL() + " AS "
+		prefix := "CREATE MATERIALIZED VIEW " + spec.Name.SQL() + columnList(spec.ColumnNames) + spec.Storage.createSQL() + " AS "
 		if err := execute(ctx, tx, prefix+query+tail); err != nil {
 			return fmt.Errorf("create materialized view %s: %w", spec.Name, sqlError(err, prefix, query))
 		}

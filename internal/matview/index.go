@@ -21,6 +21,10 @@ type Index struct {
 	Method  string   // the access method; "" means btree
 	Include []string // column names, not quoted
 	Where   string
+
+	NullsNotDistinct bool              // PostgreSQL 15 and later
+	Parameters       map[string]string // of WITH
+	Tablespace       string            // "" means the database's
 }
 
 // DefaultMethod is the access method of an index that names none.
@@ -45,6 +49,15 @@ func (x Index) createSQL(name string, view Name) (prefix, rest string) {
 		}
 		rest += " INCLUDE (" + strings.Join(columns, ", ") + ")"
 	}
+	if x.NullsNotDistinct {
+		rest += " NULLS NOT DISTINCT"
+	}
+	if len(x.Parameters) > 0 {
+		rest += " WITH (" + parameterList(x.Parameters) + ")"
+	}
+	if x.Tablespace != "" {
+		rest += " TABLESPACE " + postgres.QuoteIdent(x.Tablespace)
+	}
 	if x.Where != "" {
 		rest += " WHERE (" + x.Where + "\n)"
 	}
@@ -54,7 +67,8 @@ func (x Index) createSQL(name string, view Name) (prefix, rest string) {
 // Equal compares text with text.
 func (x Index) Equal(y Index) bool {
 	return x.Unique == y.Unique && x.Method == y.Method && x.Where == y.Where &&
-		slices.Equal(x.Keys, y.Keys) && slices.Equal(x.Include, y.Include)
+		slices.Equal(x.Keys, y.Keys) && slices.Equal(x.Include, y.Include) &&
+		x.NullsNotDistinct == y.NullsNotDistinct && maps.Equal(x.Parameters, y.Parameters) && x.Tablespace == y.Tablespace
 }
 
 // createIndex builds the index name of view under the name as. Readers of the
@@ -114,10 +128,12 @@ func ReadIndexes(ctx context.Context, db DB, view uint32) (map[string]Index, err
 SELECT x.relname, pg_get_indexdef(i.indexrelid), i.indisunique, am.amname,
        coalesce(pg_get_expr(i.indpred, i.indrelid), ''),
        ARRAY(SELECT a.attname::text FROM pg_attribute AS a
-             WHERE a.attrelid = i.indexrelid AND a.attnum > i.indnkeyatts ORDER BY a.attnum)
+             WHERE a.attrelid = i.indexrelid AND a.attnum > i.indnkeyatts ORDER BY a.attnum),
+       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false), x.reloptions, coalesce(ts.spcname, '')
 FROM pg_index AS i
 JOIN pg_class AS x ON x.oid = i.indexrelid
 JOIN pg_am AS am ON am.oid = x.relam
+LEFT JOIN pg_tablespace AS ts ON ts.oid = x.reltablespace
 WHERE i.indrelid = $1`
 		rows, err := tx.Query(ctx, sql, view)
 		if err != nil {
@@ -125,8 +141,11 @@ WHERE i.indrelid = $1`
 		}
 		var name, definition string
 		var x Index
-		_, err = pgx.ForEachRow(rows, []any{&name, &definition, &x.Unique, &x.Method, &x.Where, &x.Include}, func() error {
+		var options []string
+		scanned := []any{&name, &definition, &x.Unique, &x.Method, &x.Where, &x.Include, &x.NullsNotDistinct, &options, &x.Tablespace}
+		_, err = pgx.ForEachRow(rows, scanned, func() error {
 			var err error
+			x.Parameters = parameterMap(options)
 			x.Keys, err = indexKeys(definition)
 			indexes[name] = x
 			x = Index{}

@@ -43,8 +43,9 @@ type DB interface {
 //
 // A query that is not fit for a materialized view is an [SQLError]. It waits at
 // most a second for locks on what the query reads, which an ALTER TABLE holds,
-// or a REFRESH of a materialized view that the query reads.
-func Normalize(ctx context.Context, db DB, query string) (Normal, error) {
+// or a REFRESH of a materialized view that the query reads. columnNames rename
+// the first columns, as they do in CREATE MATERIALIZED VIEW.
+func Normalize(ctx context.Context, db DB, query string, columnNames ...string) (Normal, error) {
 	const sql = `SELECT CASE WHEN pg_is_in_recovery() THEN 'the server is a read-only replica'
             WHEN NOT has_database_privilege(current_database(), 'TEMP') THEN
                  format('role %I may not create temporary views (GRANT TEMPORARY ON DATABASE %I TO %1$I)', current_user, current_database())
@@ -53,11 +54,11 @@ func Normalize(ctx context.Context, db DB, query string) (Normal, error) {
 	if err := db.QueryRow(ctx, sql).Scan(&incomparable); err != nil {
 		return Normal{}, fmt.Errorf("normalize a definition: %w", err)
 	}
-	return normalize(ctx, db, query, "pg_temp", incomparable)
+	return normalize(ctx, db, query, columnNames, "pg_temp", incomparable)
 }
 
 // normalize makes its view in schema, or none if that is known not to work.
-func normalize(ctx context.Context, db DB, query, schema, incomparable string) (n Normal, err error) {
+func normalize(ctx context.Context, db DB, query string, columnNames []string, schema, incomparable string) (n Normal, err error) {
 	tx, err := db.Begin(ctx)
 	if err != nil {
 		return n, fmt.Errorf("normalize a definition: %w", err)
@@ -70,16 +71,16 @@ func normalize(ctx context.Context, db DB, query, schema, incomparable string) (
 	if _, err := tx.Exec(ctx, settings); err != nil {
 		return n, fmt.Errorf("normalize a definition: %w", err)
 	}
-	described, err := check(ctx, tx, query)
+	described, err := check(ctx, tx, query, columnNames)
 	if err != nil {
 		return n, err
 	}
 	if incomparable != "" {
-		columns, err := describedColumns(ctx, tx, described)
+		columns, err := describedColumns(ctx, tx, described, columnNames)
 		return Normal{Columns: columns, Incomparable: incomparable}, err
 	}
 	name := Name{Schema: schema, Relation: randomName()}
-	prefix := "CREATE VIEW " + name.SQL() + " AS "
+	prefix := "CREATE VIEW " + name.SQL() + columnList(columnNames) + " AS "
 	if err := execute(ctx, tx, prefix+query); err != nil {
 		return n, sqlError(err, prefix, query)
 	}
@@ -88,7 +89,7 @@ func normalize(ctx context.Context, db DB, query, schema, incomparable string) (
 
 // check has the server parse the query as the only statement of a text, which
 // tells a second statement, or a tail such as WITH NO DATA, from a query.
-func check(ctx context.Context, tx pgx.Tx, query string) (*pgconn.StatementDescription, error) {
+func check(ctx context.Context, tx pgx.Tx, query string, columnNames []string) (*pgconn.StatementDescription, error) {
 	described, err := tx.Conn().PgConn().Prepare(ctx, "", query, nil)
 	if err != nil {
 		return nil, sqlError(err, "", query)
@@ -99,38 +100,66 @@ func check(ctx context.Context, tx pgx.Tx, query string) (*pgconn.StatementDescr
 	if len(described.Fields) == 0 {
 		return nil, &SQLError{SQLState: "42601", Message: "it is not a query that returns columns", text: query}
 	}
-	return described, refuseColumns(query, described.Fields)
+	if len(columnNames) > len(described.Fields) {
+		return nil, &SQLError{
+			SQLState: "42601", text: query,
+			Message: fmt.Sprintf("there are %d column names, but the query returns %d columns", len(columnNames), len(described.Fields)),
+		}
+	}
+	return described, refuseColumns(query, columnNames, described.Fields)
+}
+
+// columnList is the part of CREATE [MATERIALIZED] VIEW that names columns.
+func columnList(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = postgres.QuoteIdent(name)
+	}
+	return " (" + strings.Join(quoted, ", ") + ")"
+}
+
+// columnName is the name of the column at i, once columnNames have renamed the
+// first ones.
+func columnName(columnNames []string, fields []pgconn.FieldDescription, i int) string {
+	if i < len(columnNames) {
+		return columnNames[i]
+	}
+	return fields[i].Name
 }
 
 // refuseColumns refuses what the server accepts in a query, or even in a view,
 // and not in a materialized view.
-func refuseColumns(query string, fields []pgconn.FieldDescription) error {
+func refuseColumns(query string, columnNames []string, fields []pgconn.FieldDescription) error {
 	seen := make(map[string]bool, len(fields))
-	for _, f := range fields {
-		switch f.Name {
+	for i := range fields {
+		name := columnName(columnNames, fields, i)
+		switch name {
 		case "ctid", "xmin", "cmin", "xmax", "cmax", "tableoid":
 			return &SQLError{
 				SQLState: "42701", text: query,
-				Message: fmt.Sprintf("column name %q is that of a system column; give it another with AS", f.Name),
+				Message: fmt.Sprintf("column name %q is that of a system column; give it another with AS", name),
 			}
 		}
-		if seen[f.Name] {
+		if seen[name] {
 			return &SQLError{
 				SQLState: "42701", text: query,
-				Message: fmt.Sprintf("column %q is returned more than once; name each with AS", f.Name),
+				Message: fmt.Sprintf("column %q is returned more than once; name each with AS", name),
 			}
 		}
-		seen[f.Name] = true
+		seen[name] = true
 	}
 	return nil
 }
 
-func describedColumns(ctx context.Context, tx pgx.Tx, described *pgconn.StatementDescription) ([]Column, error) {
+func describedColumns(ctx context.Context, tx pgx.Tx, described *pgconn.StatementDescription, columnNames []string) ([]Column, error) {
 	names := make([]string, len(described.Fields))
 	types := make([]uint32, len(described.Fields))
 	modifiers := make([]int32, len(described.Fields))
 	for i, f := range described.Fields {
-		names[i], types[i], modifiers[i] = f.Name, f.DataTypeOID, f.TypeModifier
+		names[i], types[i], modifiers[i] = columnName(columnNames, described.Fields, i), f.DataTypeOID, f.TypeModifier
 	}
 	rows, err := tx.Query(ctx, "SELECT name, format_type(type, modifier) FROM unnest($1::text[], $2::oid[], $3::int[]) AS f (name, type, modifier)",
 		names, types, modifiers)

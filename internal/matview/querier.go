@@ -23,3 +23,22 @@ func execute(ctx context.Context, tx pgx.Tx, sql string) error {
 func executeOn(ctx context.Context, conn *pgconn.PgConn, sql string) error {
 	return conn.ExecParams(ctx, sql, nil, nil, nil, nil).Read().Err
 }
+
+// executeAll is [execute] for several statements in one round trip. It returns
+// the index of the one that failed.
+func executeAll(ctx context.Context, tx pgx.Tx, statements []string) (failed int, err error) {
+	batch := &pgconn.Batch{}
+	for _, sql := range statements {
+		batch.ExecParams(sql, nil, nil, nil, nil)
+	}
+	results := tx.Conn().PgConn().ExecBatch(ctx, batch)
+	for results.NextResult() {
+		if _, err := results.ResultReader().Close(); err == nil {
+			failed++
+		}
+	}
+	if err := results.Close(); err != nil {
+		return min(failed, len(statements)-1), err
+	}
+	return 0, nil
+}

@@ -18,6 +18,7 @@ type View struct {
 	Owner     string
 	Comment   string // "" if it has none
 	Populated bool
+	Storage   Storage
 	Columns   []Column
 	Indexes   []IndexState
 	// DefinitionHash changes with the stored query. It may change without a
@@ -64,6 +65,8 @@ SELECT c.oid,
                  JOIN pg_attribute AS a ON a.attrelid = s.oid AND a.attnum > 0), ''),
        ARRAY(SELECT a.attname::text FROM pg_attribute AS a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+       coalesce((SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace), d.spcname), am.amname,
+       coalesce(c.reloptions, '{}') || ARRAY(SELECT 'toast.' || o FROM pg_class AS t, unnest(t.reloptions) AS o WHERE t.oid = c.reltoastrelid),
        -- format_type leaves out a schema that is in the session's search_path.
        ARRAY(SELECT CASE WHEN t.typnamespace <> 'pg_catalog'::regnamespace AND pg_type_is_visible(t.oid)
                          THEN quote_ident(tn.nspname) || '.' ELSE '' END || format_type(a.atttypid, a.atttypmod)
@@ -74,6 +77,9 @@ SELECT c.oid,
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_rewrite AS r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
+LEFT JOIN pg_am AS am ON am.oid = c.relam,
+-- A relation in the database's own tablespace has none in its row.
+LATERAL (SELECT spcname FROM pg_database JOIN pg_tablespace AS s ON s.oid = dattablespace WHERE datname = current_database()) AS d
 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'm'`
 
 // is_usable_unique_index in matview.c says which index serves REFRESH
@@ -98,15 +104,17 @@ ORDER BY x.relname`
 // name. It locks nothing of the view, so it does not wait for a refresh.
 func Read(ctx context.Context, q Querier, name Name) (*View, error) {
 	v := &View{}
-	var names, types []string
+	var names, types, options []string
 	err := q.QueryRow(ctx, readSQL, name.Schema, name.Relation).Scan(&v.OID, &v.ID, &v.Name.Schema, &v.Name.Relation,
-		&v.Owner, &v.Comment, &v.Populated, &v.DefinitionHash, &v.SourcesHash, &names, &types)
+		&v.Owner, &v.Comment, &v.Populated, &v.DefinitionHash, &v.SourcesHash, &names,
+		&v.Storage.Tablespace, &v.Storage.AccessMethod, &options, &types)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil //nolint:nilnil // as documented
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read materialized view %s: %w", name, err)
 	}
+	v.Storage.Parameters = parameterMap(options)
 	for i := range names {
 		v.Columns = append(v.Columns, Column{Name: names[i], Type: types[i]})
 	}

@@ -74,17 +74,6 @@ SELECT 'the storage of column ' || quote_ident(a.attname)
 FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attstorage <> t.typstorage
 UNION ALL
-SELECT 'storage parameter ' || o FROM pg_class AS c, unnest(c.reloptions) AS o WHERE c.oid = $1
-UNION ALL
-SELECT 'storage parameter toast.' || o
-FROM pg_class AS c JOIN pg_class AS t ON t.oid = c.reltoastrelid, unnest(t.reloptions) AS o WHERE c.oid = $1
-UNION ALL
-SELECT 'tablespace ' || quote_ident(s.spcname)
-FROM pg_class AS c JOIN pg_tablespace AS s ON s.oid = c.reltablespace WHERE c.oid = $1
-UNION ALL
-SELECT 'access method ' || quote_ident(m.amname)
-FROM pg_class AS c JOIN pg_am AS m ON m.oid = c.relam WHERE c.oid = $1 AND m.amname <> current_setting('default_table_access_method')
-UNION ALL
 SELECT 'a security label of provider ' || provider FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = $1
 UNION ALL
 SELECT 'the mark of CLUSTER on index ' || quote_ident(x.relname)
@@ -98,19 +87,18 @@ SELECT format('the privileges of %s on column %I', CASE a.grantee WHEN 0 THEN 'P
 FROM pg_attribute AS c, aclexplode(c.attacl) AS a
 WHERE c.attrelid = $1 AND c.attname <> ALL ($2::text[])
 UNION ALL
-SELECT format('%s of index %I', o.option, x.relname)
-FROM pg_index AS i
-JOIN pg_class AS x ON x.oid = i.indexrelid,
 -- pg_get_indexdef says nothing of a tablespace.
-LATERAL (SELECT 'tablespace ' || quote_ident(spcname) FROM pg_tablespace WHERE oid = x.reltablespace
-         UNION ALL SELECT 'storage parameter ' || p FROM unnest(x.reloptions) AS p WHERE $3
-         UNION ALL SELECT 'NULLS NOT DISTINCT' WHERE $3 AND to_jsonb(i) @> '{"indnullsnotdistinct": true}') AS o (option)
+SELECT format('tablespace %I of index %I', spcname, x.relname)
+FROM pg_index AS i
+JOIN pg_class AS x ON x.oid = i.indexrelid
+JOIN pg_tablespace AS s ON s.oid = x.reltablespace AND NOT $3
 WHERE i.indrelid = $1
 ORDER BY 1`
 
 // Lost names what a view loses when it is dropped and created again with a
 // definition that returns columns: what [Keep] does not keep. indexes says
-// whether the caller creates the indexes from an [Index] each. It locks nothing.
+// whether the caller creates the indexes from an [Index] each; it creates the
+// view with the same [Storage] in any case. It locks nothing.
 func Lost(ctx context.Context, q Querier, view *View, columns []Column, indexes bool) ([]string, error) {
 	names := make([]string, len(columns))
 	for i, c := range columns {
@@ -123,6 +111,39 @@ func Lost(ctx context.Context, q Querier, view *View, columns []Column, indexes 
 	lost, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return nil, fmt.Errorf("read what belongs to %s: %w", view.Name, err)
+	}
+	return lost, nil
+}
+
+// lostColumnsSQL names what goes with a column.
+const lostColumnsSQL = `
+SELECT format('the comment on column %I', a.attname)
+FROM pg_attribute AS a JOIN pg_description AS d ON d.classoid = 'pg_class'::regclass AND d.objoid = a.attrelid AND d.objsubid = a.attnum
+WHERE a.attrelid = $1 AND a.attname <> ALL ($2::text[])
+UNION
+SELECT format('the privileges of %s on column %I', CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(x.grantee)::text END, a.attname)
+FROM pg_attribute AS a, aclexplode(a.attacl) AS x
+WHERE a.attrelid = $1 AND a.attname <> ALL ($2::text[])
+UNION
+SELECT format('the statistics target or options of column %I', attname)
+FROM pg_attribute
+WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND (attstattarget >= 0 OR attoptions IS NOT NULL) AND attname <> ALL ($2::text[])
+ORDER BY 1`
+
+// LostColumns names what a view loses with the columns that are not among those
+// of its new definition. It locks nothing.
+func LostColumns(ctx context.Context, q Querier, view *View, columns []Column) ([]string, error) {
+	names := make([]string, len(columns))
+	for i, c := range columns {
+		names[i] = c.Name
+	}
+	rows, err := q.Query(ctx, lostColumnsSQL, view.OID, names)
+	if err != nil {
+		return nil, fmt.Errorf("read what belongs to the columns of %s: %w", view.Name, err)
+	}
+	lost, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read what belongs to the columns of %s: %w", view.Name, err)
 	}
 	return lost, nil
 }

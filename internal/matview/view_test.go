@@ -257,9 +257,6 @@ ALTER MATERIALIZED VIEW v ALTER COLUMN id SET STATISTICS 500, ALTER COLUMN name 
 ALTER INDEX v_id SET (fillfactor = 60)`)
 	want := []string{
 		"extended statistics v_stats",
-		"storage parameter fillfactor=50",
-		"storage parameter fillfactor=60 of index v_id",
-		"storage parameter toast.autovacuum_enabled=off",
 		"the comment on column name",
 		"the comment on index v_id",
 		"the mark of CLUSTER on index v_id",

@@ -32,6 +32,8 @@ const (
 	UndefinedDatabase   = "3D000"
 	CannotConnectNow    = "57P03"
 	TooManyConnections  = "53300"
+	DeadlockDetected    = "40P01"
+	InternalError       = "XX000"
 )
 
 // SQLState is the SQLSTATE of err, or "" if it does not come from the server.

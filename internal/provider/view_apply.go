@@ -3,7 +3,9 @@ package provider
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -47,11 +49,11 @@ func (c *client) inTransaction(ctx context.Context, do func(tx pgx.Tx) error, na
 func (r *viewResource) create(ctx context.Context, plan *viewModel, indexes map[string]matview.Index) (memory viewMemory, err error) {
 	spec := matview.Spec{
 		Name:       plan.name(),
-		Definition: plan.Definition.ValueString(),
-		Owner:      plan.Owner.ValueString(),
-		Comment:    plan.Comment.ValueString(),
-		Indexes:    indexes,
-		WithData:   plan.WithData.ValueBool(),
+		Definition: plan.Definition.ValueString(), ColumnNames: plan.columnNames(), Storage: plan.storage(),
+		Owner:    plan.Owner.ValueString(),
+		Comment:  plan.Comment.ValueString(),
+		Indexes:  indexes,
+		WithData: plan.WithData.ValueBool(),
 	}
 	err = r.client.inTransaction(ctx, func(tx pgx.Tx) error {
 		population, err := refresh.BeginPopulation(ctx, tx, r.client.logSchema)
@@ -100,6 +102,10 @@ func readBack(ctx context.Context, tx pgx.Tx, name matview.Name) (*matview.View,
 	return v, err
 }
 
+// swapPatience is matview.LockTimeout, which is for one wait where this is for
+// many short ones.
+const swapPatience = 30 * time.Second
+
 // viewChange is one update of a view.
 type viewChange struct {
 	client      *client
@@ -115,6 +121,7 @@ type viewChange struct {
 // plan left unknown. behind are the tables whose rows could not follow a rename.
 func (c viewChange) apply(ctx context.Context) (memory viewMemory, behind []string, err error) {
 	to := c.plan.name()
+	swapped := false
 	err = c.client.inTransaction(ctx, func(tx pgx.Tx) error {
 		v, err := readBack(ctx, tx, c.from)
 		if err != nil {
@@ -124,22 +131,42 @@ func (c viewChange) apply(ctx context.Context) (memory viewMemory, behind []stri
 		if err != nil {
 			return err
 		}
-		if replace {
+		switch {
+		case replace && c.plan.OnDefinitionChange.ValueString() == onChangeSwap:
+			swapped = true
+			behind, err = c.swap(ctx, tx, v)
+		case replace:
 			behind, err = c.replace(ctx, tx, v)
-		} else {
+		default:
 			behind, err = c.alter(ctx, tx, v)
 		}
-		if err != nil {
+		if err != nil || swapped {
 			return err
 		}
-		if v, err = readBack(ctx, tx, to); err != nil {
-			return err
-		}
-		c.plan.set(v)
-		memory, err = c.plan.remember(ctx, tx, v)
+		memory, err = c.readBack(ctx, tx)
 		return err
 	}, c.from, to)
+	if err == nil && swapped {
+		// Readers wait from the exchange to the commit: not also for this.
+		err = c.client.inTransaction(ctx, func(tx pgx.Tx) error {
+			// Keeps others from changing the view while it is read.
+			if err := matview.Comment(ctx, tx, to, c.plan.Comment.ValueString()); err != nil {
+				return err
+			}
+			memory, err = c.readBack(ctx, tx)
+			return err
+		}, to)
+	}
 	return memory, behind, err
+}
+
+func (c viewChange) readBack(ctx context.Context, tx pgx.Tx) (viewMemory, error) {
+	v, err := readBack(ctx, tx, c.plan.name())
+	if err != nil {
+		return viewMemory{}, err
+	}
+	c.plan.set(v)
+	return c.plan.remember(ctx, tx, v)
 }
 
 // needsReplacement compares once more: what the plan could not compare, it may
@@ -148,7 +175,7 @@ func (c viewChange) needsReplacement(ctx context.Context, tx pgx.Tx, v *matview.
 	if !c.newText {
 		return false, nil
 	}
-	n, err := matview.Normalize(ctx, tx, c.plan.Definition.ValueString())
+	n, err := matview.Normalize(ctx, tx, c.plan.Definition.ValueString(), c.plan.columnNames()...)
 	if err != nil {
 		return false, err
 	}
@@ -172,7 +199,7 @@ func (c viewChange) replace(ctx context.Context, tx pgx.Tx, v *matview.View) (be
 		return nil, err
 	}
 	spec := matview.Spec{
-		Name: v.Name, Definition: c.plan.Definition.ValueString(), Owner: v.Owner, Comment: c.plan.Comment.ValueString(),
+		Name: v.Name, Definition: c.plan.Definition.ValueString(), ColumnNames: c.plan.columnNames(), Storage: c.storage(v), Owner: v.Owner, Comment: c.plan.Comment.ValueString(),
 		Indexes: c.indexes, WithData: v.Populated || c.plan.WithData.ValueBool(),
 	}
 	if err := matview.Create(ctx, tx, spec); err != nil {
@@ -210,6 +237,9 @@ func (c viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 			return nil, err
 		}
 	}
+	if err := matview.SetStorage(ctx, tx, v, c.plan.storage()); err != nil {
+		return nil, err
+	}
 	if behind, err = c.give(ctx, tx, v); err != nil {
 		return nil, err
 	}
@@ -224,6 +254,45 @@ func (c viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 		}
 	}
 	return behind, nil
+}
+
+// storage is all of what the plan asks for, and what v has for the rest.
+func (c viewChange) storage(v *matview.View) matview.Storage {
+	return v.Storage.With(c.plan.storage())
+}
+
+// swap replaces the view by one with the new definition, and makes the other
+// changes.
+func (c viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
+	var population refresh.Population
+	comment := c.plan.Comment.ValueString()
+	s := matview.Swap{
+		View: v, Definition: c.plan.Definition.ValueString(), ColumnNames: c.plan.columnNames(), Storage: c.plan.storage(), Comment: &comment,
+		NoData: !v.Populated && !c.plan.WithData.ValueBool(), Patience: swapPatience,
+		Started: func(ctx context.Context) error {
+			population, err = refresh.BeginPopulation(ctx, tx, c.client.logSchema)
+			return err
+		},
+	}
+	if c.indexes != nil {
+		s.Build = maps.Clone(c.indexes)
+		changed := c.changedIndexes(v)
+		for _, x := range v.Indexes {
+			if _, wanted := c.indexes[x.Name]; wanted && x.Valid && !slices.Contains(changed, x.Name) {
+				delete(s.Build, x.Name)
+			} else {
+				s.Drop = append(s.Drop, x.Name)
+			}
+		}
+	}
+	if err := s.Run(ctx, tx); err != nil {
+		return nil, err
+	}
+	if behind, err = c.give(ctx, tx, v); err != nil || s.NoData {
+		return behind, err
+	}
+	_, err = refresh.RecordPopulation(ctx, tx, c.client.logSchema, population, c.plan.name(), "swap")
+	return behind, err
 }
 
 // changedIndexes are those to build anew: their text was changed, or the index

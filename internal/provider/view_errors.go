@@ -18,12 +18,18 @@ import (
 func addViewError(diags *diag.Diagnostics, summary string, err error) {
 	var exists *matview.ExistsError
 	var dependents *matview.DependentsError
+	var obstacles *matview.ObstaclesError
+	var exchange *matview.ExchangeError
 	switch attribute, sqlErr := blamed(err); {
 	case errors.As(err, &exists):
 		diags.AddError(summary, existsDetail(exists))
 	case errors.As(err, &dependents):
 		diags.AddError(summary, fmt.Sprintf("Other objects use %s and would not survive it:\n%s\n\nDrop or change them first, or destroy them in the same apply. Nothing was changed.",
 			dependents.View, bullets(dependents.Dependents)))
+	case errors.As(err, &obstacles):
+		diags.AddAttributeError(path.Root("definition"), summary, obstaclesDetail(obstacles.Obstacles))
+	case errors.As(err, &exchange):
+		diags.AddError(summary, exchange.Error()+". Nothing was changed. Run it again when the long queries on the view have ended; pg_stat_activity and pg_locks show whose they are.")
 	case matview.IsLockTimeout(err):
 		diags.AddError(summary, postgres.Message(err)+". Somebody else holds a lock for longer than this waits: a refresh, a long query on the view, or another change. "+
 			"Nothing was changed. Run it again when that has ended; pg_stat_activity and pg_locks show who it is.")
@@ -51,6 +57,11 @@ func blamed(err error) (path.Path, *matview.SQLError) {
 		return path.Root("definition"), sqlErr
 	}
 	return path.Empty(), nil
+}
+
+func obstaclesDetail(obstacles []string) string {
+	return "The new view is built beside the old one and exchanged for it, but this cannot be carried over:\n" + bullets(obstacles) +
+		"\n\nDrop or change it first. Nothing was changed."
 }
 
 func existsDetail(e *matview.ExistsError) string {

@@ -108,6 +108,7 @@ func (m *viewModel) compareDefinition(ctx context.Context, db matview.DB, v *mat
 		return
 	}
 	if !same {
+		m.ColumnNames = types.ListNull(types.StringType) // the stored query names its columns
 		m.Definition = types.StringValue(stored)
 	}
 	m.CanonicalDefinition = types.StringValue(stored)
@@ -116,7 +117,7 @@ func (m *viewModel) compareDefinition(ctx context.Context, db matview.DB, v *mat
 
 // means tells whether the text in the state, parsed today, is the stored query.
 func (m *viewModel) means(ctx context.Context, db matview.DB, stored string) (bool, error) {
-	n, err := matview.Normalize(ctx, db, m.Definition.ValueString())
+	n, err := matview.Normalize(ctx, db, m.Definition.ValueString(), m.columnNames()...)
 	var sqlErr *matview.SQLError
 	switch {
 	case matview.IsLockTimeout(err):

@@ -17,6 +17,12 @@ var (
 	_ resource.ResourceWithImportState = (*viewResource)(nil)
 )
 
+// What on_definition_change may be.
+const (
+	onChangeSwap     = "swap"
+	onChangeRecreate = "recreate"
+)
+
 const (
 	viewChangeTimeout = time.Hour
 	viewDropTimeout   = 10 * time.Minute
@@ -82,6 +88,9 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	if imported && len(v.Indexes) > 0 {
 		state.Indexes = indexesValue(nil)
 	}
+	if imported && len(v.Storage.Parameters) > 0 {
+		state.StorageParameters = stringMap(nil) // set fills it
+	}
 	state.set(v)
 	state.compareDefinition(ctx, pool, v, &memory, &resp.Diagnostics)
 	state.compareIndexes(ctx, pool, v, &memory, &resp.Diagnostics)
@@ -100,7 +109,7 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	resp.Diagnostics.Append(d...)
 	change := viewChange{
 		client: r.client, from: state.name(), plan: &plan,
-		newText:     !plan.Definition.Equal(state.Definition),
+		newText:     !plan.sameText(state),
 		indexes:     plan.indexes(ctx, &resp.Diagnostics),
 		indexesWere: state.indexes(ctx, &resp.Diagnostics),
 		memory:      recall(ctx, req.Private, &resp.Diagnostics),
@@ -160,4 +169,5 @@ func (r *viewResource) ImportState(ctx context.Context, req resource.ImportState
 	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("name"), name.Relation)...)
 	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("schema"), name.Schema)...)
 	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("with_data"), true)...)
+	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("on_definition_change"), onChangeSwap)...)
 }

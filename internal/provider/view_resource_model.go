@@ -16,6 +16,11 @@ type viewModel struct {
 	Name                      types.String   `tfsdk:"name"`
 	Schema                    types.String   `tfsdk:"schema"`
 	Definition                types.String   `tfsdk:"definition"`
+	ColumnNames               types.List     `tfsdk:"column_names"`
+	OnDefinitionChange        types.String   `tfsdk:"on_definition_change"`
+	Tablespace                types.String   `tfsdk:"tablespace"`
+	AccessMethod              types.String   `tfsdk:"access_method"`
+	StorageParameters         types.Map      `tfsdk:"storage_parameters"`
 	CanonicalDefinition       types.String   `tfsdk:"canonical_definition"`
 	Indexes                   types.Map      `tfsdk:"indexes"`
 	WithData                  types.Bool     `tfsdk:"with_data"`
@@ -32,6 +37,10 @@ type indexModel struct {
 	Method  types.String `tfsdk:"method"`
 	Where   types.String `tfsdk:"where"`
 	Include []string     `tfsdk:"include"`
+
+	NullsNotDistinct  types.Bool        `tfsdk:"nulls_not_distinct"`
+	StorageParameters map[string]string `tfsdk:"storage_parameters"`
+	Tablespace        types.String      `tfsdk:"tablespace"`
 }
 
 var (
@@ -42,6 +51,10 @@ var (
 		"method":  types.StringType,
 		"where":   types.StringType,
 		"include": types.ListType{ElemType: types.StringType},
+
+		"nulls_not_distinct": types.BoolType,
+		"storage_parameters": types.MapType{ElemType: types.StringType},
+		"tablespace":         types.StringType,
 	}
 )
 
@@ -52,8 +65,51 @@ func (m viewModel) name() matview.Name {
 // describesSameView tells whether a change from state touches nothing of the
 // view itself.
 func (m viewModel) describesSameView(state viewModel) bool {
-	return m.name() == state.name() && m.Definition.Equal(state.Definition) && m.Comment.Equal(state.Comment) &&
+	return m.name() == state.name() && m.sameText(state) && m.Tablespace.Equal(state.Tablespace) && m.AccessMethod.Equal(state.AccessMethod) &&
+		(m.StorageParameters.IsNull() || m.StorageParameters.Equal(state.StorageParameters)) && m.Comment.Equal(state.Comment) &&
 		m.Owner.Equal(state.Owner) && (m.Indexes.IsNull() || m.Indexes.Equal(state.Indexes))
+}
+
+// sameText tells whether the query is written the same.
+func (m viewModel) sameText(state viewModel) bool {
+	return m.Definition.Equal(state.Definition) && m.ColumnNames.Equal(state.ColumnNames)
+}
+
+func (m viewModel) columnNames() []string {
+	var names []string
+	for _, e := range m.ColumnNames.Elements() {
+		if s, ok := e.(types.String); ok {
+			names = append(names, s.ValueString())
+		}
+	}
+	return names
+}
+
+// storage is what the plan asks for: what is null or unknown is not.
+func (m viewModel) storage() matview.Storage {
+	s := matview.Storage{Tablespace: m.Tablespace.ValueString(), AccessMethod: m.AccessMethod.ValueString()}
+	if !m.StorageParameters.IsNull() {
+		s.Parameters = stringMapOf(m.StorageParameters)
+	}
+	return s
+}
+
+func stringMapOf(value types.Map) map[string]string {
+	values := make(map[string]string, len(value.Elements()))
+	for name, e := range value.Elements() {
+		if s, ok := e.(types.String); ok {
+			values[name] = s.ValueString()
+		}
+	}
+	return values
+}
+
+func stringMap(values map[string]string) types.Map {
+	elements := make(map[string]attr.Value, len(values))
+	for name, v := range values {
+		elements[name] = types.StringValue(v)
+	}
+	return types.MapValueMust(types.StringType, elements)
 }
 
 // indexes are nil where the attribute is null: not managed.
@@ -67,6 +123,7 @@ func (m viewModel) indexes(ctx context.Context, diags *diag.Diagnostics) map[str
 	for name, x := range models {
 		indexes[name] = matview.Index{
 			Keys: x.Keys, Unique: x.Unique.ValueBool(), Method: x.Method.ValueString(), Where: x.Where.ValueString(), Include: x.Include,
+			NullsNotDistinct: x.NullsNotDistinct.ValueBool(), Parameters: x.StorageParameters, Tablespace: x.Tablespace.ValueString(),
 		}
 	}
 	return indexes
@@ -79,12 +136,20 @@ func indexesValue(indexes map[string]matview.Index) types.Map {
 		if len(x.Include) > 0 {
 			include = stringList(x.Include)
 		}
+		parameters := types.MapNull(types.StringType)
+		if len(x.Parameters) > 0 {
+			parameters = stringMap(x.Parameters)
+		}
 		elements[name] = types.ObjectValueMust(indexTypes, map[string]attr.Value{
 			"keys":    stringList(x.Keys),
 			"unique":  types.BoolValue(x.Unique),
 			"method":  types.StringValue(x.Method),
 			"where":   stringOrNull(x.Where),
 			"include": include,
+
+			"nulls_not_distinct": types.BoolValue(x.NullsNotDistinct),
+			"storage_parameters": parameters,
+			"tablespace":         stringOrNull(x.Tablespace),
 		})
 	}
 	return types.MapValueMust(types.ObjectType{AttrTypes: indexTypes}, elements)
@@ -106,6 +171,11 @@ func (m *viewModel) set(v *matview.View) {
 	m.Schema = types.StringValue(v.Name.Schema)
 	m.Owner = types.StringValue(v.Owner)
 	m.Comment = stringOrNull(v.Comment)
+	m.Tablespace = types.StringValue(v.Storage.Tablespace)
+	m.AccessMethod = types.StringValue(v.Storage.AccessMethod)
+	if !m.StorageParameters.IsNull() {
+		m.StorageParameters = stringMap(v.Storage.Parameters)
+	}
 	m.SupportsConcurrentRefresh = types.BoolValue(v.SupportsConcurrentRefresh())
 	columns := make([]attr.Value, len(v.Columns))
 	for i, c := range v.Columns {

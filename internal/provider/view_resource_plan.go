@@ -60,18 +60,18 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 }
 
 func (p *viewPlan) unchanged() bool {
-	return p.exists && p.plan.Definition.Equal(p.state.Definition) && p.plan.Indexes.Equal(p.state.Indexes) &&
+	return p.exists && p.plan.sameText(p.state) && p.plan.Indexes.Equal(p.state.Indexes) &&
 		p.plan.Name.Equal(p.state.Name) && p.plan.Schema.Equal(p.state.Schema)
 }
 
 func (p *viewPlan) definition(ctx context.Context, diags *diag.Diagnostics) {
-	if p.exists && p.plan.Definition.Equal(p.state.Definition) {
+	if p.exists && p.plan.sameText(p.state) {
 		p.canonical = p.state.CanonicalDefinition.ValueString()
 		return
 	}
 	incomparable := "the provider's connection settings are known only after apply"
-	if p.pool != nil && !p.plan.Definition.IsUnknown() {
-		n, err := matview.Normalize(ctx, p.pool, p.plan.Definition.ValueString())
+	if p.pool != nil && p.known(ctx) {
+		n, err := matview.Normalize(ctx, p.pool, p.plan.Definition.ValueString(), p.plan.columnNames()...)
 		if p.exists && matview.IsLockTimeout(err) {
 			// A refresh in progress must neither stop a plan nor make a diff.
 			p.plan.Definition, p.canonical = p.state.Definition, p.state.CanonicalDefinition.ValueString()
@@ -92,14 +92,16 @@ func (p *viewPlan) definition(ctx context.Context, diags *diag.Diagnostics) {
 		return
 	}
 	if p.canonical != "" && p.canonical == p.state.CanonicalDefinition.ValueString() {
-		p.plan.Definition = p.state.Definition
+		if p.plan.ColumnNames.Equal(p.state.ColumnNames) {
+			p.plan.Definition = p.state.Definition
+		}
 		return
 	}
 	p.rebuilt = true
 	p.plan.CanonicalDefinition = types.StringUnknown()
 	p.plan.OutputColumns = types.ListUnknown(types.ObjectType{AttrTypes: columnTypes})
 	p.plan.SupportsConcurrentRefresh = types.BoolUnknown()
-	if p.pool != nil && !p.plan.Definition.IsUnknown() {
+	if p.pool != nil && p.known(ctx) {
 		p.replacement(ctx, incomparable, diags)
 	}
 }
@@ -120,6 +122,10 @@ func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *
 	if stored, err := matview.Definition(ctx, p.pool, v.OID); err == nil && stored == p.canonical {
 		return
 	}
+	if p.plan.OnDefinitionChange.ValueString() == onChangeSwap {
+		p.swap(ctx, v, incomparable, diags)
+		return
+	}
 	dependents, err := matview.Dependents(ctx, p.pool, v.OID)
 	if err != nil {
 		addError(diags, "Cannot read what depends on the materialized view", err)
@@ -127,7 +133,7 @@ func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *
 	}
 	if len(dependents) > 0 && incomparable == "" {
 		diags.AddAttributeError(path.Root("definition"), fmt.Sprintf("Materialized view %s cannot get a new definition", v.ID),
-			"For that it is dropped and created again, but other objects use it:\n"+bullets(dependents)+"\n\nDrop them first, and create them again after.")
+			"For that it is dropped and created again, but other objects use it:\n"+bullets(dependents)+"\n\nDrop them first, and create them again after; or let on_definition_change be \"swap\", which moves plain views along.")
 		return
 	}
 	warning := "The new definition means something else than the present one. The view is dropped and created again in one transaction: readers wait until it is filled and indexed, and nothing changes if that fails. Owner, comment, privileges and indexes stay."
@@ -151,6 +157,53 @@ func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *
 		warning += " What is lost:\n" + bullets(lost)
 	}
 	diags.AddAttributeWarning(path.Root("definition"), fmt.Sprintf("Materialized view %s will be rebuilt", v.ID), warning)
+}
+
+// known tells whether the whole query is.
+func (p *viewPlan) known(ctx context.Context) bool {
+	return !p.plan.Definition.IsUnknown() && fullyKnown(ctx, p.plan.ColumnNames)
+}
+
+// swap refuses a new definition where something could not be carried over to a
+// new view, and says what goes with columns that are no longer there.
+func (p *viewPlan) swap(ctx context.Context, v *matview.View, incomparable string, diags *diag.Diagnostics) {
+	var dropped []string
+	if !p.plan.Indexes.IsNull() {
+		// Those that stay are checked with the new definition, as the others are.
+		for _, x := range v.Indexes {
+			dropped = append(dropped, x.Name)
+		}
+	}
+	obstacles, err := matview.Obstacles(ctx, p.pool, v, p.columns, dropped)
+	if err != nil {
+		addError(diags, "Cannot read what depends on the materialized view", err)
+		return
+	}
+	if len(obstacles) > 0 && incomparable == "" {
+		diags.AddAttributeError(path.Root("definition"), fmt.Sprintf("Materialized view %s cannot get a new definition", v.ID), obstaclesDetail(obstacles))
+		return
+	}
+	var lost []string
+	if p.columns != nil {
+		if lost, err = matview.LostColumns(ctx, p.pool, v, p.columns); err != nil {
+			addError(diags, "Cannot read what belongs to the materialized view", err)
+			return
+		}
+	}
+	if len(lost) > 0 {
+		diags.AddAttributeWarning(path.Root("definition"), fmt.Sprintf("Materialized view %s loses columns", v.ID), "With them goes:\n"+bullets(lost))
+	}
+	if incomparable != "" {
+		diags.AddAttributeWarning(path.Root("definition"), fmt.Sprintf("Materialized view %s may be replaced", v.ID),
+			"The text of the definition has changed, and whether its meaning has could not be told: "+incomparable+". Unless apply finds them equal, a new view is built and exchanged for the old one"+failsFor(obstacles)+".")
+	}
+}
+
+func failsFor(obstacles []string) string {
+	if len(obstacles) == 0 {
+		return ""
+	}
+	return ", which would fail, since this cannot be carried over:\n" + bullets(obstacles) + "\n"
 }
 
 func (p *viewPlan) indexes(ctx context.Context, diags *diag.Diagnostics) {

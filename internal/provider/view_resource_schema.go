@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
@@ -46,10 +47,47 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			"definition": schema.StringAttribute{
 				MarkdownDescription: "The query: a `SELECT`, `VALUES`, `TABLE` or `WITH` statement. A trailing semicolon is allowed; `WITH [NO] DATA` is not, see `with_data`. " +
 					"Relations without a schema are found by the `search_path` of the provider's session. " +
-					"A change of meaning drops the view and creates it again in one transaction, with its owner, comment, privileges and indexes: readers wait for it to be filled, and nothing changes if that fails. It is refused at plan while other objects depend on the view, and a warning at plan names what would be lost. " +
+					"A change of meaning replaces the view as `on_definition_change` says. " +
 					"A change of text alone changes nothing.",
 				Required:   true,
 				Validators: []validator.String{stringvalidator.LengthAtLeast(1)},
+			},
+			"column_names": schema.ListAttribute{
+				MarkdownDescription: "Names for the columns that `definition` returns, in order and without quotes, as in `CREATE MATERIALIZED VIEW name (a, b)`; columns beyond the list keep theirs. A change of a name is a change of the definition. Without it, the query names the columns.",
+				Optional:            true,
+				ElementType:         types.StringType,
+				Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(identifier())},
+			},
+			"on_definition_change": schema.StringAttribute{
+				MarkdownDescription: "How a new definition comes about. `swap`: the new view is built beside the old one, filled, indexed and analyzed while readers go on, and exchanged for it in a moment; " +
+					"privileges, comments, storage, statistics settings and indexes are those of before, and plain views over it are moved along. The wait for long readers is at most " + matview.LockTimeout + ", then nothing is changed. " +
+					"What cannot be carried over, such as a materialized view that reads this one, is an error at plan that names it. " +
+					"It needs `CREATE` on the schema for the owner, and room for both views. While other columns come, a prepared statement over the view may fail once. " +
+					"`recreate`: the view is dropped and created again in one transaction, with its owner, comment, privileges and indexes: readers wait for it to be filled, and nothing changes if that fails. It is refused at plan while other objects depend on the view, and a warning at plan names what would be lost. Default: `swap`.",
+				Optional:   true,
+				Computed:   true,
+				Default:    stringdefault.StaticString(onChangeSwap),
+				Validators: []validator.String{stringvalidator.OneOf(onChangeSwap, onChangeRecreate)},
+			},
+			"tablespace": schema.StringAttribute{
+				MarkdownDescription: "Tablespace of the view's data. A change is made in place, for which all of it is written anew: readers wait. Default: `default_tablespace` of the provider's session, and where the view is after that.",
+				Optional:            true,
+				Computed:            true,
+				PlanModifiers:       []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
+				Validators:          []validator.String{identifier()},
+			},
+			"access_method": schema.StringAttribute{
+				MarkdownDescription: "Table access method, such as `heap`. A change is made in place, which takes PostgreSQL 15 or later, and for which all of it is written anew: readers wait. Default: `default_table_access_method` of the provider's session, and what the view has after that.",
+				Optional:            true,
+				Computed:            true,
+				PlanModifiers:       []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
+				Validators:          []validator.String{identifier()},
+			},
+			"storage_parameters": schema.MapAttribute{
+				MarkdownDescription: "Storage parameters of the view, such as `{ fillfactor = \"70\", \"toast.autovacuum_enabled\" = \"off\" }`, with values as the server stores them. The map is all of them: one that is not in it is reset. A change is made in place. Without the argument, they are not managed here and stay as they are.",
+				Optional:            true,
+				ElementType:         types.StringType,
+				Validators:          []validator.Map{mapvalidator.KeysAre(parameterName())},
 			},
 			"indexes": schema.MapNestedAttribute{
 				MarkdownDescription: "The indexes of the view, by name. The map is all of them: an index that is not in it is dropped. `{}` means none; without the argument, indexes are not managed here and stay as they are. " +
@@ -138,6 +176,23 @@ func indexObject() schema.NestedAttributeObject {
 			Optional:            true,
 			Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
 		},
+		"nulls_not_distinct": schema.BoolAttribute{
+			MarkdownDescription: "Whether a unique index takes two nulls for the same. It takes PostgreSQL 15 or later. A change builds the index anew. Default: `false`.",
+			Optional:            true,
+			Computed:            true,
+			Default:             booldefault.StaticBool(false),
+		},
+		"storage_parameters": schema.MapAttribute{
+			MarkdownDescription: "Storage parameters of the index, such as `{ fillfactor = \"70\" }`, with values as the server stores them. A change builds the index anew. Without it, there are none.",
+			Optional:            true,
+			ElementType:         types.StringType,
+			Validators:          []validator.Map{mapvalidator.SizeAtLeast(1), mapvalidator.KeysAre(parameterName())},
+		},
+		"tablespace": schema.StringAttribute{
+			MarkdownDescription: "Tablespace of the index. A change builds the index anew. Default: that of the database.",
+			Optional:            true,
+			Validators:          []validator.String{identifier()},
+		},
 		"include": schema.ListAttribute{
 			MarkdownDescription: "Names of columns to keep in the index beside its keys, without quotes. A change builds the index anew. Without it, there are none.",
 			Optional:            true,
@@ -145,6 +200,11 @@ func indexObject() schema.NestedAttributeObject {
 			Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(identifier())},
 		},
 	}}
+}
+
+// parameterName accepts what the server stores as the name of a parameter.
+func parameterName() validator.String {
+	return stringvalidator.RegexMatches(regexp.MustCompile(`^(toast\.)?[a-z_][a-z0-9_]*$`), "must be the name of a storage parameter in lower case, such as fillfactor or toast.autovacuum_enabled")
 }
 
 // identifier accepts what can be the name of a relation, an index, a column or

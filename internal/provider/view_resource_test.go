@@ -190,7 +190,7 @@ GRANT ALL ON SCHEMA public, "my.schema" TO matview_test_owner_`+db.Name+`; GRANT
 					expect(t, db, "has_table_privilege('"+reader+"', 'plain', 'SELECT')", "true"),
 					expect(t, db, "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'plain'", owner),
 					expect(t, db, "SELECT count(*) FROM materialized_view_refresh_log", "1"),
-					expect(t, db, "SELECT string_agg(trigger || ' ' || method, ', ' ORDER BY id) FROM materialized_view_refresh_history", "terraform create, terraform recreate"),
+					expect(t, db, "SELECT string_agg(trigger || ' ' || method, ', ' ORDER BY id) FROM materialized_view_refresh_history", "terraform create, terraform swap"),
 				),
 			},
 		},
@@ -337,7 +337,7 @@ func TestAccViewFailedChange(t *testing.T) {
 			},
 			{
 				PreConfig:   func() { db.Exec(t, "CREATE VIEW over AS SELECT * FROM job_progress") },
-				Config:      viewConfig(db, withDefinition("SELECT id, name FROM jobs")),
+				Config:      viewConfig(db, withDefinition("SELECT id, name FROM jobs")+"  on_definition_change = \"recreate\""),
 				ExpectError: message("Materialized view job_progress cannot get a new definition", "view public.over"),
 			},
 			{
