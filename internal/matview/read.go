@@ -2,7 +2,6 @@ package matview
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -80,13 +79,13 @@ JOIN pg_rewrite AS r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
 LEFT JOIN pg_am AS am ON am.oid = c.relam,
 -- A relation in the database's own tablespace has none in its row.
 LATERAL (SELECT spcname FROM pg_database JOIN pg_tablespace AS s ON s.oid = dattablespace WHERE datname = current_database()) AS d
-WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'm'`
+WHERE c.relkind = 'm' AND ($1::text IS NULL OR n.nspname = $1 AND c.relname = $2)`
 
 // is_usable_unique_index in matview.c says which index serves REFRESH
 // CONCURRENTLY. Of the row of pg_index all counts but the OIDs and the flags
 // that change by themselves.
 const readIndexesSQL = `
-SELECT x.relname,
+SELECT i.indrelid, x.relname,
        hashtextextended(concat_ws(E'\n', am.amname, x.reloptions::text, x.reltablespace,
                                   to_jsonb(i) - '{indexrelid,indrelid,indisclustered,indisreplident,indcheckxmin,indisready,indislive,indisvalid}'::text[],
                                   (SELECT string_agg(a.attcollation::text || coalesce(a.attoptions::text, ''), ' ' ORDER BY a.attnum)
@@ -97,36 +96,80 @@ SELECT x.relname,
 FROM pg_index AS i
 JOIN pg_class AS x ON x.oid = i.indexrelid
 JOIN pg_am AS am ON am.oid = x.relam
-WHERE i.indrelid = $1
+JOIN pg_class AS v ON v.oid = i.indrelid AND v.relkind = 'm'
+WHERE $1::oid IS NULL OR i.indrelid = $1
 ORDER BY x.relname`
 
 // Read reads a materialized view from the catalog; nil if there is none of that
 // name. It locks nothing of the view, so it does not wait for a refresh.
 func Read(ctx context.Context, q Querier, name Name) (*View, error) {
-	v := &View{}
-	var names, types, options []string
-	err := q.QueryRow(ctx, readSQL, name.Schema, name.Relation).Scan(&v.OID, &v.ID, &v.Name.Schema, &v.Name.Relation,
-		&v.Owner, &v.Comment, &v.Populated, &v.DefinitionHash, &v.SourcesHash, &names,
-		&v.Storage.Tablespace, &v.Storage.AccessMethod, &options, &types)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil //nolint:nilnil // as documented
-	}
+	views, err := readViews(ctx, q, name.Schema, name.Relation)
 	if err != nil {
 		return nil, fmt.Errorf("read materialized view %s: %w", name, err)
 	}
-	v.Storage.Parameters = parameterMap(options)
-	for i := range names {
-		v.Columns = append(v.Columns, Column{Name: names[i], Type: types[i]})
+	if len(views) == 0 {
+		return nil, nil //nolint:nilnil // as documented
 	}
-	rows, err := q.Query(ctx, readIndexesSQL, v.OID)
-	if err != nil {
+	if err := readIndexStates(ctx, q, views, views[0].OID); err != nil {
 		return nil, fmt.Errorf("read the indexes of %s: %w", name, err)
 	}
-	v.Indexes, err = pgx.CollectRows(rows, pgx.RowToStructByPos[IndexState])
-	if err != nil {
-		return nil, fmt.Errorf("read the indexes of %s: %w", name, err)
+	return views[0], nil
+}
+
+// ReadAll reads every materialized view of the database, as [Read] does one.
+func ReadAll(ctx context.Context, q Querier) (map[Name]*View, error) {
+	views, err := readViews(ctx, q, nil, nil)
+	if err == nil {
+		err = readIndexStates(ctx, q, views, nil)
 	}
-	return v, nil
+	if err != nil {
+		return nil, fmt.Errorf("read the materialized views: %w", err)
+	}
+	byName := make(map[Name]*View, len(views))
+	for _, v := range views {
+		byName[v.Name] = v
+	}
+	return byName, nil
+}
+
+func readViews(ctx context.Context, q Querier, schema, relation any) ([]*View, error) {
+	rows, err := q.Query(ctx, readSQL, schema, relation)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*View, error) {
+		v := &View{}
+		var names, types, options []string
+		err := row.Scan(&v.OID, &v.ID, &v.Name.Schema, &v.Name.Relation, &v.Owner, &v.Comment, &v.Populated, &v.DefinitionHash, &v.SourcesHash,
+			&names, &v.Storage.Tablespace, &v.Storage.AccessMethod, &options, &types)
+		v.Storage.Parameters = parameterMap(options)
+		for i := range names {
+			v.Columns = append(v.Columns, Column{Name: names[i], Type: types[i]})
+		}
+		return v, err
+	})
+}
+
+// readIndexStates fills in the indexes of one view, or of all.
+func readIndexStates(ctx context.Context, q Querier, views []*View, only any) error {
+	byOID := make(map[uint32]*View, len(views))
+	for _, v := range views {
+		byOID[v.OID] = v
+	}
+	rows, err := q.Query(ctx, readIndexesSQL, only)
+	if err != nil {
+		return err
+	}
+	var view uint32
+	var x IndexState
+	_, err = pgx.ForEachRow(rows, []any{&view, &x.Name, &x.Hash, &x.Valid, &x.Concurrent}, func() error {
+		// One that was created since the views were read has none here.
+		if v := byOID[view]; v != nil {
+			v.Indexes = append(v.Indexes, x)
+		}
+		return nil
+	})
+	return err
 }
 
 // CanonicalName is the name as the tables of matview write it, quoted where the

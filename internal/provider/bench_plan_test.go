@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
+	osexec "os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -88,7 +88,7 @@ type workspace struct {
 func newWorkspace(b *testing.B, url, config string) workspace {
 	b.Helper()
 	dir := b.TempDir()
-	build := exec.CommandContext(b.Context(), "go", "build", "-o", filepath.Join(dir, "terraform-provider-matview"), "../..")
+	build := osexec.CommandContext(b.Context(), "go", "build", "-o", filepath.Join(dir, "terraform-provider-matview"), "../..")
 	if out, err := build.CombinedOutput(); err != nil {
 		b.Fatalf("%v\n%s", err, out)
 	}
@@ -113,7 +113,7 @@ func newWorkspace(b *testing.B, url, config string) workspace {
 
 func (w workspace) run(b *testing.B, args ...string) string {
 	b.Helper()
-	cmd := exec.CommandContext(b.Context(), "terraform", append(args, "-no-color")...)
+	cmd := osexec.CommandContext(b.Context(), "terraform", append(args, "-no-color")...)
 	cmd.Dir, cmd.Env = w.dir, w.env
 	out, err := cmd.CombinedOutput()
 	if err != nil {

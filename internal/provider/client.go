@@ -30,6 +30,8 @@ type client struct {
 	once sync.Once
 	pool *pgxpool.Pool
 	err  error
+
+	catalog catalog
 }
 
 // errUnknownConfig says that the provider's own settings are not known yet.

@@ -40,6 +40,8 @@ func (c *client) inTransaction(ctx context.Context, do func(tx pgx.Tx) error, na
 			return err
 		}
 	}
+	// Also where the answer to a commit was lost.
+	defer c.catalog.forget()
 	if err := do(tx); err != nil {
 		return err
 	}

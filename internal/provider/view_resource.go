@@ -74,7 +74,7 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		addError(&resp.Diagnostics, fmt.Sprintf("Cannot read materialized view %s", state.name()), err)
 		return
 	}
-	v, err := matview.Read(ctx, pool, state.name())
+	v, err := r.client.catalog.read(ctx, pool, state.name())
 	if err != nil {
 		addError(&resp.Diagnostics, fmt.Sprintf("Cannot read materialized view %s", state.name()), err)
 		return

@@ -1,0 +1,44 @@
+package provider
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+)
+
+// catalogAge is how old what a plan goes by may be. Terraform reads a few
+// resources at a time, and starts the provider anew for each plan and apply.
+const catalogAge = 5 * time.Second
+
+// catalog is all materialized views as one query found them, so that a plan of a
+// thousand views does not send a thousand. Its views are not to be changed.
+type catalog struct {
+	mu    sync.Mutex
+	views map[matview.Name]*matview.View
+	asOf  time.Time
+}
+
+// read is nil where there is no such view. Whoever comes while the catalog is
+// being read waits for that.
+func (c *catalog) read(ctx context.Context, q matview.Querier, name matview.Name) (*matview.View, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.views == nil || time.Since(c.asOf) > catalogAge {
+		started := time.Now()
+		views, err := matview.ReadAll(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		c.views, c.asOf = views, started
+	}
+	return c.views[name], nil
+}
+
+// forget is for after a change of ours.
+func (c *catalog) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.views = nil
+}

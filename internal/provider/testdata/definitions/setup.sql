@@ -1,0 +1,15 @@
+CREATE TABLE jobs (id int PRIMARY KEY, parent int, name text COLLATE "C", status text, tags text[], doc jsonb, span tsrange, size numeric(12,2), created_at timestamptz);
+CREATE TABLE objects (id bigint, job_id int REFERENCES jobs (id), key text, bytes bigint, seen date);
+CREATE TABLE "Odd table" ("Odd ""column""" int, "select" text, "日本" text);
+CREATE TABLE parts (id int, region text) PARTITION BY LIST (region);
+CREATE TABLE parts_eu PARTITION OF parts FOR VALUES IN ('eu');
+INSERT INTO jobs SELECT i, nullif(i / 2, 0), 'job ' || i, CASE WHEN i % 3 = 0 THEN 'failed' ELSE 'done' END, ARRAY['a', 'b'], '{"k": [1, 2]}', tsrange('2024-01-01', '2024-02-01'), i, '2024-01-01' FROM generate_series(1, 20) AS i;
+INSERT INTO objects SELECT i, 1 + i % 20, 'key' || i, i, '2024-01-01' FROM generate_series(1, 50) AS i;
+CREATE SCHEMA tools;
+CREATE FUNCTION tools.add(a int, b int DEFAULT 1, VARIADIC more int[] DEFAULT '{}') RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT a + b';
+CREATE FUNCTION tools.rows(n int) RETURNS TABLE (i int, t text) LANGUAGE sql IMMUTABLE AS 'SELECT s, s::text FROM generate_series(1, n) AS s';
+CREATE OPERATOR tools.<+> (LEFTARG = int, RIGHTARG = int, FUNCTION = int4pl);
+CREATE DOMAIN tools.positive AS int CHECK (VALUE > 0);
+CREATE TYPE tools.mood AS ENUM ('sad', 'ok', 'happy');
+CREATE TYPE tools.pair AS (a int, b text);
+CREATE VIEW done AS SELECT id, name FROM jobs WHERE status = 'done';

@@ -1,0 +1,94 @@
+package provider
+
+import (
+	_ "embed"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/hashicorp/terraform-plugin-testing/plancheck"
+
+	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+)
+
+var (
+	//go:embed testdata/definitions/setup.sql
+	definitionsSetup string
+	//go:embed testdata/definitions/definitions.txt
+	definitionsText string
+)
+
+// definition is an entry of the corpus.
+type definition struct{ name, written, changed string }
+
+func definitions(t *testing.T) []definition {
+	t.Helper()
+	var all []definition
+	for line := range strings.Lines(definitionsText) {
+		// A name, the query as written, and what in it gives way to what for
+		// another meaning; ⏎ ends a line of the query.
+		fields := strings.Split(strings.TrimSuffix(strings.ReplaceAll(line, "⏎", "\n"), "\n"), " ¦ ")
+		if len(fields) != 4 || !strings.Contains(fields[1], fields[2]) {
+			t.Fatalf("cannot read %q", line)
+		}
+		all = append(all, definition{name: fields[0], written: fields[1], changed: strings.Replace(fields[1], fields[2], fields[3], 1)})
+	}
+	if len(all) < 60 {
+		t.Fatalf("%d definitions, want at least 60", len(all))
+	}
+	return all
+}
+
+// quotedOrKeyword matches a string, a name or a comment whole, or a keyword.
+var quotedOrKeyword = regexp.MustCompile(`(?s)\$q\$.*?\$q\$|\$\$.*?\$\$|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|\b(?:SELECT|FROM|WHERE|AS|JOIN|GROUP BY|ORDER BY|WITH|UNION|VALUES|AND|OVER|CASE|WHEN|IN|ON|USING)\b|,`)
+
+// relaid is the same query in another layout.
+func relaid(query string) string {
+	query = quotedOrKeyword.ReplaceAllStringFunc(query, func(s string) string {
+		if s == "," || (s == strings.ToUpper(s) && regexp.MustCompile(`^[A-Z]`).MatchString(s)) {
+			return "\n\t" + strings.ToLower(s) + " /* ; */ "
+		}
+		return s
+	})
+	return "-- it's another layout\n\n" + strings.TrimSuffix(query, ";") + "\n-- the end\n ; "
+}
+
+// Each is applied as written, then planned in another layout, then with another
+// meaning: all at once, for terraform takes longer to start than to plan.
+func TestAccViewDefinitions(t *testing.T) {
+	db := postgrestest.New(t)
+	db.Exec(t, definitionsSetup)
+	all := definitions(t)
+	config := func(text func(definition) string) string {
+		var b strings.Builder
+		b.WriteString(providerConfig(db))
+		for i, d := range all {
+			fmt.Fprintf(&b, "# %s\nresource \"matview_view\" \"v%d\" {\n  name = \"v%d\"\n  definition = %s\n}\n", d.name, i, i, hcl(text(d)))
+		}
+		return b.String()
+	}
+	var updates, nothing []plancheck.PlanCheck
+	for i := range all {
+		address := fmt.Sprintf("matview_view.v%d", i)
+		updates = append(updates, plancheck.ExpectResourceAction(address, plancheck.ResourceActionUpdate))
+		nothing = append(nothing, plancheck.ExpectResourceAction(address, plancheck.ResourceActionNoop))
+	}
+	written := config(func(d definition) string { return d.written })
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: written},
+			{Config: written, ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
+			{Config: config(func(d definition) string { return relaid(d.written) }), ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
+			{Config: config(func(d definition) string { return d.changed }), ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: updates}},
+			{Config: config(func(d definition) string { return relaid(d.changed) }), ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
+		},
+	})
+}
+
+// hcl is a string in Terraform's language.
+func hcl(s string) string {
+	return strings.NewReplacer("${", "$${", "%{", "%%{").Replace(fmt.Sprintf("%q", s))
+}
