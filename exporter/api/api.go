@@ -60,7 +60,7 @@ func New(o Options) (*Handler, error) {
 	h.mux.HandleFunc("/cache/status/{view}", h.closed(o.Config.Public, h.get(h.cacheStatusOf)))
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { h.fail(w, r, unknownRoute()) })
 	for _, c := range o.Config.Routes {
-		r := &route{Route: c}
+		r := &route{Route: c, memory: newMemory()}
 		h.routes = append(h.routes, r)
 		h.mux.HandleFunc(c.Pattern(), h.closed(c.Public, h.get(func(w http.ResponseWriter, req *http.Request) error {
 			return h.row(w, req, r)

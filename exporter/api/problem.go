@@ -113,9 +113,14 @@ func realTimeNotOffered() *problem {
 	return newProblem(http.StatusNotImplemented, "real-time-not-offered", "Real-time answers are not configured", "Leave out real_time=true for the cached row.")
 }
 
+func notFreshEnough() *problem {
+	return newProblem(http.StatusServiceUnavailable, "not-fresh-enough", "The cached row is older than max_age, or of unknown age",
+		"Real-time answers are not configured. Leave out max_age for the cached row.").retry(10 * time.Second)
+}
+
 func tooManyLive() *problem {
 	return newProblem(http.StatusServiceUnavailable, "too-many-live-queries", "Too many real-time queries are running",
-		"Try again in a moment, or leave out real_time=true for the cached row.").retry(time.Second)
+		"Try again in a moment, or leave out real_time=true and max_age for the cached row.").retry(time.Second)
 }
 
 func liveQueryFailed(err error) *problem {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -157,6 +158,8 @@ func writeJSON(w http.ResponseWriter, body any) error {
 }
 
 func writeBody(w http.ResponseWriter, body []byte) {
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body) // the client has gone
+	header := w.Header()
+	header.Set("Content-Type", "application/json")
+	header.Set("Content-Length", strconv.Itoa(len(body))) // also for HEAD
+	_, _ = w.Write(body)                                  // the client has gone
 }
