@@ -19,7 +19,7 @@ import (
 // from every replica of the exporter.
 func (f *recalled) tag(rel *relation, values []string) string {
 	var fixed []byte
-	for _, n := range []uint32{f.oid, f.filenode, f.xmin} {
+	for _, n := range []uint32{f.oid, f.class.Uint32} {
 		fixed = binary.BigEndian.AppendUint32(fixed, n)
 	}
 	fixed = appendTimestamp(fixed, f.refreshedAt)

@@ -94,6 +94,7 @@ func pinned(t testing.TB, db *postgrestest.Database) *pgxpool.Pool {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.MaxConns = 10 // as run has it
 	api.Pin(c, 0)
 	pool, err := pgxpool.NewWithConfig(t.Context(), c)
 	if err != nil {

@@ -91,7 +91,7 @@ func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*li
 	if err != nil {
 		return nil, err
 	}
-	query.sql = fmt.Sprintf("SELECT row_to_json(q)::text FROM (\n%s\n) AS q WHERE %s LIMIT 2", definition, rel.condition("q", 1))
+	query.sql = fmt.Sprintf("SELECT row_to_json(q.*)::text FROM (\n%s\n) AS q WHERE %s LIMIT 2", definition, rel.condition("q", 1))
 	r.live.Store(query)
 	return query, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,32 +21,55 @@ import (
 // where they are, in the read model.
 
 // mark changes with every refresh of a view, whoever does it, with every change
-// of our record of it, and with every log row about it.
+// of our record of it, and with every log row about it. Of each row it is the
+// transaction that wrote it, of which only one version can be seen.
 type mark struct {
-	oid       uint32
-	filenode  uint32
-	xmin      uint32
-	populated bool
-	stateXmin pgtype.Uint32
-	stateTID  pgtype.TID
-	logs      pgtype.Text
+	oid   uint32 // of the view that the name stands for
+	class pgtype.Uint32
+	state pgtype.Uint32
+	logs  [maxNames]pgtype.Uint32
 }
 
-// markSQL is the mark of the view of OID $1 and canonical name $2, to which log
-// rows may refer by the names $3. A row version is known by the transaction that
-// wrote it and by its place.
-const markSQL = `c.oid, c.relfilenode, c.xmin, c.relispopulated, s.xmin, s.ctid,
-    (SELECT string_agg(concat(l.xmin, l.ctid), ' ') FROM %[1]s AS l WHERE l.view_name = ANY ($3::text[]))`
+// maxNames is by how many names materialized_view_names knows a view at most.
+const maxNames = 5
 
-const markedSQL = `pg_catalog.pg_class AS c
-LEFT JOIN %[2]s AS s ON s.view_name = $2::text`
+// markSQL selects the mark of the view of OID $1 and canonical name $2, to which
+// log rows may refer by the names from $3 on. These are subselects since a join
+// of the same tables costs as much as the row itself.
+func (h *Handler) markSQL(rel *relation) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `(SELECT c.xmin FROM pg_catalog.pg_class AS c WHERE c.oid = $1::oid),
+    (SELECT s.xmin FROM %s AS s WHERE s.view_name = $2::text)`, h.table("state"))
+	for i := range rel.names {
+		fmt.Fprintf(&b, `,
+    (SELECT l.xmin FROM %s AS l WHERE l.view_name = $%d::text)`, h.table("log"), 3+i)
+	}
+	return b.String()
+}
 
-// sameViewSQL is false once the name $4 is another view's.
-const sameViewSQL = `c.oid = $1::oid AND c.oid = pg_catalog.to_regclass($4::text)::oid`
+// resolvedSQL is the OID of the view that the name stands for now. The name
+// follows the parameters of the mark.
+func (rel *relation) resolvedSQL() string {
+	return fmt.Sprintf("pg_catalog.to_regclass($%d::text)::oid", len(rel.markArgs()))
+}
+
+// markArgs are the parameters of markSQL, and the view's name.
+func (rel *relation) markArgs() []any {
+	args := make([]any, 0, 3+maxNames+len(rel.keys))
+	args = append(args, rel.oid, rel.viewName)
+	for _, name := range rel.names {
+		args = append(args, name)
+	}
+	return append(args, rel.sql)
+}
 
 // scan gives where to scan a mark to.
-func (m *mark) scan() []any {
-	return []any{&m.oid, &m.filenode, &m.xmin, &m.populated, &m.stateXmin, &m.stateTID, &m.logs}
+func (m *mark) scan(rel *relation, before ...any) []any {
+	into := append(before, &m.class, &m.state)
+	for i := range rel.names {
+		into = append(into, &m.logs[i])
+	}
+	return into
 }
 
 // recalled is the freshness of a view while its mark stays.
@@ -94,35 +118,24 @@ func (h *Handler) readFreshness(ctx context.Context, r *route, rel *relation, wa
 		return nil // somebody else has asked
 	}
 	found := &recalled{readAt: time.Now()}
+	var resolved pgtype.Uint32
+	sql := fmt.Sprintf("SELECT f.view_oid, %s, f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of, %s FROM %s AS f WHERE f.view_name = $2::text",
+		rel.resolvedSQL(), h.markSQL(rel), postgres.QuoteIdent(h.Schema, "materialized_view_freshness"))
 	var viewOID pgtype.Uint32
-	sql := fmt.Sprintf(`SELECT f.view_oid, f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of, `+markSQL+`
-FROM `+markedSQL+`
-JOIN %[3]s AS f ON f.view_name = $2::text
-WHERE `+sameViewSQL, h.logTable(), h.stateTable(), h.readModel())
-	into := append([]any{&viewOID, &found.refreshedAt, &found.durationMS, &found.dataAsOf}, found.scan()...)
+	into := found.scan(rel, &viewOID, &resolved, &found.refreshedAt, &found.durationMS, &found.dataAsOf)
 	if _, err := readRow(ctx, h.Pool, h.Timeout, sql, rel.markArgs(), into...); err != nil {
 		return err
 	}
-	if viewOID.Uint32 != rel.oid {
+	if viewOID.Uint32 != rel.oid || resolved.Uint32 != rel.oid {
 		return viewMissing(r.View).because(errOutdated)
 	}
+	found.oid = rel.oid
 	r.memory.last.Store(found)
 	return nil
 }
 
-// markArgs are the parameters of markSQL and sameViewSQL.
-func (rel *relation) markArgs() []any { return []any{rel.oid, rel.viewName, rel.names, rel.sql} }
-
-func (h *Handler) logTable() string {
-	return postgres.QuoteIdent(h.Schema, "materialized_view_refresh_log")
-}
-
-func (h *Handler) stateTable() string {
-	return postgres.QuoteIdent(h.Schema, "materialized_view_refresh_state")
-}
-
-func (h *Handler) readModel() string {
-	return postgres.QuoteIdent(h.Schema, "materialized_view_freshness")
+func (h *Handler) table(of string) string {
+	return postgres.QuoteIdent(h.Schema, "materialized_view_refresh_"+of)
 }
 
 // lookups lets requests that wait at the same moment share one look at the
@@ -184,15 +197,15 @@ func (h *Handler) currentFreshness(ctx context.Context, r *route) (*recalled, ti
 		if err != nil {
 			return nil, time.Time{}, err
 		}
-		sql := fmt.Sprintf("SELECT clock_timestamp(), "+markSQL+" FROM "+markedSQL+" WHERE "+sameViewSQL, h.logTable(), h.stateTable())
-		for range 2 {
+		sql := fmt.Sprintf("SELECT clock_timestamp(), %s, %s", rel.resolvedSQL(), h.markSQL(rel))
+		for range attemptsToAgree {
 			var seen mark
 			var now time.Time
-			found, err := readRow(background, h.Pool, h.Timeout, sql, rel.markArgs(), append([]any{&now}, seen.scan()...)...)
-			if err != nil {
+			var resolved pgtype.Uint32
+			if _, err := readRow(background, h.Pool, h.Timeout, sql, rel.markArgs(), seen.scan(rel, &now, &resolved)...); err != nil {
 				return nil, now, err
 			}
-			if !found {
+			if seen.oid = resolved.Uint32; seen.oid != rel.oid {
 				return nil, now, viewMissing(r.View).because(errOutdated)
 			}
 			if known := r.memory.recall(seen); known != nil {

@@ -101,7 +101,7 @@ SELECT view.view_oid, view.view_name, view.schema_name, view.relation_name,
           AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                       WHERE a.attrelid = view.view_oid AND a.attnum > 0 AND a.atttypid >= 16384)
         LIMIT 1) AS foreign_cast,
-       (SELECT array_agg(DISTINCT n.known_as) FROM %[1]s AS n WHERE n.view_oid = view.view_oid) AS names,
+       ARRAY(SELECT DISTINCT n.known_as FROM %[1]s AS n WHERE n.view_oid = view.view_oid LIMIT 5) AS names,
        part.attname::text, part.type, part.operator
 FROM view LEFT JOIN part ON true`
 

@@ -106,11 +106,15 @@ type cachedRow struct {
 
 // cachedSQL is one statement, hence one snapshot; see beginSQL.
 func (h *Handler) cachedSQL(rel *relation) string {
-	return fmt.Sprintf(`
-SELECT row_to_json(v)::text, clock_timestamp(), `+markSQL+`
-FROM `+markedSQL+`
-LEFT JOIN LATERAL (SELECT * FROM %[3]s AS w WHERE %[4]s LIMIT 2) AS v ON true
-WHERE `+sameViewSQL, h.logTable(), h.stateTable(), rel.sql, rel.condition("w", 5))
+	first := len(rel.markArgs())
+	return fmt.Sprintf("SELECT row_to_json(w.*)::text, w.tableoid, clock_timestamp(), %s FROM %s AS w WHERE %s LIMIT 2",
+		h.markSQL(rel), rel.sql, rel.condition("w", first))
+}
+
+// absentSQL is what a mark goes with where there is no row.
+func (h *Handler) absentSQL(rel *relation) string {
+	return fmt.Sprintf("SELECT EXISTS (SELECT FROM %s AS w WHERE %s), %s, clock_timestamp(), %s",
+		rel.sql, rel.condition("w", len(rel.markArgs())+1), rel.resolvedSQL(), h.markSQL(rel))
 }
 
 // cachedRow reads the row, once more if the view turns out to be another than
@@ -153,15 +157,15 @@ func isOutdated(err error) bool {
 // readCached reads the row together with the mark of its freshness, and the
 // freshness where the mark is new; then the row again, until the two agree.
 func (h *Handler) readCached(ctx context.Context, r *route, rel *relation, values []string) (*cachedRow, error) {
-	sql := rel.cachedSQL
-	args := append(rel.markArgs(), asArgs(values)...)
 	for range attemptsToAgree {
-		row := &cachedRow{relation: rel}
-		found, err := readRow(ctx, h.Pool, h.Timeout, sql, args, append([]any{&row.columns, &row.now}, row.scan()...)...)
+		row, err := h.readOnce(ctx, rel, values)
 		if err != nil {
 			return nil, err
 		}
-		if !found {
+		if row == nil {
+			continue
+		}
+		if row.oid != rel.oid {
 			return nil, viewMissing(r.View).because(errOutdated)
 		}
 		if row.freshness = r.memory.recall(row.mark); row.freshness != nil {
@@ -174,6 +178,26 @@ func (h *Handler) readCached(ctx context.Context, r *route, rel *relation, value
 	return h.readTogether(ctx, r, rel, values)
 }
 
+// readOnce gives the row and its mark. It gives nil if the row was not there,
+// and then was.
+func (h *Handler) readOnce(ctx context.Context, rel *relation, values []string) (*cachedRow, error) {
+	row := &cachedRow{relation: rel}
+	args := rel.markArgs()
+	byKey := append(args[:len(args)-1:cap(args)], asArgs(values)...) // the row itself says which view it is of
+	found, err := readRow(ctx, h.Pool, h.Timeout, rel.cachedSQL, byKey, row.scan(rel, &row.columns, &row.oid, &row.now)...)
+	if err != nil || found {
+		return row, err
+	}
+	var exists bool
+	var resolved pgtype.Uint32
+	args = append(rel.markArgs(), asArgs(values)...)
+	if _, err := readRow(ctx, h.Pool, h.Timeout, h.absentSQL(rel), args, row.scan(rel, &exists, &resolved, &row.now)...); err != nil || exists {
+		return nil, err
+	}
+	row.oid = resolved.Uint32
+	return row, nil
+}
+
 // attemptsToAgree is how often a row may be overtaken by a refresh while its
 // freshness is read.
 const attemptsToAgree = 3
@@ -184,14 +208,15 @@ func (h *Handler) readTogether(ctx context.Context, r *route, rel *relation, val
 	row := &cachedRow{relation: rel, freshness: &recalled{}}
 	f := row.freshness
 	sql := fmt.Sprintf(`
-SELECT row_to_json(v)::text, clock_timestamp(), f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of,
-       c.oid, c.relfilenode, c.xmin, c.relispopulated
+SELECT row_to_json(v.*)::text, clock_timestamp(), f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of, c.oid, c.xmin
 FROM pg_catalog.pg_class AS c
-JOIN %[1]s AS f ON f.view_oid = c.oid
-LEFT JOIN LATERAL (SELECT * FROM %[2]s AS w WHERE %[3]s LIMIT 2) AS v ON true
-WHERE f.view_name = $2::text AND $3::text[] IS NOT NULL AND `+sameViewSQL, h.readModel(), rel.sql, rel.condition("w", 5))
-	found, err := readRow(ctx, h.Pool, h.Timeout, sql, append(rel.markArgs(), asArgs(values)...),
-		&row.columns, &row.now, &f.refreshedAt, &f.durationMS, &f.dataAsOf, &f.oid, &f.filenode, &f.xmin, &f.populated)
+JOIN %s AS f ON f.view_oid = c.oid AND f.view_name = $2::text
+LEFT JOIN LATERAL (SELECT * FROM %s AS w WHERE %s LIMIT 2) AS v ON true
+WHERE c.oid = $1::oid AND c.oid = pg_catalog.to_regclass($3::text)::oid`,
+		postgres.QuoteIdent(h.Schema, "materialized_view_freshness"), rel.sql, rel.condition("w", 4))
+	args := append([]any{rel.oid, rel.viewName, rel.sql}, asArgs(values)...)
+	found, err := readRow(ctx, h.Pool, h.Timeout, sql, args,
+		&row.columns, &row.now, &f.refreshedAt, &f.durationMS, &f.dataAsOf, &f.oid, &f.class)
 	if err != nil {
 		return nil, err
 	}

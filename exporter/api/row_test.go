@@ -121,6 +121,20 @@ func testTypes(t *testing.T, h http.Handler, types []typeCase) {
 	}
 }
 
+// Columns may be called as the statements call tables.
+func TestColumnsNamedAsAliases(t *testing.T) {
+	db := jobs(t)
+	db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS id, 2 AS w, 3 AS v, 4 AS q, 5 AS c, 6 AS f, 7 AS l, 8 AS s; CREATE UNIQUE INDEX ON v (id)`)
+	o := options(t, pinned(t, db), `{public: true, routes: [{path: "/v/{id}", view: v}]}`)
+	o.RealTimePool = liveLogin(t, db, readTables)
+	h := serve(t, o)
+	for _, path := range []string{"/v/1", "/v/1?real_time=true"} {
+		if got := body(t, h, path, http.StatusOK); !strings.HasPrefix(got, `{"id":1,"w":2,"v":3,"q":4,"c":5,"f":6,"l":7,"s":8,"data_source"`) {
+			t.Errorf("%s: %s", path, got)
+		}
+	}
+}
+
 func TestOddNamesAndCompositeKeys(t *testing.T) {
 	db := jobs(t)
 	db.Exec(t, `CREATE SCHEMA "My.Schema";
