@@ -2,9 +2,11 @@ package api_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -120,4 +122,32 @@ func (w *witness) read(etag string) string {
 	}
 	w.seen[row.N] = said
 	return resp.Header.Get("ETag")
+}
+
+// Requests that are read together do not spoil each other.
+func TestOthersKeys(t *testing.T) {
+	db := jobs(t)
+	db.Exec(t, `CREATE MATERIALIZED VIEW numbered AS SELECT i AS a, i + 1 AS b, 'row ' || i AS text FROM generate_series(1, 100) AS i;
+CREATE UNIQUE INDEX ON numbered (b, a)`)
+	refreshView(t, db.Pool(t), "numbered", "blocking")
+	h := serve(t, options(t, pinned(t, db), `{public: true, routes: [{path: "/n/{a}/{b}", view: numbered}]}`))
+	var clients sync.WaitGroup
+	for i := range 40 {
+		clients.Go(func() {
+			for n := range 50 {
+				a := 1 + (i+n)%100
+				path, status, want := fmt.Sprintf("/n/%d/%d", a, a+1), http.StatusOK, fmt.Sprintf(`"text":"row %d"`, a)
+				switch {
+				case i%8 == 0:
+					path, status, want = fmt.Sprintf("/n/%d/x", a), http.StatusBadRequest, "b must be of type integer"
+				case i%8 == 1:
+					path, status, want = fmt.Sprintf("/n/%d/%d", a, a), http.StatusNotFound, "no-such-row"
+				}
+				if w := get(t, h, path); w.Code != status || !strings.Contains(w.Body.String(), want) {
+					t.Errorf("%s: %d %s", path, w.Code, w.Body)
+				}
+			}
+		})
+	}
+	clients.Wait()
 }

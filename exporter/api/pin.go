@@ -48,13 +48,10 @@ func isPinned(conn *pgx.Conn) bool {
 	return pinned
 }
 
-// readRow runs one statement that gives at most one row: as it is where the
-// session is pinned, else in a transaction. More rows are an [ambiguousRow].
+// readRow runs one statement that gives at most one row. More are an
+// [ambiguousRow].
 func readRow(ctx context.Context, pool *pgxpool.Pool, timeout time.Duration, sql string, args []any, into ...any) (found bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout+grace)
-	defer cancel()
-	scan := func(rows pgx.Rows) error {
-		defer rows.Close()
+	err = readRows(ctx, pool, timeout, sql, args, func(rows pgx.Rows) error {
 		for rows.Next() {
 			if found {
 				return ambiguousRow()
@@ -65,13 +62,22 @@ func readRow(ctx context.Context, pool *pgxpool.Pool, timeout time.Duration, sql
 			}
 		}
 		return rows.Err()
-	}
-	err = withConn(ctx, pool, func(conn *pgx.Conn) error {
+	})
+	return found, err
+}
+
+// readRows runs one statement: as it is where the session is pinned, else in a
+// transaction.
+func readRows(ctx context.Context, pool *pgxpool.Pool, timeout time.Duration, sql string, args []any, scan func(pgx.Rows) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout+grace)
+	defer cancel()
+	return withConn(ctx, pool, func(conn *pgx.Conn) error {
 		if isPinned(conn) {
 			rows, err := conn.Query(ctx, sql, args...)
 			if err != nil {
 				return err
 			}
+			defer rows.Close()
 			return scan(rows)
 		}
 		batch := &pgx.Batch{}
@@ -80,5 +86,4 @@ func readRow(ctx context.Context, pool *pgxpool.Pool, timeout time.Duration, sql
 		batch.Queue("COMMIT")
 		return conn.SendBatch(ctx, batch).Close()
 	})
-	return found, err
 }

@@ -27,14 +27,16 @@ type route struct {
 
 // relation is a view as a route reads it.
 type relation struct {
-	oid       uint32
-	viewName  string
-	sql       string   // the view's quoted name
-	names     []string // by which log rows may call it
-	columns   []string
-	keys      []key
-	cachedSQL string
-	readAt    time.Time
+	oid      uint32
+	viewName string
+	sql      string   // the view's quoted name
+	names    []string // by which log rows may call it
+	columns  []string
+	keys     []key
+	readAt   time.Time
+	queue    queue
+
+	cachedSQL, absentSQL, batchSQL string
 }
 
 // key is a column of the unique index that finds the row.
@@ -130,7 +132,7 @@ func (h *Handler) readRelation(ctx context.Context, r *route) (*relation, error)
 	found := &relation{readAt: time.Now()}
 	var foreignCast *string
 	sql := fmt.Sprintf(relationSQL, postgres.QuoteIdent(h.Schema, "materialized_view_names"))
-	err := read(ctx, h.Pool, h.Timeout, sql, []any{r.View, r.Columns()}, func(rows pgx.Rows) error {
+	err := readRows(ctx, h.Pool, h.Timeout, sql, []any{r.View, r.Columns()}, func(rows pgx.Rows) error {
 		var schema, name string
 		var column, typ, operator *string
 		for rows.Next() {
@@ -154,7 +156,7 @@ func (h *Handler) readRelation(ctx context.Context, r *route) (*relation, error)
 		return nil, misconfigured(err)
 	}
 	found.sortKeys(r.Columns())
-	found.cachedSQL = h.cachedSQL(found)
+	found.cachedSQL, found.absentSQL, found.batchSQL = h.cachedSQL(found), h.absentSQL(found), h.batchSQL(found)
 	return found, nil
 }
 
@@ -201,13 +203,18 @@ func (rel *relation) sortKeys(columns []string) {
 	rel.keys = sorted
 }
 
-// condition finds the row by its key in alias, with parameters from first on.
-func (rel *relation) condition(alias string, first int) string {
+// condition finds the row by its key in alias; value is the SQL of each.
+func (rel *relation) condition(alias string, value func(i int) string) string {
 	parts := make([]string, len(rel.keys))
 	for i, k := range rel.keys {
-		parts[i] = fmt.Sprintf("%s.%s %s $%d::%s", alias, postgres.QuoteIdent(k.column), k.operator, first+i, k.typ)
+		parts[i] = fmt.Sprintf("%s.%s %s %s::%s", alias, postgres.QuoteIdent(k.column), k.operator, value(i), k.typ)
 	}
 	return strings.Join(parts, " AND ")
+}
+
+// parameters are values given as parameters from first on.
+func parameters(first int) func(i int) string {
+	return func(i int) string { return fmt.Sprintf("$%d", first+i) }
 }
 
 // Check gives the errors of the configuration that only the database shows, a

@@ -104,19 +104,6 @@ type cachedRow struct {
 	freshness *recalled
 }
 
-// cachedSQL is one statement, hence one snapshot; see beginSQL.
-func (h *Handler) cachedSQL(rel *relation) string {
-	first := len(rel.markArgs())
-	return fmt.Sprintf("SELECT row_to_json(w.*)::text, w.tableoid, clock_timestamp(), %s FROM %s AS w WHERE %s LIMIT 2",
-		h.markSQL(rel), rel.sql, rel.condition("w", first))
-}
-
-// absentSQL is what a mark goes with where there is no row.
-func (h *Handler) absentSQL(rel *relation) string {
-	return fmt.Sprintf("SELECT EXISTS (SELECT FROM %s AS w WHERE %s), %s, clock_timestamp(), %s",
-		rel.sql, rel.condition("w", len(rel.markArgs())+1), rel.resolvedSQL(), h.markSQL(rel))
-}
-
 // cachedRow reads the row, once more if the view turns out to be another than
 // the one known.
 func (h *Handler) cachedRow(ctx context.Context, r *route, values []string) (*cachedRow, error) {
@@ -178,26 +165,6 @@ func (h *Handler) readCached(ctx context.Context, r *route, rel *relation, value
 	return h.readTogether(ctx, r, rel, values)
 }
 
-// readOnce gives the row and its mark. It gives nil if the row was not there,
-// and then was.
-func (h *Handler) readOnce(ctx context.Context, rel *relation, values []string) (*cachedRow, error) {
-	row := &cachedRow{relation: rel}
-	args := rel.markArgs()
-	byKey := append(args[:len(args)-1:cap(args)], asArgs(values)...) // the row itself says which view it is of
-	found, err := readRow(ctx, h.Pool, h.Timeout, rel.cachedSQL, byKey, row.scan(rel, &row.columns, &row.oid, &row.now)...)
-	if err != nil || found {
-		return row, err
-	}
-	var exists bool
-	var resolved pgtype.Uint32
-	args = append(rel.markArgs(), asArgs(values)...)
-	if _, err := readRow(ctx, h.Pool, h.Timeout, h.absentSQL(rel), args, row.scan(rel, &exists, &resolved, &row.now)...); err != nil || exists {
-		return nil, err
-	}
-	row.oid = resolved.Uint32
-	return row, nil
-}
-
 // attemptsToAgree is how often a row may be overtaken by a refresh while its
 // freshness is read.
 const attemptsToAgree = 3
@@ -213,7 +180,7 @@ FROM pg_catalog.pg_class AS c
 JOIN %s AS f ON f.view_oid = c.oid AND f.view_name = $2::text
 LEFT JOIN LATERAL (SELECT * FROM %s AS w WHERE %s LIMIT 2) AS v ON true
 WHERE c.oid = $1::oid AND c.oid = pg_catalog.to_regclass($3::text)::oid`,
-		postgres.QuoteIdent(h.Schema, "materialized_view_freshness"), rel.sql, rel.condition("w", 4))
+		postgres.QuoteIdent(h.Schema, "materialized_view_freshness"), rel.sql, rel.condition("w", parameters(4)))
 	args := append([]any{rel.oid, rel.viewName, rel.sql}, asArgs(values)...)
 	found, err := readRow(ctx, h.Pool, h.Timeout, sql, args,
 		&row.columns, &row.now, &f.refreshedAt, &f.durationMS, &f.dataAsOf, &f.oid, &f.class)
@@ -265,7 +232,7 @@ func (h *Handler) explain(ctx context.Context, rel *relation, values []string, e
 // wrongKey finds the value that is none of its column's type, if one is.
 func (h *Handler) wrongKey(ctx context.Context, rel *relation, values []string) error {
 	for i, k := range rel.keys {
-		err := read(ctx, h.Pool, h.Timeout, "SELECT $1::"+k.typ+" IS NULL", []any{values[i]}, func(rows pgx.Rows) error {
+		err := readRows(ctx, h.Pool, h.Timeout, "SELECT $1::"+k.typ+" IS NULL", []any{values[i]}, func(rows pgx.Rows) error {
 			rows.Close()
 			return rows.Err()
 		})
