@@ -7,4 +7,5 @@ func LiveSQL(h *Handler, n int) string { return h.routes[n].live.Load().sql }
 var (
 	ParseAge = parseAge
 	Matches  = matches
+	InWords  = inWords
 )

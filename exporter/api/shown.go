@@ -173,9 +173,12 @@ func showDetail(v View, now time.Time) shownView {
 	at("Data as of", v.DataAsOf, "unknown")
 	at("Last refresh", v.LastRefreshedAt, "never")
 	text("It took", strings.TrimPrefix(s.Took, "in "))
-	if v.NextRunAt != nil {
+	switch {
+	case v.NextRunAt != nil && s.Next == "due":
+		at("Due since", v.NextRunAt, "")
+	case v.NextRunAt != nil:
 		at("Next run", v.NextRunAt, "")
-	} else {
+	default:
 		text("Next run", s.Next)
 	}
 	text("Failures in a row", strconv.FormatInt(v.ConsecutiveFailures, 10))
@@ -196,7 +199,7 @@ func showDetail(v View, now time.Time) shownView {
 }
 
 func showAttempt(a Attempt, now time.Time) shownAttempt {
-	s := shownAttempt{Started: ago(a.StartedAt, now), Outcome: a.Outcome, Took: "–", How: "by " + a.Trigger}
+	s := shownAttempt{Started: ago(a.StartedAt, now), Outcome: a.Outcome, Took: "–", How: a.Trigger}
 	s.Started.Full = true
 	switch a.Outcome {
 	case "succeeded":
