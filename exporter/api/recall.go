@@ -143,8 +143,11 @@ func (h *Handler) table(of string) string {
 type lookups struct {
 	mu      sync.Mutex
 	next    *lookup // has not begun
-	running bool
+	looking int
 }
+
+// mostLooks keeps the database busy while answers are written.
+const mostLooks = 2
 
 type lookup struct {
 	done      chan struct{}
@@ -159,8 +162,8 @@ func (l *lookups) wait(ctx context.Context, look func() (*recalled, time.Time, e
 		l.next = &lookup{done: make(chan struct{})}
 	}
 	mine := l.next
-	if !l.running {
-		l.running = true
+	if l.looking < mostLooks {
+		l.looking++
 		go l.run(look)
 	}
 	l.mu.Unlock()
@@ -177,7 +180,9 @@ func (l *lookups) run(look func() (*recalled, time.Time, error)) {
 		l.mu.Lock()
 		now := l.next
 		l.next = nil
-		l.running = now != nil
+		if now == nil {
+			l.looking--
+		}
 		l.mu.Unlock()
 		if now == nil {
 			return
