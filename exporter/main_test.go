@@ -34,11 +34,15 @@ func exec(t *testing.T, url string, args ...string) (code int, stdout, stderr st
 	return code, out.String(), errs.String()
 }
 
+// testToken is in the file called tokens beside the configuration.
+const testToken = "test-token"
+
 // daemonUnderTest is a `run` in this process.
 type daemonUnderTest struct {
-	url  string
-	stop func() int // tells it to end and waits for that
-	log  *syncBuffer
+	url    string
+	config string     // the file
+	stop   func() int // tells it to end and waits for that
+	log    *syncBuffer
 }
 
 type syncBuffer struct {
@@ -72,8 +76,11 @@ func startDaemon(t *testing.T, url, config string, args ...string) daemonUnderTe
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "tokens"), []byte(testToken+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	d := daemonUnderTest{url: "http://" + address, log: &syncBuffer{}}
+	d := daemonUnderTest{config: file, url: "http://" + address, log: &syncBuffer{}}
 	done := make(chan int, 1)
 	go func() {
 		done <- run(ctx, append([]string{"--database.url=" + url, "run", "--config.file=" + file, "--web.listen-address=" + address}, args...), d.log, d.log)

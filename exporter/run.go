@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -16,12 +17,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
 	"github.com/matview/terraform-provider-matview/exporter/api"
-	"github.com/matview/terraform-provider-matview/exporter/config"
 	"github.com/matview/terraform-provider-matview/exporter/metrics"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -31,6 +30,7 @@ import (
 type runFlags struct {
 	web             *web.FlagConfig
 	configFile      string
+	lifecycle       bool
 	scheduler       bool
 	maxConcurrent   int
 	shutdownTimeout time.Duration
@@ -41,6 +41,7 @@ func (a *app) addRun(cli *kingpin.Application, commands map[string]command) {
 	c := cli.Command("run", "Refresh views on schedule and serve metrics and the API, until SIGTERM.")
 	f.web = kingpinflag.AddFlags(c, ":9964")
 	c.Flag("config.file", "Configuration file: row routes of the API and who may use it.").PlaceHolder("FILE").StringVar(&f.configFile)
+	c.Flag("web.enable-lifecycle", "Reload the configuration file and the tokens on POST /-/reload, as on SIGHUP.").BoolVar(&f.lifecycle)
 	c.Flag("scheduler", "Refresh what is due; --no-scheduler observes only.").Default("true").BoolVar(&f.scheduler)
 	c.Flag("max-concurrent", "How many refreshes may run at once in this process.").Default("2").IntVar(&f.maxConcurrent)
 	c.Flag("shutdown-timeout", "How long running refreshes may go on after SIGTERM before they are cancelled.").Default("30s").DurationVar(&f.shutdownTimeout)
@@ -64,7 +65,7 @@ func (a *app) run(ctx context.Context, f runFlags) int {
 		return a.fail(exitFailed, err)
 	}
 	defer d.close()
-	if err := d.checkRoutes(ctx); err != nil {
+	if err := d.checkRoutes(ctx, d.current); err != nil {
 		return a.fail(exitFailed, err)
 	}
 	if err := d.serve(ctx); err != nil {
@@ -77,13 +78,16 @@ func (a *app) run(ctx context.Context, f runFlags) int {
 // daemon is the run command at work.
 type daemon struct {
 	*app
-	flags    runFlags
-	pool     *pgxpool.Pool // of the scheduler
-	readers  *pgxpool.Pool // of metrics and API
-	realTime *pgxpool.Pool // nil: not offered
-	counters *metrics.Counters
-	reads    *api.Handler
-	server   *http.Server
+	flags         runFlags
+	pool          *pgxpool.Pool // of the scheduler
+	readers       *pgxpool.Pool // of metrics and API
+	counters      *metrics.Counters
+	server        *http.Server
+	authenticated bool // by the web configuration
+
+	reloading sync.Mutex
+	inForce   sync.RWMutex // guards current
+	current   *generation
 }
 
 // newDaemon reads the configuration and puts the parts together. It makes no
@@ -95,42 +99,43 @@ func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) 
 			d.close()
 		}
 	}()
-	routes, err := config.Load(f.configFile, os.Getenv)
-	if err != nil {
+	if d.authenticated, err = webAuthenticates(*f.web.WebConfigFile); err != nil {
 		return nil, err
 	}
 	if d.pool, err = a.open(ctx, f.maxConcurrent+spareConnections); err != nil {
 		return nil, err
 	}
-	if d.readers, err = a.open(ctx, readConnections); err != nil {
+	if d.readers, err = a.openReaders(ctx); err != nil {
 		return nil, err
 	}
-	if routes.RealTime.URL != "" {
-		d.realTime, err = postgres.Open(ctx, postgres.Config{
-			URL: routes.RealTime.URL, ApplicationName: "matview-exporter real-time", MaxConnections: routes.RealTime.MaxConcurrent,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("real_time.url: %w", err)
-		}
-	}
-	handler, err := d.handler(routes)
-	if err != nil {
+	if d.current, err = d.newGeneration(ctx, nil); err != nil {
 		return nil, err
 	}
 	d.server = &http.Server{
-		Handler: handler, ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
+		Handler: d.handler(), ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 32 << 10,
 	}
+	openProbes(d.server, d)
 	return d, nil
+}
+
+// openReaders makes the pool of those who only read.
+func (a *app) openReaders(ctx context.Context) (*pgxpool.Pool, error) {
+	c, err := postgres.Config{URL: a.databaseURL, ApplicationName: "matview-exporter", MaxConnections: readConnections}.PoolConfig()
+	if err != nil {
+		return nil, err
+	}
+	api.Pin(c, api.DefaultTimeout)
+	return postgres.OpenPool(ctx, c)
 }
 
 // checkRoutes compares the routes with the views, if the database can be
 // reached; else the routes are checked when they are first used.
-func (d *daemon) checkRoutes(ctx context.Context) error {
+func (d *daemon) checkRoutes(ctx context.Context, g *generation) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	wrong, unreachable := d.reads.Check(ctx)
+	wrong, unreachable := g.reads.Check(ctx)
 	if unreachable != nil {
 		d.logger.Warn("cannot check the routes yet", "err", postgres.Message(unreachable))
 	}
@@ -141,7 +146,7 @@ func (d *daemon) checkRoutes(ctx context.Context) error {
 // shows as matview_up 0 and not as a failed scrape.
 const scrapeTimeout = 8 * time.Second
 
-func (d *daemon) handler(routes *config.Config) (http.Handler, error) {
+func (d *daemon) handler() http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -149,34 +154,17 @@ func (d *daemon) handler(routes *config.Config) (http.Handler, error) {
 		metrics.New(d.readers, d.schema, scrapeTimeout, d.logger),
 	)
 	d.counters = metrics.NewCounters(registry)
-	authenticated, err := webAuthenticates(*d.flags.web.WebConfigFile)
-	if err != nil {
-		return nil, err
-	}
-	d.reads, err = api.New(api.Options{
-		Pool: d.readers, RealTimePool: d.realTime, Schema: d.schema, Config: routes, Logger: d.logger,
-		Authenticated: authenticated,
-	})
-	if err != nil {
-		return nil, err
-	}
-	landing, err := web.NewLandingPage(web.LandingConfig{
-		Name: "matview-exporter", Description: "Freshness of PostgreSQL materialized views", Version: version.Info(),
-		Links: []web.LandingLinks{
-			{Address: "/cache/status", Text: "Cache status", Description: "how fresh each view is, as JSON"},
-			{Address: "/metrics", Text: "Metrics", Description: "the same for Prometheus"},
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	mux := http.NewServeMux()
-	mux.Handle("/", d.reads)
-	mux.Handle("GET /{$}", landing)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+	scrapes := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		Registry: registry, ErrorLog: slog.NewLogLogger(d.logger.Handler(), slog.LevelError),
-	}))
-	return mux, nil
+	})
+	// No ServeMux: it would answer some paths with a redirect of its own.
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/metrics" {
+			scrapes.ServeHTTP(w, r)
+			return
+		}
+		d.ServeHTTP(w, r)
+	})
 }
 
 // webAuthenticates reports whether --web.config.file has every request prove
@@ -207,6 +195,7 @@ func webAuthenticates(webConfigFile string) (bool, error) {
 func (d *daemon) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer d.reloadOnSignal(ctx)()
 	scheduled := make(chan struct{})
 	go func() {
 		defer close(scheduled)
@@ -246,7 +235,10 @@ func (d *daemon) schedule(ctx context.Context) {
 }
 
 func (d *daemon) close() {
-	for _, pool := range []*pgxpool.Pool{d.pool, d.readers, d.realTime} {
+	if d.current != nil {
+		d.current.close(nil)
+	}
+	for _, pool := range []*pgxpool.Pool{d.pool, d.readers} {
 		if pool != nil {
 			pool.Close()
 		}

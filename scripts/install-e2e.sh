@@ -9,4 +9,5 @@ source scripts/need.sh
 need \
   psql:postgresql-client \
   jq \
-  curl
+  curl \
+  chromium

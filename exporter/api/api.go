@@ -35,8 +35,8 @@ type Options struct {
 	Timeout time.Duration
 }
 
-// Handler serves /cache/status, the row routes and the probes. Everything else
-// is answered as an unknown route.
+// Handler serves the status page, /cache/status, the row routes and the probes.
+// Everything else is answered as an unknown route.
 type Handler struct {
 	Options
 	mux    *http.ServeMux
@@ -58,9 +58,12 @@ func New(o Options) (*Handler, error) {
 	h.mux.HandleFunc("/-/ready", h.get(h.ready))
 	h.mux.HandleFunc("/cache/status", h.closed(o.Config.Public, h.get(h.cacheStatus)))
 	h.mux.HandleFunc("/cache/status/{view}", h.closed(o.Config.Public, h.get(h.cacheStatusOf)))
+	h.mux.HandleFunc("/{$}", h.closed(o.Config.Public, h.get(h.page("./", h.viewsPage))))
+	h.mux.HandleFunc("/cache/views/{view}", h.closed(o.Config.Public, h.get(h.page("../../", h.viewPage))))
+	h.mux.HandleFunc("/-/icon.svg", h.get(h.icon))
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { h.fail(w, r, unknownRoute()) })
 	for _, c := range o.Config.Routes {
-		r := &route{Route: c}
+		r := &route{Route: c, memory: newMemory()}
 		h.routes = append(h.routes, r)
 		h.mux.HandleFunc(c.Pattern(), h.closed(c.Public, h.get(func(w http.ResponseWriter, req *http.Request) error {
 			return h.row(w, req, r)
@@ -85,12 +88,32 @@ func (o Options) checkLogins() error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
+	if err := tooLarge(r); err != nil {
+		w.Header().Set("Connection", "close")
+		h.fail(w, r, err)
+		return
+	}
 	// The mux would redirect these, with a page of HTML.
 	if p := r.URL.EscapedPath(); p != "*" && p != path.Clean(p) {
 		h.fail(w, r, unknownRoute())
 		return
 	}
 	h.mux.ServeHTTP(w, r)
+}
+
+// maxURI is longer than a key of any use; longer lines of other headers are cut
+// off by the server.
+const maxURI = 8 << 10
+
+// tooLarge refuses what is not going to be read anyway, before any of it is.
+func tooLarge(r *http.Request) error {
+	switch {
+	case len(r.RequestURI) > maxURI:
+		return uriTooLong()
+	case r.ContentLength != 0:
+		return bodyNotRead()
+	}
+	return nil
 }
 
 // get serves GET and HEAD, and what goes wrong as a problem.
@@ -113,22 +136,53 @@ func (h *Handler) closed(public bool, serve http.HandlerFunc) http.HandlerFunc {
 		return serve
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
-		if h.Config.Tokens.Empty() {
-			h.fail(w, r, errClosed)
+		if err := h.authenticate(r); err != nil {
+			if err.Status == http.StatusUnauthorized {
+				h.challenge(w, r, err)
+			}
+			h.fail(w, r, err)
 			return
 		}
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		switch {
-		case !strings.EqualFold(scheme, "Bearer"):
-			w.Header().Set("WWW-Authenticate", `Bearer realm="matview"`)
-			h.fail(w, r, errNoToken)
-		case !h.Config.Tokens.Accept(strings.TrimSpace(token)):
-			w.Header().Set("WWW-Authenticate", `Bearer realm="matview", error="invalid_token"`)
-			h.fail(w, r, errWrongToken)
-		default:
-			serve(w, r)
-		}
+		serve(w, r)
 	}
+}
+
+// Guard asks for credentials where there are any to ask for.
+func (h *Handler) Guard(serve http.HandlerFunc) http.HandlerFunc {
+	return h.closed(h.Config.Tokens.Empty(), serve)
+}
+
+// authenticate looks for one of the tokens: as a bearer token, or as the
+// password of basic authentication, which is what a browser can ask people for.
+func (h *Handler) authenticate(r *http.Request) *problem {
+	if h.Config.Tokens.Empty() {
+		return errClosed
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if _, password, ok := r.BasicAuth(); ok {
+		scheme, token = "Bearer", password
+	}
+	switch {
+	case !strings.EqualFold(scheme, "Bearer") && isPage(r.URL.Path):
+		return errNoPassword
+	case !strings.EqualFold(scheme, "Bearer"):
+		return errNoToken
+	case !h.Config.Tokens.Accept(strings.TrimSpace(token)):
+		return errWrongToken
+	}
+	return nil
+}
+
+func (h *Handler) challenge(w http.ResponseWriter, r *http.Request, err *problem) {
+	if isPage(r.URL.Path) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="matview", charset="UTF-8"`)
+		return
+	}
+	challenge := `Bearer realm="matview"`
+	if err == errWrongToken {
+		challenge += `, error="invalid_token"`
+	}
+	w.Header().Set("WWW-Authenticate", challenge)
 }
 
 // fail answers with a problem, and logs those that are the server's to mend.
@@ -137,8 +191,17 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if !errors.As(err, &p) {
 		p = fromDatabase(err)
 	}
+	h.log(r, p)
+	if isPage(r.URL.Path) {
+		failPage(w, r, p)
+		return
+	}
+	p.write(w)
+}
+
+// log writes what is the server's to mend.
+func (h *Handler) log(r *http.Request, p *problem) {
 	if p.Status >= http.StatusInternalServerError && p.cause != nil && h.said.first(p.Type+p.key) {
 		h.Logger.Warn("request failed", "path", r.Pattern, "status", p.Status, "err", p.causeInOneLine())
 	}
-	p.write(w)
 }

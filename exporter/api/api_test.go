@@ -57,6 +57,13 @@ CREATE MATERIALIZED VIEW unindexed AS SELECT 1 AS id`)
 		"/cache/status/gone":                 urn + `no-such-view","title":"There is no such materialized view","status":404}`,
 		"/cache/status/a%00":                 urn + `no-such-view","title":"There is no such materialized view","status":404}`,
 		"/cache/other":                       urn + `unknown-route","title":"There is no such route","status":404}`,
+		"/n/1?max_age=-1":                    urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"max_age must be a duration such as 90s or 5m, or a number of seconds, once, and not negative."}`,
+		"/n/1?max_age=1&max_age=1":           urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"max_age must be a duration such as 90s or 5m, or a number of seconds, once, and not negative."}`,
+		"/n/1?max_age=5":                     urn + `not-fresh-enough","title":"The cached row is older than max_age, or of unknown age","status":503,"detail":"Real-time answers are not configured. Leave out max_age for the cached row."}`,
+		"/cache/status?history=0":            urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"history must be a number of attempts from 1 to 100, once."}`,
+		"/cache/status/numbered?history=101": urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"history must be a number of attempts from 1 to 100, once."}`,
+		"/cache/status?history=+1":           urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"history must be a number of attempts from 1 to 100, once."}`,
+		"/n/" + strings.Repeat("1", 8<<10):   urn + `uri-too-long","title":"The URL is too long","status":414,"detail":"At most 8192 bytes are read."}`,
 		"/metrics":                           urn + `unknown-route","title":"There is no such route","status":404}`,
 	} {
 		w := get(t, h, url)
@@ -131,7 +138,8 @@ func TestCredentials(t *testing.T) {
 		"second token":      {tokens, "bearer second", answers{200, 200, 200, 200, 200}},
 		"wrong token":       {tokens, "Bearer firs", answers{401, 200, 401, 401, 200}},
 		"empty token":       {tokens, "Bearer ", answers{401, 200, 401, 401, 200}},
-		"basic":             {tokens, "Basic Zmlyc3Q6", answers{401, 200, 401, 401, 200}},
+		"basic":             {tokens, "Basic Zmlyc3Q6", answers{401, 200, 401, 401, 200}},             // first:
+		"as a password":     {tokens, "Basic YW55Ym9keTpmaXJzdA==", answers{200, 200, 200, 200, 200}}, // anybody:first
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, ask(serve(t, c.options), c.authorization), cmp.AllowUnexported(answers{})); diff != "" {
@@ -293,19 +301,65 @@ func TestViewAsJSON(t *testing.T) {
 // Whatever a client sends, the answer is JSON and no error of the server.
 func FuzzRequests(f *testing.F) {
 	db := jobs(f)
-	h := serve(f, options(f, db.Pool(f), jobsRoute))
-	for _, seed := range []string{"job-1", "a%2Fb", "%ff", "%00", "..", "?real_time=", "job-1?real_time=true", strings.Repeat("x", 9000)} {
-		f.Add(seed)
+	h := serve(f, options(f, pinned(f, db), jobsRoute))
+	for _, seed := range [][3]string{
+		{"job-1", "", ""}, {"a%2Fb", `"tag"`, "Bearer x"}, {"%ff", "*", "Basic !"}, {"%00", `W/"`, ""}, {"..", "\x00", "Bearer"}, {"?real_time=", "", ""},
+		{"job-1?real_time=true", "", ""}, {"job-1?max_age=1e9", "", ""}, {"job-1?max_age=&max_age", ",,", ""}, {strings.Repeat("x", 9000), "", ""},
+	} {
+		f.Add(seed[0], seed[1], seed[2])
 	}
-	f.Fuzz(func(t *testing.T, rest string) {
+	f.Fuzz(func(t *testing.T, rest, tags, authorization string) {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/jobs/"+rest, http.NoBody)
 		if err != nil {
 			return
 		}
+		r.Header.Set("If-None-Match", tags)
+		r.Header.Set("Authorization", authorization)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		if w.Code >= 500 && w.Code != http.StatusNotImplemented || !json.Valid(w.Body.Bytes()) {
+		switch w.Code {
+		case http.StatusNotImplemented, http.StatusServiceUnavailable: // real_time and max_age without a login
+			if !strings.Contains(w.Body.String(), "Real-time answers are not configured") {
+				t.Errorf("%q: %d %s", rest, w.Code, w.Body)
+			}
+		case http.StatusNotModified:
+			if w.Body.Len() > 0 {
+				t.Errorf("%q: a body with 304", rest)
+			}
+			return
+		case http.StatusOK, http.StatusNotFound, http.StatusBadRequest, http.StatusRequestURITooLong:
+		default:
 			t.Errorf("%q: %d %s", rest, w.Code, w.Body)
 		}
+		if !json.Valid(w.Body.Bytes()) {
+			t.Errorf("%q: no JSON: %s", rest, w.Body)
+		}
 	})
+}
+
+// What an answer takes does not grow with the view.
+func TestAllocationsDoNotGrow(t *testing.T) {
+	measure := func(rows string) float64 {
+		db := jobs(t)
+		db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT i AS id, 'x' AS text FROM generate_series(1, `+rows+`) AS i; CREATE UNIQUE INDEX ON v (id); ANALYZE v`)
+		refreshView(t, db.Pool(t), "v", "blocking")
+		h := serve(t, options(t, pinned(t, db), `{public: true, routes: [{path: "/jobs/{id}", view: v}]}`))
+		body(t, h, "/jobs/1", http.StatusOK)
+		return testing.AllocsPerRun(200, func() { get(t, h, "/jobs/1") })
+	}
+	if small, large := measure("100"), measure("100000"); large > small+5 {
+		t.Errorf("%.0f allocations over 100 rows, %.0f over 100,000", small, large)
+	}
+}
+
+func TestBodies(t *testing.T) {
+	db := jobs(t)
+	h := serve(t, options(t, db.Pool(t), jobsRoute))
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/jobs/job-1", strings.NewReader("x"))
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	const want = `{"type":"urn:matview:error:body-not-read","title":"A request here has no body","status":413}`
+	if got := strings.TrimSpace(w.Body.String()); got != want || w.Header().Get("Connection") != "close" {
+		t.Errorf("%s %v", got, w.Header())
+	}
 }

@@ -87,6 +87,36 @@ func login(t testing.TB, db *postgrestest.Database, role, password string) *pgxp
 	return pool
 }
 
+// pinned is a pool as `run` opens it for readers.
+func pinned(t testing.TB, db *postgrestest.Database) *pgxpool.Pool {
+	t.Helper()
+	c, err := pgxpool.ParseConfig(db.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.MaxConns = 10 // as run has it
+	api.Pin(c, 0)
+	pool, err := pgxpool.NewWithConfig(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// ask sends headers, as "Name: value".
+func ask(t testing.TB, h http.Handler, method, url string, headers ...string) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), method, url, http.NoBody)
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		r.Header.Add(name, value)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
 func get(t testing.TB, h http.Handler, url string) *httptest.ResponseRecorder {
 	t.Helper()
 	w := httptest.NewRecorder()

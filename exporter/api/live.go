@@ -65,7 +65,7 @@ var errOutdated = errors.New("the view may have changed")
 func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*liveQuery, error) {
 	// The fingerprint first: a change in between makes the next request ask again.
 	query := &liveQuery{}
-	err := read(ctx, h.Pool, h.Timeout, fingerprintSQL, []any{rel.oid}, func(rows pgx.Rows) error {
+	err := readRows(ctx, h.Pool, h.Timeout, fingerprintSQL, []any{rel.oid}, func(rows pgx.Rows) error {
 		for rows.Next() {
 			if err := rows.Scan(&query.fingerprint); err != nil {
 				return err
@@ -91,7 +91,7 @@ func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*li
 	if err != nil {
 		return nil, err
 	}
-	query.sql = fmt.Sprintf("SELECT row_to_json(q)::text FROM (\n%s\n) AS q WHERE %s LIMIT 2", definition, rel.condition("q", 1))
+	query.sql = fmt.Sprintf("SELECT row_to_json(q.*)::text FROM (\n%s\n) AS q WHERE %s LIMIT 2", definition, rel.condition("q", parameters(1)))
 	r.live.Store(query)
 	return query, nil
 }

@@ -50,10 +50,14 @@ func (p *problem) retry(after time.Duration) *problem {
 	return p
 }
 
-func (p *problem) write(w http.ResponseWriter) {
+func (p *problem) headers(w http.ResponseWriter) {
 	if p.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(p.retryAfter/time.Second)))
 	}
+}
+
+func (p *problem) write(w http.ResponseWriter) {
+	p.headers(w)
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	encoder := json.NewEncoder(w)
@@ -64,12 +68,21 @@ func (p *problem) write(w http.ResponseWriter) {
 var (
 	errClosed = newProblem(http.StatusForbidden, "closed", "This is closed",
 		"No credentials are configured. Set auth.bearer_tokens_file, a web configuration with users, or public: true.")
+	errNoPassword = newProblem(http.StatusUnauthorized, "unauthorized", "A token is needed", "Sign in with any user name, and a bearer token as the password.")
 	errNoToken    = newProblem(http.StatusUnauthorized, "unauthorized", "A bearer token is needed", "Send Authorization: Bearer TOKEN.")
 	errWrongToken = newProblem(http.StatusUnauthorized, "unauthorized", "The bearer token is not valid", "")
 )
 
 func unknownRoute() *problem {
 	return newProblem(http.StatusNotFound, "unknown-route", "There is no such route", "")
+}
+
+func uriTooLong() *problem {
+	return newProblem(http.StatusRequestURITooLong, "uri-too-long", "The URL is too long", "At most "+strconv.Itoa(maxURI)+" bytes are read.")
+}
+
+func bodyNotRead() *problem {
+	return newProblem(http.StatusRequestEntityTooLarge, "body-not-read", "A request here has no body", "")
 }
 
 func methodNotAllowed(method string) *problem {
@@ -113,9 +126,14 @@ func realTimeNotOffered() *problem {
 	return newProblem(http.StatusNotImplemented, "real-time-not-offered", "Real-time answers are not configured", "Leave out real_time=true for the cached row.")
 }
 
+func notFreshEnough() *problem {
+	return newProblem(http.StatusServiceUnavailable, "not-fresh-enough", "The cached row is older than max_age, or of unknown age",
+		"Real-time answers are not configured. Leave out max_age for the cached row.").retry(10 * time.Second)
+}
+
 func tooManyLive() *problem {
 	return newProblem(http.StatusServiceUnavailable, "too-many-live-queries", "Too many real-time queries are running",
-		"Try again in a moment, or leave out real_time=true for the cached row.").retry(time.Second)
+		"Try again in a moment, or leave out real_time=true and max_age for the cached row.").retry(time.Second)
 }
 
 func liveQueryFailed(err error) *problem {

@@ -19,15 +19,24 @@ type route struct {
 	config.Route
 	relation atomic.Pointer[relation]
 	live     atomic.Pointer[liveQuery]
+	memory   memory
+	// rereading is set while one request looks whether the relation still is
+	// what it was, so that the others need not.
+	rereading atomic.Bool
 }
 
 // relation is a view as a route reads it.
 type relation struct {
 	oid      uint32
 	viewName string
-	sql      string // the view's quoted name
+	sql      string   // the view's quoted name
+	names    []string // by which log rows may call it
+	columns  []string
 	keys     []key
 	readAt   time.Time
+	queue    queue
+
+	cachedSQL, absentSQL, batchSQL string
 }
 
 // key is a column of the unique index that finds the row.
@@ -51,7 +60,7 @@ var addedFields = []string{"data_source", "cache_refreshed_at", "cache_refresh_d
 const relationSQL = `
 WITH view AS (
     SELECT n.view_oid, n.view_name, n.schema_name, n.relation_name
-    FROM %s AS n WHERE n.known_as = $1 ORDER BY n.preference LIMIT 1
+    FROM %[1]s AS n WHERE n.known_as = $1 ORDER BY n.preference LIMIT 1
 ), key AS (
     SELECT i.indexrelid, i.indrelid, i.indkey, i.indclass
     FROM pg_catalog.pg_index AS i JOIN view ON i.indrelid = view.view_oid
@@ -94,13 +103,21 @@ SELECT view.view_oid, view.view_name, view.schema_name, view.relation_name,
           AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                       WHERE a.attrelid = view.view_oid AND a.attnum > 0 AND a.atttypid >= 16384)
         LIMIT 1) AS foreign_cast,
+       ARRAY(SELECT DISTINCT n.known_as FROM %[1]s AS n WHERE n.view_oid = view.view_oid LIMIT 5) AS names,
        part.attname::text, part.type, part.operator
 FROM view LEFT JOIN part ON true`
 
 // relationOf is what is known of the route's view; fresh asks the catalog again.
 func (h *Handler) relationOf(ctx context.Context, r *route, fresh bool) (*relation, error) {
-	if known := r.relation.Load(); known != nil && !fresh && time.Since(known.readAt) < relationLifetime {
-		return known, nil
+	if known := r.relation.Load(); known != nil && !fresh {
+		age := time.Since(known.readAt)
+		if age < relationLifetime {
+			return known, nil
+		}
+		if age < 2*relationLifetime && !r.rereading.CompareAndSwap(false, true) {
+			return known, nil
+		}
+		defer r.rereading.Store(false)
 	}
 	found, err := h.readRelation(ctx, r)
 	if err != nil {
@@ -113,14 +130,13 @@ func (h *Handler) relationOf(ctx context.Context, r *route, fresh bool) (*relati
 
 func (h *Handler) readRelation(ctx context.Context, r *route) (*relation, error) {
 	found := &relation{readAt: time.Now()}
-	var columns []string
 	var foreignCast *string
 	sql := fmt.Sprintf(relationSQL, postgres.QuoteIdent(h.Schema, "materialized_view_names"))
-	err := read(ctx, h.Pool, h.Timeout, sql, []any{r.View, r.Columns()}, func(rows pgx.Rows) error {
+	err := readRows(ctx, h.Pool, h.Timeout, sql, []any{r.View, r.Columns()}, func(rows pgx.Rows) error {
 		var schema, name string
 		var column, typ, operator *string
 		for rows.Next() {
-			if err := rows.Scan(&found.oid, &found.viewName, &schema, &name, &columns, &foreignCast, &column, &typ, &operator); err != nil {
+			if err := rows.Scan(&found.oid, &found.viewName, &schema, &name, &found.columns, &foreignCast, &found.names, &column, &typ, &operator); err != nil {
 				return err
 			}
 			found.sql = postgres.QuoteIdent(schema, name)
@@ -136,17 +152,18 @@ func (h *Handler) readRelation(ctx context.Context, r *route) (*relation, error)
 	case found.oid == 0:
 		return nil, viewMissing(r.View)
 	}
-	if err := checkRoute(r.Route, found, columns, foreignCast); err != nil {
+	if err := checkRoute(r.Route, found, foreignCast); err != nil {
 		return nil, misconfigured(err)
 	}
 	found.sortKeys(r.Columns())
+	found.cachedSQL, found.absentSQL, found.batchSQL = h.cachedSQL(found), h.absentSQL(found), h.batchSQL(found)
 	return found, nil
 }
 
 // checkRoute gives the errors of the configuration that only the catalog knows.
-func checkRoute(r config.Route, found *relation, columns []string, foreignCast *string) error {
-	has := make(map[string]bool, len(columns))
-	for _, c := range columns {
+func checkRoute(r config.Route, found *relation, foreignCast *string) error {
+	has := make(map[string]bool, len(found.columns))
+	for _, c := range found.columns {
 		has[c] = true
 	}
 	var problems []error
@@ -186,13 +203,18 @@ func (rel *relation) sortKeys(columns []string) {
 	rel.keys = sorted
 }
 
-// condition finds the row by its key in alias, with parameters from first on.
-func (rel *relation) condition(alias string, first int) string {
+// condition finds the row by its key in alias; value is the SQL of each.
+func (rel *relation) condition(alias string, value func(i int) string) string {
 	parts := make([]string, len(rel.keys))
 	for i, k := range rel.keys {
-		parts[i] = fmt.Sprintf("%s.%s %s $%d::%s", alias, postgres.QuoteIdent(k.column), k.operator, first+i, k.typ)
+		parts[i] = fmt.Sprintf("%s.%s %s %s::%s", alias, postgres.QuoteIdent(k.column), k.operator, value(i), k.typ)
 	}
 	return strings.Join(parts, " AND ")
+}
+
+// parameters are values given as parameters from first on.
+func parameters(first int) func(i int) string {
+	return func(i int) string { return fmt.Sprintf("$%d", first+i) }
 }
 
 // Check gives the errors of the configuration that only the database shows, a

@@ -2,11 +2,12 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -17,44 +18,78 @@ import (
 
 // row answers with the one row of the key in the path.
 func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error {
-	live, err := wantsLive(req.URL)
+	asked, err := readRowParameters(req.URL)
 	if err != nil {
 		return err
 	}
-	values := make([]string, len(r.Columns()))
-	for i, column := range r.Columns() {
-		values[i] = req.PathValue("k" + strconv.Itoa(i))
-		if !isText(values[i]) {
-			return invalidKey(column, "text")
-		}
+	values, err := keyOf(req, r)
+	if err != nil {
+		return err
 	}
-	if live {
+	if asked.live {
 		return h.liveRow(w, req, r, values)
 	}
 	// A client that hangs up must not cost a connection: the query is short.
 	ctx := context.WithoutCancel(req.Context())
+	tags := wantedTags(req)
+	if tags != "" && tags != "*" && h.unchanged(ctx, w, r, values, asked, tags) {
+		return nil
+	}
 	found, err := h.cachedRow(ctx, r, values)
+	if asked.maxAge != nil && (isNotPopulated(err) || err == nil && !asked.freshEnough(found.freshness, found.now)) {
+		if h.RealTimePool == nil {
+			return notFreshEnough()
+		}
+		return h.liveRow(w, req, r, values)
+	}
 	if err != nil {
 		return err
+	}
+	if found.columns == nil {
+		return noSuchRow()
+	}
+	tag := found.freshness.tag(found.relation, values)
+	found.freshness.describe(w, tag, found.now)
+	if tags == "*" || matches(tags, tag) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
 	}
 	writeBody(w, found.json())
 	return nil
 }
 
-// wantsLive reads ?real_time; other parameters are not ours.
-func wantsLive(u *url.URL) (bool, error) {
-	query, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
-		return false, invalidParameter("The query string does not parse.")
+// unchanged answers 304, and reports that it did, if the client has the row as
+// it is. That takes no look at the row: only a refresh changes it. What goes
+// wrong here the full answer will tell.
+func (h *Handler) unchanged(ctx context.Context, w http.ResponseWriter, r *route, values []string, asked rowParameters, tags string) bool {
+	freshness, now, err := h.currentFreshness(ctx, r)
+	if err != nil || !asked.freshEnough(freshness, now) {
+		return false
 	}
-	given, found := query["real_time"]
-	if !found {
-		return false, nil
+	rel := r.relation.Load()
+	if rel == nil || rel.oid != freshness.oid {
+		return false
 	}
-	if len(given) == 1 && (given[0] == "true" || given[0] == "false") {
-		return given[0] == "true", nil
+	tag := freshness.tag(rel, values)
+	if !matches(tags, tag) {
+		return false
 	}
-	return false, invalidParameter("real_time must be true or false, once.")
+	freshness.describe(w, tag, now)
+	w.WriteHeader(http.StatusNotModified)
+	return true
+}
+
+// keyOf is the values in the path.
+func keyOf(req *http.Request, r *route) ([]string, error) {
+	columns := r.Columns()
+	values := make([]string, len(columns))
+	for i, column := range columns {
+		values[i] = req.PathValue("k" + strconv.Itoa(i))
+		if !isText(values[i]) {
+			return nil, invalidKey(column, "text")
+		}
+	}
+	return values, nil
 }
 
 // isText is what PostgreSQL can hold as text.
@@ -62,21 +97,11 @@ func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune
 
 // cachedRow is a row of the view and how fresh it is, of one snapshot.
 type cachedRow struct {
-	viewOID     uint32
-	columns     []byte // a JSON object; nil: there is no such row
-	refreshedAt pgtype.Timestamptz
-	durationMS  *int64
-	dataAsOf    pgtype.Timestamptz
-}
-
-// cachedSQL is one statement, hence one snapshot; see beginSQL.
-func (h *Handler) cachedSQL(rel *relation) string {
-	return fmt.Sprintf(`
-SELECT f.view_oid, row_to_json(v)::text, f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of
-FROM %s AS f
-LEFT JOIN LATERAL (SELECT * FROM %s AS w WHERE %s LIMIT 2) AS v ON true
-WHERE f.view_name = $1`,
-		postgres.QuoteIdent(h.Schema, "materialized_view_freshness"), rel.sql, rel.condition("w", 2))
+	mark
+	relation  *relation
+	columns   []byte // a JSON object; nil: there is no such row
+	now       time.Time
+	freshness *recalled
 }
 
 // cachedRow reads the row, once more if the view turns out to be another than
@@ -87,17 +112,16 @@ func (h *Handler) cachedRow(ctx context.Context, r *route, values []string) (*ca
 		if err != nil {
 			return nil, err
 		}
-		found, err := h.readCached(ctx, rel, values)
+		found, err := h.readCached(ctx, r, rel, values)
+		if retried && postgres.SQLState(err) == postgres.UndefinedTable {
+			// The log may be missing for a while, if its users recreate it.
+			found, err = h.readTogether(ctx, r, rel, values)
+		}
 		switch {
-		case err == nil && found != nil && found.viewOID == rel.oid:
-			if found.columns == nil {
-				return nil, noSuchRow()
-			}
+		case err == nil:
 			return found, nil
-		case err != nil && (retried || !isOutdated(err)):
+		case retried || !isOutdated(err):
 			return nil, h.explain(ctx, rel, values, err)
-		case retried:
-			return nil, viewMissing(r.View) // it comes and goes
 		}
 	}
 }
@@ -106,7 +130,7 @@ func (h *Handler) cachedRow(ctx context.Context, r *route, values []string) (*ca
 // altered since its relation was read: then its key may be of another type too.
 func isOutdated(err error) bool {
 	state := postgres.SQLState(err)
-	if isDataException(state) {
+	if isDataException(state) || errors.Is(err, errOutdated) {
 		return true
 	}
 	switch state {
@@ -117,22 +141,56 @@ func isOutdated(err error) bool {
 	return false
 }
 
-func (h *Handler) readCached(ctx context.Context, rel *relation, values []string) (*cachedRow, error) {
-	var found *cachedRow
-	args := append([]any{rel.viewName}, asArgs(values)...)
-	err := read(ctx, h.Pool, h.Timeout, h.cachedSQL(rel), args, func(rows pgx.Rows) error {
-		for rows.Next() {
-			if found != nil {
-				return ambiguousRow()
-			}
-			found = &cachedRow{}
-			if err := rows.Scan(&found.viewOID, &found.columns, &found.refreshedAt, &found.durationMS, &found.dataAsOf); err != nil {
-				return err
-			}
+// readCached reads the row together with the mark of its freshness, and the
+// freshness where the mark is new; then the row again, until the two agree.
+func (h *Handler) readCached(ctx context.Context, r *route, rel *relation, values []string) (*cachedRow, error) {
+	for range attemptsToAgree {
+		row, err := h.readOnce(ctx, rel, values)
+		if err != nil {
+			return nil, err
 		}
-		return rows.Err()
-	})
-	return found, err
+		if row == nil {
+			continue
+		}
+		if row.oid != rel.oid {
+			return nil, viewMissing(r.View).because(errOutdated)
+		}
+		if row.freshness = r.memory.recall(row.mark); row.freshness != nil {
+			return row, nil
+		}
+		if err := h.readFreshness(ctx, r, rel, row.mark); err != nil {
+			return nil, err
+		}
+	}
+	return h.readTogether(ctx, r, rel, values)
+}
+
+// attemptsToAgree is how often a row may be overtaken by a refresh while its
+// freshness is read.
+const attemptsToAgree = 3
+
+// readTogether reads row and freshness in one statement: slower among many
+// views, but nothing overtakes it, and only the read model need be there.
+func (h *Handler) readTogether(ctx context.Context, r *route, rel *relation, values []string) (*cachedRow, error) {
+	row := &cachedRow{relation: rel, freshness: &recalled{}}
+	f := row.freshness
+	sql := fmt.Sprintf(`
+SELECT row_to_json(v.*)::text, clock_timestamp(), f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of, c.oid, c.xmin
+FROM pg_catalog.pg_class AS c
+JOIN %s AS f ON f.view_oid = c.oid AND f.view_name = $2::text
+LEFT JOIN LATERAL (SELECT * FROM %s AS w WHERE %s LIMIT 2) AS v ON true
+WHERE c.oid = $1::oid AND c.oid = pg_catalog.to_regclass($3::text)::oid`,
+		postgres.QuoteIdent(h.Schema, "materialized_view_freshness"), rel.sql, rel.condition("w", parameters(4)))
+	args := append([]any{rel.oid, rel.viewName, rel.sql}, asArgs(values)...)
+	found, err := readRow(ctx, h.Pool, h.Timeout, sql, args,
+		&row.columns, &row.now, &f.refreshedAt, &f.durationMS, &f.dataAsOf, &f.oid, &f.class)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, viewMissing(r.View).because(errOutdated)
+	}
+	return row, nil
 }
 
 // asArgs binds the key as text: the server casts it, by the type's own rules.
@@ -149,6 +207,11 @@ func asArgs(values []string) []any {
 func isDataException(state string) bool { return strings.HasPrefix(state, "22") }
 
 const notPopulatedState = "55000"
+
+func isNotPopulated(err error) bool {
+	var p *problem
+	return errors.As(err, &p) && p.Type == problemType+"not-populated"
+}
 
 // explain tells an error of the key from one of the view.
 func (h *Handler) explain(ctx context.Context, rel *relation, values []string, err error) error {
@@ -169,7 +232,7 @@ func (h *Handler) explain(ctx context.Context, rel *relation, values []string, e
 // wrongKey finds the value that is none of its column's type, if one is.
 func (h *Handler) wrongKey(ctx context.Context, rel *relation, values []string) error {
 	for i, k := range rel.keys {
-		err := read(ctx, h.Pool, h.Timeout, "SELECT $1::"+k.typ+" IS NULL", []any{values[i]}, func(rows pgx.Rows) error {
+		err := readRows(ctx, h.Pool, h.Timeout, "SELECT $1::"+k.typ+" IS NULL", []any{values[i]}, func(rows pgx.Rows) error {
 			rows.Close()
 			return rows.Err()
 		})
@@ -185,21 +248,24 @@ func (h *Handler) wrongKey(ctx context.Context, rel *relation, values []string) 
 func (c *cachedRow) json() []byte {
 	body := openObject(c.columns)
 	body = append(body, `"data_source":"cached","cache_refreshed_at":`...)
-	body = appendTimestamp(body, c.refreshedAt)
+	body = appendTimestamp(body, c.freshness.refreshedAt)
 	body = append(body, `,"cache_refresh_duration_ms":`...)
-	if c.durationMS == nil {
-		body = append(body, "null"...)
-	} else {
-		body = strconv.AppendInt(body, *c.durationMS, 10)
-	}
+	body = appendDuration(body, c.freshness.durationMS)
 	body = append(body, `,"cache_data_as_of":`...)
-	body = appendTimestamp(body, c.dataAsOf)
+	body = appendTimestamp(body, c.freshness.dataAsOf)
 	return append(body, "}\n"...)
 }
 
 // openObject is a JSON object ready for more fields.
 func openObject(object []byte) []byte {
 	return append(object[:len(object)-1], ',')
+}
+
+func appendDuration(body []byte, ms *int64) []byte {
+	if ms == nil {
+		return append(body, "null"...)
+	}
+	return strconv.AppendInt(body, *ms, 10)
 }
 
 func appendTimestamp(body []byte, t pgtype.Timestamptz) []byte {

@@ -1,18 +1,15 @@
 package api_test
 
 import (
-	"encoding/json"
 	"net/http"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matview/terraform-provider-matview/exporter/api"
-	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
@@ -53,7 +50,7 @@ ALTER DATABASE "`+db.Name+`" SET timezone = 'Asia/Kathmandu';
 ALTER DATABASE "`+db.Name+`" SET extra_float_digits = -5;
 ALTER DATABASE "`+db.Name+`" SET default_transaction_isolation = 'serializable';
 ALTER DATABASE "`+db.Name+`" SET bytea_output = 'escape'`)
-	types := []struct{ name, sql, json, url string }{
+	types := []typeCase{
 		{"bigint", `9223372036854775807::bigint`, `9223372036854775807`, "9223372036854775807"},
 		{"numeric", `12345678901234567890.123456789012345678900::numeric`, `12345678901234567890.123456789012345678900`, "12345678901234567890.1234567890123456789"},
 		{"numeric_typmod", `1.50::numeric(10,2)`, `1.50`, "1.5"},
@@ -95,7 +92,15 @@ ALTER DATABASE "`+db.Name+`" SET bytea_output = 'escape'`)
 			config += "  - {path: '/value/" + typ.name + "/{value}', view: t_" + typ.name + "}\n"
 		}
 	}
-	h := serve(t, options(t, db.Pool(t), config))
+	t.Run("pinned", func(t *testing.T) { testTypes(t, serve(t, options(t, pinned(t, db), config)), types) })
+	// As behind a pooler.
+	t.Run("in transactions", func(t *testing.T) { testTypes(t, serve(t, options(t, db.Pool(t), config)), types) })
+}
+
+type typeCase struct{ name, sql, json, url string }
+
+func testTypes(t *testing.T, h http.Handler, types []typeCase) {
+	t.Helper()
 	for _, typ := range types {
 		t.Run(typ.name, func(t *testing.T) {
 			want := `{"id":1,"value":` + typ.json + `,"data_source":"cached",`
@@ -113,6 +118,20 @@ ALTER DATABASE "`+db.Name+`" SET bytea_output = 'escape'`)
 	// What is longer than the column must not be cut to match.
 	for _, url := range []string{"/value/varchar/abcd", "/value/char/abX", "/value/bit/1011"} {
 		body(t, h, url, http.StatusNotFound)
+	}
+}
+
+// Columns may be called as the statements call tables.
+func TestColumnsNamedAsAliases(t *testing.T) {
+	db := jobs(t)
+	db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS id, 2 AS w, 3 AS v, 4 AS q, 5 AS c, 6 AS f, 7 AS l, 8 AS s; CREATE UNIQUE INDEX ON v (id)`)
+	o := options(t, pinned(t, db), `{public: true, routes: [{path: "/v/{id}", view: v}]}`)
+	o.RealTimePool = liveLogin(t, db, readTables)
+	h := serve(t, o)
+	for _, path := range []string{"/v/1", "/v/1?real_time=true"} {
+		if got := body(t, h, path, http.StatusOK); !strings.HasPrefix(got, `{"id":1,"w":2,"v":3,"q":4,"c":5,"f":6,"l":7,"s":8,"data_source"`) {
+			t.Errorf("%s: %s", path, got)
+		}
 	}
 }
 
@@ -153,65 +172,6 @@ CREATE MATERIALIZED VIEW job_progress AS SELECT 'seven'::text AS job_id, 'x' AS 
 	db.Exec(t, `ALTER MATERIALIZED VIEW job_progress RENAME COLUMN data_source TO source`)
 	if got := body(t, h, "/jobs/seven", http.StatusOK); !strings.HasPrefix(got, `{"job_id":"seven","source":"x","data_source":"cached"`) {
 		t.Error(got)
-	}
-}
-
-// The row and what is said of its freshness are of one refresh, whichever way
-// and however often the view is refreshed meanwhile.
-func TestRowAgreesWithItsRefresh(t *testing.T) {
-	for _, method := range []string{"blocking", "concurrently"} {
-		t.Run(method, func(t *testing.T) {
-			db := jobs(t)
-			// The view holds when its snapshot was taken, to compare data_as_of with.
-			db.Exec(t, `CREATE TABLE ticks (n int);
-INSERT INTO ticks VALUES (0);
-CREATE MATERIALIZED VIEW ticking AS SELECT 1 AS id, n FROM ticks;
-CREATE UNIQUE INDEX ON ticking (id);
-ALTER DATABASE "`+db.Name+`" SET default_transaction_isolation = 'repeatable read'`)
-			pool := db.Pool(t)
-			refreshView(t, pool, "ticking", "blocking")
-			h := serve(t, options(t, pool, `{public: true, routes: [{path: "/ticking/{id}", view: ticking}]}`))
-			stop := make(chan struct{})
-			var mu sync.Mutex
-			seen := map[int]string{} // by n
-			var readers sync.WaitGroup
-			for range 8 {
-				readers.Go(func() {
-					for {
-						select {
-						case <-stop:
-							return
-						default:
-						}
-						w := get(t, h, "/ticking/1")
-						var row struct {
-							N           int
-							RefreshedAt string `json:"cache_refreshed_at"`
-							AsOf        string `json:"cache_data_as_of"`
-						}
-						if err := json.Unmarshal(w.Body.Bytes(), &row); err != nil || w.Code != http.StatusOK || row.RefreshedAt == "" {
-							t.Errorf("%d: %s", w.Code, w.Body)
-							return
-						}
-						mu.Lock()
-						if at, found := seen[row.N]; found && at != row.RefreshedAt+row.AsOf {
-							t.Errorf("row %d came with %s and with %s%s", row.N, at, row.RefreshedAt, row.AsOf)
-						}
-						seen[row.N] = row.RefreshedAt + row.AsOf
-						mu.Unlock()
-					}
-				})
-			}
-			for range 60 {
-				db.Exec(t, `UPDATE ticks SET n = n + 1`)
-				refreshView(t, pool, "ticking", refresh.Method(method))
-			}
-			close(stop)
-			readers.Wait()
-			if len(seen) < 5 {
-				t.Errorf("the readers saw %d refreshes of 60", len(seen))
-			}
-		})
 	}
 }
 

@@ -33,19 +33,6 @@ func milliseconds(d time.Duration) string {
 	return strconv.FormatInt(max(d.Milliseconds(), 1), 10)
 }
 
-// read runs one statement in a transaction of its own, in one round trip.
-func read(ctx context.Context, pool *pgxpool.Pool, timeout time.Duration, sql string, args []any, scan func(pgx.Rows) error) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout+grace)
-	defer cancel()
-	return withConn(ctx, pool, func(conn *pgx.Conn) error {
-		batch := &pgx.Batch{}
-		begin(batch, timeout)
-		batch.Queue(sql, args...).Query(scan)
-		batch.Queue("COMMIT")
-		return conn.SendBatch(ctx, batch).Close()
-	})
-}
-
 // grace is how much longer we wait than the server is told to: its own
 // cancelling keeps the connection.
 const grace = time.Second

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -46,6 +47,39 @@ type View struct {
 	NextRunAt           *Timestamp `json:"next_run_at"`
 	RefreshInProgress   bool       `json:"refresh_in_progress"`
 	SizeBytes           *int64     `json:"size_bytes"`
+	// History is the last attempts, the latest first, if they were asked for.
+	History []Attempt `json:"history,omitzero"`
+}
+
+// Attempt is one attempt to refresh a view.
+type Attempt struct {
+	Trigger      string     `json:"trigger"`
+	Method       *string    `json:"method"`
+	Outcome      string     `json:"outcome"`
+	StartedAt    *Timestamp `json:"started_at"`
+	DataAsOf     *Timestamp `json:"data_as_of"`
+	FinishedAt   *Timestamp `json:"finished_at"`
+	LockWaitMS   *int64     `json:"lock_wait_ms"`
+	DurationMS   *int64     `json:"duration_ms"`
+	RowsInserted *int64     `json:"rows_inserted"`
+	RowsDeleted  *int64     `json:"rows_deleted"`
+	Error        *string    `json:"error"`
+	SQLState     *string    `json:"sqlstate"`
+	Reason       *string    `json:"reason"`
+	Warning      *string    `json:"warning"`
+}
+
+func newHistory(attempts []freshness.Attempt) []Attempt {
+	history := make([]Attempt, len(attempts)) // not null where there is none
+	for i, a := range attempts {
+		history[i] = Attempt{
+			Trigger: a.Trigger, Method: a.Method, Outcome: a.Outcome,
+			StartedAt: newTimestamp(&a.StartedAt), DataAsOf: newTimestamp(a.DataAsOf), FinishedAt: newTimestamp(a.FinishedAt),
+			LockWaitMS: a.LockWaitMS, DurationMS: a.DurationMS, RowsInserted: a.RowsInserted, RowsDeleted: a.RowsDeleted,
+			Error: withoutDetail(a.Error), SQLState: a.SQLState, Reason: a.Reason, Warning: withoutDetail(a.Warning),
+		}
+	}
+	return history
 }
 
 // NewStatus is the status of views, in their order.
@@ -112,39 +146,86 @@ func withoutDetail(message *string) *string {
 }
 
 func (h *Handler) cacheStatus(w http.ResponseWriter, r *http.Request) error {
-	ctx, cancel := context.WithTimeout(r.Context(), h.Timeout)
-	defer cancel()
-	var views []freshness.View
-	err := withConn(ctx, h.Pool, func(conn *pgx.Conn) (err error) {
-		views, err = freshness.All(ctx, conn, h.Schema)
-		return err
-	})
+	history, err := readHistory(r.URL)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, NewStatus(views))
+	views, err := h.views(r.Context(), history)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, Status{Views: views})
 }
 
 func (h *Handler) cacheStatusOf(w http.ResponseWriter, r *http.Request) error {
-	ctx, cancel := context.WithTimeout(r.Context(), h.Timeout)
+	history, err := readHistory(r.URL)
+	if err != nil {
+		return err
+	}
+	view, err := h.view(r.Context(), r.PathValue("view"), history)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, view)
+}
+
+// views is every view, each with its last attempts if history is not negative.
+func (h *Handler) views(ctx context.Context, history int) ([]View, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
 	defer cancel()
-	name := r.PathValue("view")
-	if !isText(name) {
-		return noSuchView()
-	}
-	var view freshness.View
-	var found bool
-	err := withConn(ctx, h.Pool, func(conn *pgx.Conn) (err error) {
-		view, found, err = freshness.Find(ctx, conn, h.Schema, name)
-		return err
+	var views []View
+	err := withConn(ctx, h.Pool, func(conn *pgx.Conn) error {
+		found, err := freshness.All(ctx, conn, h.Schema)
+		if err != nil {
+			return err
+		}
+		views = NewStatus(found).Views
+		return h.addHistory(ctx, conn, views, history)
 	})
-	switch {
-	case err != nil:
-		return err
-	case !found:
-		return noSuchView()
+	return views, err
+}
+
+// view is the one that has this name among others.
+func (h *Handler) view(ctx context.Context, name string, history int) (*View, error) {
+	if !isText(name) {
+		return nil, noSuchView()
 	}
-	return writeJSON(w, NewView(view))
+	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
+	defer cancel()
+	var views []View
+	err := withConn(ctx, h.Pool, func(conn *pgx.Conn) error {
+		found, ok, err := freshness.Find(ctx, conn, h.Schema, name)
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+			return noSuchView()
+		}
+		views = []View{NewView(found)}
+		return h.addHistory(ctx, conn, views, history)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &views[0], nil
+}
+
+func (h *Handler) addHistory(ctx context.Context, db freshness.Querier, views []View, limit int) error {
+	if limit < 0 {
+		return nil
+	}
+	names := make([]string, len(views))
+	for i, v := range views {
+		names[i] = v.Name
+	}
+	of, err := freshness.History(ctx, db, h.Schema, names, limit)
+	if err != nil {
+		return err
+	}
+	for i := range views {
+		views[i].History = newHistory(of[views[i].Name])
+	}
+	return nil
 }
 
 func writeJSON(w http.ResponseWriter, body any) error {
@@ -157,6 +238,8 @@ func writeJSON(w http.ResponseWriter, body any) error {
 }
 
 func writeBody(w http.ResponseWriter, body []byte) {
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body) // the client has gone
+	header := w.Header()
+	header.Set("Content-Type", "application/json")
+	header.Set("Content-Length", strconv.Itoa(len(body))) // also for HEAD
+	_, _ = w.Write(body)                                  // the client has gone
 }

@@ -1,0 +1,153 @@
+package api_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
+)
+
+const readingClients = 50
+
+// The row and what is said of its freshness are of one refresh, whichever way
+// and however often the view is refreshed under many clients, half of whom send
+// the ETag they have; and none of them meets an error.
+func TestRowAgreesWithItsRefresh(t *testing.T) {
+	for name, c := range map[string]struct {
+		method refresh.Method
+		pool   func(testing.TB, *postgrestest.Database) *pgxpool.Pool
+	}{
+		"blocking":                      {"blocking", pinned},
+		"concurrently":                  {"concurrently", pinned},
+		"blocking, in transactions":     {"blocking", func(t testing.TB, db *postgrestest.Database) *pgxpool.Pool { t.Helper(); return db.Pool(t) }},
+		"concurrently, in transactions": {"concurrently", func(t testing.TB, db *postgrestest.Database) *pgxpool.Pool { t.Helper(); return db.Pool(t) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := jobs(t)
+			db.Exec(t, `CREATE TABLE ticks (n int);
+INSERT INTO ticks VALUES (0);
+CREATE MATERIALIZED VIEW ticking AS SELECT 1 AS id, n FROM ticks;
+CREATE UNIQUE INDEX ON ticking (id);
+ALTER DATABASE "`+db.Name+`" SET default_transaction_isolation = 'repeatable read'`)
+			refreshed := db.Pool(t)
+			refreshView(t, refreshed, "ticking", "blocking")
+			server := httptest.NewServer(serve(t, options(t, c.pool(t, db), `{public: true, routes: [{path: "/ticking/{id}", view: ticking}]}`)))
+			defer server.Close()
+			w := &witness{t: t, url: server.URL + "/ticking/1", seen: map[int]string{}}
+			var stop atomic.Bool
+			var readers sync.WaitGroup
+			for i := range readingClients {
+				readers.Go(func() {
+					for etag := ""; !stop.Load() && !t.Failed(); {
+						got := w.read(etag)
+						if i%2 == 0 {
+							etag = got
+						}
+					}
+				})
+			}
+			for range 40 {
+				db.Exec(t, `UPDATE ticks SET n = n + 1`)
+				refreshView(t, refreshed, "ticking", c.method)
+			}
+			stop.Store(true)
+			readers.Wait()
+			if len(w.seen) < 5 {
+				t.Errorf("the readers saw %d refreshes of 40", len(w.seen))
+			}
+			if w.notModified.Load() == 0 {
+				t.Error("no answer was 304")
+			}
+		})
+	}
+}
+
+// witness compares all answers about one row.
+type witness struct {
+	t           *testing.T
+	url         string
+	mu          sync.Mutex
+	seen        map[int]string // what came with each n
+	notModified atomic.Int64
+}
+
+// read gives the ETag of the answer.
+func (w *witness) read(etag string) string {
+	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, w.url, http.NoBody)
+	if err != nil {
+		w.t.Error(err)
+		return ""
+	}
+	if etag != "" {
+		req.Header.Set("If-None-Match", etag)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		w.t.Error(err)
+		return ""
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.t.Error(err)
+	}
+	if resp.StatusCode == http.StatusNotModified && len(text) == 0 && resp.Header.Get("ETag") == etag {
+		w.notModified.Add(1)
+		return etag
+	}
+	var row struct {
+		N           int
+		RefreshedAt string `json:"cache_refreshed_at"`
+		AsOf        string `json:"cache_data_as_of"`
+	}
+	if err := json.Unmarshal(text, &row); err != nil || resp.StatusCode != http.StatusOK || row.RefreshedAt == "" || row.AsOf == "" {
+		w.t.Errorf("%d: %s", resp.StatusCode, text)
+		return ""
+	}
+	said := row.RefreshedAt + row.AsOf + resp.Header.Get("ETag")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if before, found := w.seen[row.N]; found && before != said {
+		w.t.Errorf("row %d came with %s and with %s", row.N, before, said)
+	}
+	w.seen[row.N] = said
+	return resp.Header.Get("ETag")
+}
+
+// Requests that are read together do not spoil each other.
+func TestOthersKeys(t *testing.T) {
+	db := jobs(t)
+	db.Exec(t, `CREATE MATERIALIZED VIEW numbered AS SELECT i AS a, i + 1 AS b, 'row ' || i AS text FROM generate_series(1, 100) AS i;
+CREATE UNIQUE INDEX ON numbered (b, a)`)
+	refreshView(t, db.Pool(t), "numbered", "blocking")
+	h := serve(t, options(t, pinned(t, db), `{public: true, routes: [{path: "/n/{a}/{b}", view: numbered}]}`))
+	var clients sync.WaitGroup
+	for i := range 40 {
+		clients.Go(func() {
+			for n := range 50 {
+				a := 1 + (i+n)%100
+				path, status, want := fmt.Sprintf("/n/%d/%d", a, a+1), http.StatusOK, fmt.Sprintf(`"text":"row %d"`, a)
+				switch {
+				case i%8 == 0:
+					path, status, want = fmt.Sprintf("/n/%d/x", a), http.StatusBadRequest, "b must be of type integer"
+				case i%8 == 1:
+					path, status, want = fmt.Sprintf("/n/%d/%d", a, a), http.StatusNotFound, "no-such-row"
+				}
+				if w := get(t, h, path); w.Code != status || !strings.Contains(w.Body.String(), want) {
+					t.Errorf("%s: %d %s", path, w.Code, w.Body)
+				}
+			}
+		})
+	}
+	clients.Wait()
+}
