@@ -62,7 +62,7 @@ COMMENT ON COLUMN job_progress.name IS 'n'; COMMENT ON COLUMN job_progress.statu
 				Config:    config("SELECT id, name, id + 1 AS next FROM jobs", "next", ""), ConfigPlanChecks: noChanges,
 			},
 			{ // together with another name and other columns
-				Config: viewConfig(db, strings.Replace(withDefinition("SELECT id, name FROM jobs"), "job_progress", "other", 1)+"  column_names = [\"id\"]\n  comment = \"d\""),
+				Config: viewConfig(db, strings.Replace(withDefinition("SELECT id, name FROM jobs"), "job_progress", "other", 1)+"  column_names = [\"id\"]\n  comment = \"d\"\n  indexes = { i = { keys = [\"id\"], unique = true } }"),
 				Check: resource.ComposeAggregateTestCheckFunc(
 					expect(t, db, "obj_description('other'::regclass)", "d"),
 					expect(t, db, "SELECT count(*) FROM materialized_view_refresh_log WHERE view_name = 'other'", "1"),
@@ -72,7 +72,7 @@ COMMENT ON COLUMN job_progress.name IS 'n'; COMMENT ON COLUMN job_progress.statu
 			},
 			{
 				PreConfig: func() { db.Exec(t, "DROP VIEW over") }, // or the destroy would be refused
-				Config:    viewConfig(db, strings.Replace(withDefinition("SELECT id, name FROM jobs"), "job_progress", "other", 1)+"  column_names = [\"id\"]\n  comment = \"d\""), ConfigPlanChecks: noChanges,
+				Config:    viewConfig(db, strings.Replace(withDefinition("SELECT id, name FROM jobs"), "job_progress", "other", 1)+"  column_names = [\"id\"]\n  comment = \"d\"\n  indexes = { i = { keys = [\"id\"], unique = true } }"), ConfigPlanChecks: noChanges,
 			},
 		},
 	})

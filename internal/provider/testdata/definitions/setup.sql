@@ -7,6 +7,7 @@ INSERT INTO jobs SELECT i, nullif(i / 2, 0), 'job ' || i, CASE WHEN i % 3 = 0 TH
 INSERT INTO objects SELECT i, 1 + i % 20, 'key' || i, i, '2024-01-01' FROM generate_series(1, 50) AS i;
 CREATE SCHEMA tools;
 CREATE FUNCTION tools.add(a int, b int DEFAULT 1, VARIADIC more int[] DEFAULT '{}') RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT a + b';
+CREATE FUNCTION tools.plus(a int, b int DEFAULT 1) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT a + b';
 CREATE FUNCTION tools.rows(n int) RETURNS TABLE (i int, t text) LANGUAGE sql IMMUTABLE AS 'SELECT s, s::text FROM generate_series(1, n) AS s';
 CREATE OPERATOR tools.<+> (LEFTARG = int, RIGHTARG = int, FUNCTION = int4pl);
 CREATE DOMAIN tools.positive AS int CHECK (VALUE > 0);
