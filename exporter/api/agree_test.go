@@ -137,10 +137,10 @@ CREATE UNIQUE INDEX ON numbered (b, a)`)
 			for n := range 50 {
 				a := 1 + (i+n)%100
 				path, status, want := fmt.Sprintf("/n/%d/%d", a, a+1), http.StatusOK, fmt.Sprintf(`"text":"row %d"`, a)
-				switch {
-				case i%8 == 0:
+				switch i % 8 {
+				case 0:
 					path, status, want = fmt.Sprintf("/n/%d/x", a), http.StatusBadRequest, "b must be of type integer"
-				case i%8 == 1:
+				case 1:
 					path, status, want = fmt.Sprintf("/n/%d/%d", a, a), http.StatusNotFound, "no-such-row"
 				}
 				if w := get(t, h, path); w.Code != status || !strings.Contains(w.Body.String(), want) {

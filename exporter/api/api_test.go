@@ -303,8 +303,16 @@ func FuzzRequests(f *testing.F) {
 	db := jobs(f)
 	h := serve(f, options(f, pinned(f, db), jobsRoute))
 	for _, seed := range [][3]string{
-		{"job-1", "", ""}, {"a%2Fb", `"tag"`, "Bearer x"}, {"%ff", "*", "Basic !"}, {"%00", `W/"`, ""}, {"..", "\x00", "Bearer"}, {"?real_time=", "", ""},
-		{"job-1?real_time=true", "", ""}, {"job-1?max_age=1e9", "", ""}, {"job-1?max_age=&max_age", ",,", ""}, {strings.Repeat("x", 9000), "", ""},
+		{"job-1", "", ""},
+		{"a%2Fb", `"tag"`, "Bearer x"},
+		{"%ff", "*", "Basic !"},
+		{"%00", `W/"`, ""},
+		{"..", "\x00", "Bearer"},
+		{"?real_time=", "", ""},
+		{"job-1?real_time=true", "", ""},
+		{"job-1?max_age=1e9", "", ""},
+		{"job-1?max_age=&max_age", ",,", ""},
+		{strings.Repeat("x", 9000), "", ""},
 	} {
 		f.Add(seed[0], seed[1], seed[2])
 	}

@@ -83,7 +83,7 @@ func inWords(d time.Duration) string {
 		{24 * time.Hour, time.Hour, time.Minute, [2]string{"h", "min"}},
 		{1<<63 - 1, 24 * time.Hour, time.Hour, [2]string{"d", "h"}},
 	} {
-		up := (d + unit.small - 1) / unit.small * unit.small
+		up := (d + unit.small - 1).Truncate(unit.small)
 		switch large, rest := up/unit.large, up%unit.large/unit.small; {
 		case up >= unit.below:
 		case large == 0:

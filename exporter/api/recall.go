@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -65,7 +66,7 @@ func (rel *relation) markArgs() []any {
 
 // scan gives where to scan a mark to.
 func (m *mark) scan(rel *relation, before ...any) []any {
-	into := append(before, &m.class, &m.state)
+	into := slices.Concat(before, []any{&m.class, &m.state})
 	for i := range rel.names {
 		into = append(into, &m.logs[i])
 	}
