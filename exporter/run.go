@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
@@ -24,6 +23,7 @@ import (
 	"github.com/matview/terraform-provider-matview/exporter/config"
 	"github.com/matview/terraform-provider-matview/exporter/metrics"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
+	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
@@ -77,13 +77,14 @@ func (a *app) run(ctx context.Context, f runFlags) int {
 // daemon is the run command at work.
 type daemon struct {
 	*app
-	flags    runFlags
-	pool     *pgxpool.Pool // of the scheduler
-	readers  *pgxpool.Pool // of metrics and API
-	realTime *pgxpool.Pool // nil: not offered
-	counters *metrics.Counters
-	reads    *api.Handler
-	server   *http.Server
+	flags     runFlags
+	pool      *pgxpool.Pool // of the scheduler
+	readers   *pgxpool.Pool // of metrics and API
+	realTime  *pgxpool.Pool // nil: not offered
+	freshness *freshness.Reader
+	counters  *metrics.Counters
+	reads     *api.Handler
+	server    *http.Server
 }
 
 // newDaemon reads the configuration and puts the parts together. It makes no
@@ -105,6 +106,7 @@ func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) 
 	if d.readers, err = a.open(ctx, readConnections); err != nil {
 		return nil, err
 	}
+	d.freshness = freshness.NewReader(d.readers, a.schema, scrapeTimeout, time.Now)
 	if routes.RealTime.URL != "" {
 		d.realTime, err = postgres.Open(ctx, postgres.Config{
 			URL: routes.RealTime.URL, ApplicationName: "matview-exporter real-time", MaxConnections: routes.RealTime.MaxConcurrent,
@@ -137,8 +139,8 @@ func (d *daemon) checkRoutes(ctx context.Context) error {
 	return wrong
 }
 
-// scrapeTimeout is below Prometheus's default of 10 s, so that a slow database
-// shows as matview_up 0 and not as a failed scrape.
+// scrapeTimeout bounds the statement of a scrape where that names no timeout; it
+// is below Prometheus's default of 10 s.
 const scrapeTimeout = 8 * time.Second
 
 func (d *daemon) handler(routes *config.Config) (http.Handler, error) {
@@ -146,7 +148,6 @@ func (d *daemon) handler(routes *config.Config) (http.Handler, error) {
 	registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("matview_exporter"),
-		metrics.New(d.readers, d.schema, scrapeTimeout, d.logger),
 	)
 	d.counters = metrics.NewCounters(registry)
 	authenticated, err := webAuthenticates(*d.flags.web.WebConfigFile)
@@ -173,9 +174,7 @@ func (d *daemon) handler(routes *config.Config) (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.Handle("/", d.reads)
 	mux.Handle("GET /{$}", landing)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		Registry: registry, ErrorLog: slog.NewLogLogger(d.logger.Handler(), slog.LevelError),
-	}))
+	mux.Handle("GET /metrics", metrics.Handler(registry, metrics.New(d.freshness, scrapeTimeout, d.logger), d.logger))
 	return mux, nil
 }
 
