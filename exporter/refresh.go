@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/matview/terraform-provider-matview/exporter/metrics"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -19,6 +21,8 @@ type refreshFlags struct {
 	views    []string
 	all, due bool
 	method   string
+	pushURL  string
+	pushJob  string
 }
 
 func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) {
@@ -27,6 +31,8 @@ func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) 
 	c.Flag("all", "Refresh every materialized view of the database.").BoolVar(&f.all)
 	c.Flag("due", "Refresh the scheduled views that are due.").BoolVar(&f.due)
 	c.Flag("method", "auto, blocking or concurrently; by default what the view's schedule says, else auto.").EnumVar(&f.method, "auto", "blocking", "concurrently")
+	c.Flag("push.gateway-url", "Pushgateway to push the freshness of the views to when the run is over.").PlaceHolder("URL").StringVar(&f.pushURL)
+	c.Flag("push.job", "Label job of what is pushed.").Default("matview-exporter").StringVar(&f.pushJob)
 	c.Arg("view", "Views to refresh.").StringsVar(&f.views)
 	commands[c.FullCommand()] = func(ctx context.Context) int { return a.refresh(ctx, f) }
 }
@@ -58,6 +64,7 @@ func (a *app) refresh(ctx context.Context, f refreshFlags) int {
 	r.scheduler = scheduler.New(scheduler.Options{
 		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: 1, Logger: a.logger,
 	})
+	defer r.publish(ctx)
 	views, err := r.wanted(ctx)
 	if err == nil {
 		views, err = refresh.Order(ctx, pool, a.schema, views)
@@ -153,4 +160,24 @@ func (r *refreshing) named(ctx context.Context, view string) (refresh.Result, er
 		req.Method = refresh.Method(r.flags.method)
 	}
 	return r.refresher.Refresh(ctx, req)
+}
+
+// publish pushes once, whatever came of the refreshes, also when the run was
+// interrupted. That it fails is said, and is no failure of a refresh.
+func (r *refreshing) publish(ctx context.Context) {
+	if r.flags.pushURL == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metrics.PushTimeout)
+	defer cancel()
+	pusher := &metrics.Pusher{URL: r.flags.pushURL, Job: r.flags.pushJob}
+	views, err := freshness.NewReader(r.pool, r.schema, metrics.PushTimeout/2, time.Now).Read(ctx)
+	if err != nil {
+		err = pusher.Away(ctx)
+	} else {
+		err = pusher.Push(ctx, views)
+	}
+	if err != nil {
+		fmt.Fprintf(r.stderr, "matview-exporter: warning: %v\n", err)
+	}
 }

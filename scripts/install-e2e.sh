@@ -9,4 +9,8 @@ source scripts/need.sh
 need \
   psql:postgresql-client \
   jq \
-  curl
+  curl \
+  prometheus \
+  promtool:prometheus \
+  prometheus-pushgateway \
+  prometheus-postgres-exporter

@@ -117,6 +117,8 @@ func unix(t *time.Time) *float64 {
 	return value(float64(t.UnixMicro()) / 1e6)
 }
 
+const upHelp = "Whether the last scrape or run could read the freshness of the views (1) or the database was away (0)"
+
 // Not among the gauges: while the database is away nobody knows.
 var inProgress = gauge{"matview_refresh_in_progress", "Whether a refresh is running (1), by any exporter", func(v freshness.View) *float64 {
 	return flag(v.RefreshInProgress)
@@ -141,7 +143,7 @@ func (c *Collector) Gather() ([]*dto.MetricFamily, error) {
 		labels[i] = viewLabel(v.Name)
 	}
 	families := []*dto.MetricFamily{{
-		Name: new("matview_up"), Help: new("Whether the last scrape could read the freshness of the views (1) or the database was away (0)"),
+		Name: new("matview_up"), Help: new(upHelp),
 		Type: dto.MetricType_GAUGE.Enum(), Metric: []*dto.Metric{{Gauge: &dto.Gauge{Value: flag(err == nil)}}},
 	}}
 	for _, g := range shown {
