@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/matview/terraform-provider-matview/exporter/metrics"
+	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -23,6 +22,8 @@ type refreshFlags struct {
 	method   string
 	pushURL  string
 	pushJob  string
+
+	cloudwatch cloudwatchFlags
 }
 
 func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) {
@@ -33,6 +34,7 @@ func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) 
 	c.Flag("method", "auto, blocking or concurrently; by default what the view's schedule says, else auto.").EnumVar(&f.method, "auto", "blocking", "concurrently")
 	c.Flag("push.gateway-url", "Pushgateway to push the freshness of the views to when the run is over.").PlaceHolder("URL").StringVar(&f.pushURL)
 	c.Flag("push.job", "Label job of what is pushed.").Default("matview-exporter").StringVar(&f.pushJob)
+	f.cloudwatch.add(c)
 	c.Arg("view", "Views to refresh.").StringsVar(&f.views)
 	commands[c.FullCommand()] = func(ctx context.Context) int { return a.refresh(ctx, f) }
 }
@@ -64,6 +66,9 @@ func (a *app) refresh(ctx context.Context, f refreshFlags) int {
 	r.scheduler = scheduler.New(scheduler.Options{
 		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: 1, Logger: a.logger,
 	})
+	if err := r.announce(ctx); err != nil {
+		return a.fail(exitFailed, err)
+	}
 	defer r.publish(ctx)
 	views, err := r.wanted(ctx)
 	if err == nil {
@@ -94,6 +99,10 @@ type refreshing struct {
 	flags     refreshFlags
 	refresher *refresh.Refresher
 	scheduler *scheduler.Scheduler
+	before    map[string]freshness.View
+	attempts  []cloudwatch.Attempt
+	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
+	announced chan struct{}
 }
 
 // wanted are the canonical names of the views to refresh.
@@ -130,6 +139,9 @@ func (r *refreshing) one(ctx context.Context, view string) (ok bool) {
 	} else {
 		result, err = r.named(ctx, view)
 	}
+	if claimed || err != nil {
+		r.attempts = append(r.attempts, r.attempt(view, result, err))
+	}
 	switch {
 	case err != nil:
 		fmt.Fprintf(r.stderr, "%s: FAILED: %s\n", view, postgres.Message(err))
@@ -160,24 +172,4 @@ func (r *refreshing) named(ctx context.Context, view string) (refresh.Result, er
 		req.Method = refresh.Method(r.flags.method)
 	}
 	return r.refresher.Refresh(ctx, req)
-}
-
-// publish pushes once, whatever came of the refreshes, also when the run was
-// interrupted. That it fails is said, and is no failure of a refresh.
-func (r *refreshing) publish(ctx context.Context) {
-	if r.flags.pushURL == "" {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metrics.PushTimeout)
-	defer cancel()
-	pusher := &metrics.Pusher{URL: r.flags.pushURL, Job: r.flags.pushJob}
-	views, err := freshness.NewReader(r.pool, r.schema, metrics.PushTimeout/2, time.Now).Read(ctx)
-	if err != nil {
-		err = pusher.Away(ctx)
-	} else {
-		err = pusher.Push(ctx, views)
-	}
-	if err != nil {
-		fmt.Fprintf(r.stderr, "matview-exporter: warning: %v\n", err)
-	}
 }

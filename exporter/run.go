@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
 	"github.com/matview/terraform-provider-matview/exporter/api"
+	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
 	"github.com/matview/terraform-provider-matview/exporter/config"
 	"github.com/matview/terraform-provider-matview/exporter/metrics"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
@@ -34,6 +35,7 @@ type runFlags struct {
 	scheduler       bool
 	maxConcurrent   int
 	shutdownTimeout time.Duration
+	cloudwatch      cloudwatchFlags
 }
 
 func (a *app) addRun(cli *kingpin.Application, commands map[string]command) {
@@ -44,6 +46,7 @@ func (a *app) addRun(cli *kingpin.Application, commands map[string]command) {
 	c.Flag("scheduler", "Refresh what is due; --no-scheduler observes only.").Default("true").BoolVar(&f.scheduler)
 	c.Flag("max-concurrent", "How many refreshes may run at once in this process.").Default("2").IntVar(&f.maxConcurrent)
 	c.Flag("shutdown-timeout", "How long running refreshes may go on after SIGTERM before they are cancelled.").Default("30s").DurationVar(&f.shutdownTimeout)
+	f.cloudwatch.add(c)
 	commands[c.FullCommand()] = func(ctx context.Context) int { return a.run(ctx, f) }
 }
 
@@ -83,6 +86,7 @@ type daemon struct {
 	realTime  *pgxpool.Pool // nil: not offered
 	freshness *freshness.Reader
 	counters  *metrics.Counters
+	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
 	reads     *api.Handler
 	server    *http.Server
 }
@@ -115,7 +119,7 @@ func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) 
 			return nil, fmt.Errorf("real_time.url: %w", err)
 		}
 	}
-	handler, err := d.handler(routes)
+	handler, err := d.handler(ctx, routes)
 	if err != nil {
 		return nil, err
 	}
@@ -143,13 +147,19 @@ func (d *daemon) checkRoutes(ctx context.Context) error {
 // is below Prometheus's default of 10 s.
 const scrapeTimeout = 8 * time.Second
 
-func (d *daemon) handler(routes *config.Config) (http.Handler, error) {
+func (d *daemon) handler(ctx context.Context, routes *config.Config) (_ http.Handler, err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("matview_exporter"),
 	)
 	d.counters = metrics.NewCounters(registry)
+	if d.publisher, err = d.newPublisher(ctx, d.flags.cloudwatch, d.freshness, registry); err != nil {
+		return nil, err
+	}
+	if d.publisher != nil {
+		d.publisher.Claim = d.claims(d.pool, d.publisher.Options).Claim
+	}
 	authenticated, err := webAuthenticates(*d.flags.web.WebConfigFile)
 	if err != nil {
 		return nil, err
@@ -213,6 +223,13 @@ func (d *daemon) serve(ctx context.Context) error {
 			d.schedule(ctx)
 		}
 	}()
+	published := make(chan struct{})
+	go func() {
+		defer close(published)
+		if d.publisher != nil {
+			d.publisher.Run(ctx)
+		}
+	}()
 	served := make(chan error, 1)
 	go func() {
 		err := web.ListenAndServe(d.server, d.flags.web, d.logger)
@@ -225,6 +242,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	<-ctx.Done()
 	d.logger.Info("stopping: no new refreshes, running ones may finish", "timeout", d.flags.shutdownTimeout)
 	<-scheduled // metrics and probes answer to the end
+	<-published
 	closing, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
 	if err := d.server.Shutdown(closing); err != nil {
