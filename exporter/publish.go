@@ -114,27 +114,36 @@ func (r *refreshing) attempt(view string, result refresh.Result, err error) clou
 // publish publishes once, whatever came of the refreshes, also when the run was
 // interrupted. That it fails is said, and is no failure of a refresh.
 func (r *refreshing) publish(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metrics.PushTimeout)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
 	if r.publisher != nil {
-		select {
-		case <-r.announced:
-			r.publisher.AddRefreshed(r.attempts)
-			r.publisher.Flush(ctx)
-		case <-ctx.Done():
+		r.publishAttempts(ctx)
+	}
+	if r.flags.pushURL != "" {
+		if err := r.push(ctx); err != nil {
+			fmt.Fprintf(r.stderr, "matview-exporter: warning: %v\n", err)
 		}
 	}
-	if r.flags.pushURL == "" {
-		return
+}
+
+func (r *refreshing) publishAttempts(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, metrics.PushTimeout)
+	defer cancel()
+	select {
+	case <-r.announced:
+		r.publisher.AddRefreshed(r.attempts)
+		r.publisher.Flush(ctx)
+	case <-ctx.Done():
+		fmt.Fprintln(r.stderr, "matview-exporter: warning: CloudWatch does not answer; the refreshes of this run are not published")
 	}
+}
+
+func (r *refreshing) push(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, metrics.PushTimeout)
+	defer cancel()
 	pusher := &metrics.Pusher{URL: r.flags.pushURL, Job: r.flags.pushJob}
 	views, err := freshness.NewReader(r.pool, r.schema, metrics.PushTimeout/2, time.Now).Read(ctx)
 	if err != nil {
-		err = pusher.Away(ctx)
-	} else {
-		err = pusher.Push(ctx, views)
+		return pusher.Away(ctx)
 	}
-	if err != nil {
-		fmt.Fprintf(r.stderr, "matview-exporter: warning: %v\n", err)
-	}
+	return pusher.Push(ctx, views)
 }
