@@ -34,6 +34,7 @@ func (f *cloudwatchFlags) add(c *kingpin.CmdClause) {
 	c.Flag("cloudwatch.namespace", "Namespace of CloudWatch to publish freshness to, once a minute. Off without it.").PlaceHolder("NAMESPACE").StringVar(&f.namespace)
 	c.Flag("cloudwatch.metrics", "Metrics to publish beside the usual ones, with commas between: "+strings.Join(cloudwatch.Optional, ", ")+".").PlaceHolder("METRICS").StringVar(&f.metrics)
 	c.Flag("cloudwatch.plain-job-count", "View whose MatViewJobCount is published without any dimension.").PlaceHolder("VIEW").StringVar(&f.plainJobCount)
+	f.dimensions = map[string]string{}
 	c.Flag("cloudwatch.dimension", "Dimension of every metric beside ViewName, as in Database=app. May be repeated.").PlaceHolder("NAME=VALUE").StringMapVar(&f.dimensions)
 	c.Flag("cloudwatch.emf", "Write Embedded Metric Format to standard output and call no API. The default in Lambda.").
 		Default(strconv.FormatBool(os.Getenv(lambdaVariable) != "")).BoolVar(&f.emf)
@@ -91,6 +92,11 @@ func (r *refreshing) announce(ctx context.Context) (err error) {
 	}
 	r.publisher.Add(nil, views, readErr != nil)
 	r.announced = make(chan struct{})
+	if r.flags.cloudwatch.emf { // shares standard output with us
+		r.publisher.Flush(ctx)
+		close(r.announced)
+		return nil
+	}
 	go func() {
 		defer close(r.announced)
 		r.publisher.Flush(context.WithoutCancel(ctx))
