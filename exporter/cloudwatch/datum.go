@@ -70,13 +70,8 @@ func (s selection) has(metric string) bool { return slices.Contains(s.optional, 
 
 // ofViews are the figures of now. away says that the database is: then only the
 // age of what was known is, since it grows by itself.
-func (s selection) ofViews(views []freshness.View, at time.Time, away bool) []datum {
-	var data []datum
-	add := func(metric, view string, value float64) {
-		if takeable(value) {
-			data = append(data, datum{metric, view, at, []float64{value}})
-		}
-	}
+func (s selection) ofViews(data *minutes, views []freshness.View, at time.Time, away bool) {
+	add := func(metric, view string, value float64) { data.add(metric, view, at, value) }
 	for _, v := range views {
 		if v.StalenessSeconds != nil {
 			add(Staleness, v.Name, *v.StalenessSeconds)
@@ -100,12 +95,10 @@ func (s selection) ofViews(views []freshness.View, at time.Time, away bool) []da
 			add(JobCount, "", float64(*v.TotalJobs))
 		}
 	}
-	return data
 }
 
 // ofAttempts are the figures of refreshes, each in the minute in which it ended.
-func (s selection) ofAttempts(attempts []Attempt) []datum {
-	data := &minutes{index: map[string]int{}}
+func (s selection) ofAttempts(data *minutes, attempts []Attempt) {
 	for _, a := range attempts {
 		at := a.FinishedAt.Truncate(time.Minute)
 		switch a.Outcome {
@@ -121,7 +114,6 @@ func (s selection) ofAttempts(attempts []Attempt) []datum {
 			data.add(RefreshFailure, a.View, at, 1)
 		}
 	}
-	return data.data
 }
 
 // maxValues is how many values one datum may have.
@@ -130,14 +122,23 @@ const maxValues = 150
 // minutes gathers the values of one metric in one minute.
 type minutes struct {
 	data  []datum
-	index map[string]int
+	index map[minute]int
+}
+
+type minute struct {
+	metric, view string
+	at           int64
+}
+
+func newMinutes(datums int) *minutes {
+	return &minutes{data: make([]datum, 0, datums), index: make(map[minute]int, datums)}
 }
 
 func (m *minutes) add(metric, view string, at time.Time, value float64) {
 	if !takeable(value) {
 		return
 	}
-	key := fmt.Sprintf("%s\x00%s\x00%d", metric, view, at.Unix())
+	key := minute{metric, view, at.Unix()}
 	i, found := m.index[key]
 	if !found || len(m.data[i].values) == maxValues {
 		i = len(m.data)

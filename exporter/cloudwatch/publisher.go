@@ -185,18 +185,24 @@ func (p *Publisher) recovered() {
 // the database is.
 func (p *Publisher) Add(attempts []Attempt, views []freshness.View, away bool) {
 	at := p.Now().Truncate(time.Minute).UTC()
-	data := p.selection.ofAttempts(attempts)
-	data = append(data, p.selection.ofViews(views, at, away)...)
+	data := newMinutes(len(attempts) + 2*len(views) + 1)
+	p.selection.ofAttempts(data, attempts)
+	p.selection.ofViews(data, views, at, away)
 	beat := 1.0
 	if away {
 		beat = 0
 	}
-	p.backlog.add(append(data, datum{Heartbeat, "", at, []float64{beat}}))
+	data.add(Heartbeat, "", at, beat)
+	p.backlog.add(data.data)
 }
 
 // AddRefreshed queues what refreshes of this process came to, after [Publisher.Add]
 // told how the views were before.
-func (p *Publisher) AddRefreshed(attempts []Attempt) { p.backlog.add(p.selection.ofAttempts(attempts)) }
+func (p *Publisher) AddRefreshed(attempts []Attempt) {
+	data := newMinutes(len(attempts))
+	p.selection.ofAttempts(data, attempts)
+	p.backlog.add(data.data)
+}
 
 // Flush sends what waits, the oldest first. What fails is kept for later.
 func (p *Publisher) Flush(ctx context.Context) {

@@ -5,9 +5,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,7 +34,7 @@ const (
 	benchScrapes = 100
 )
 
-// ThousandViews is a database of so many views, each scheduled and with the
+// thousandViews is a database of so many views, each scheduled and with the
 // record of a refresh.
 func thousandViews(tb testing.TB) *postgrestest.Database {
 	tb.Helper()
@@ -156,4 +161,77 @@ func median(d []time.Duration) time.Duration {
 	return d[len(d)/2].Round(10 * time.Microsecond)
 }
 
-func postgresExporter(b *testing.B, db *postgrestest.Database) string { return "" }
+// comparisonQueries are the same figures for prometheus-postgres-exporter, as
+// somebody would write them who has no exporter of ours.
+const comparisonQueries = `matview:
+  query: >-
+    SELECT view_name AS view, extract(epoch FROM last_refreshed_at) AS last_refresh_timestamp_seconds,
+    extract(epoch FROM data_as_of) AS data_as_of_timestamp_seconds, staleness_seconds, max_staleness_seconds, is_stale::int AS stale,
+    enabled::int AS schedule_enabled, refresh_duration_ms / 1000.0 AS last_refresh_duration_seconds, consecutive_failures,
+    refresh_in_progress::int AS refresh_in_progress, extract(epoch FROM next_run_at) AS next_refresh_timestamp_seconds,
+    total_jobs, total_objects, size_bytes
+    FROM materialized_view_freshness WHERE is_stale IS NOT NULL
+  metrics:
+    - view: {usage: LABEL}
+`
+
+var comparisonGauges = []string{
+	"last_refresh_timestamp_seconds", "data_as_of_timestamp_seconds", "staleness_seconds", "max_staleness_seconds", "stale",
+	"schedule_enabled", "last_refresh_duration_seconds", "consecutive_failures", "refresh_in_progress", "next_refresh_timestamp_seconds",
+	"total_jobs", "total_objects", "size_bytes",
+}
+
+// postgresExporter starts Debian's exporter beside ours; "" if it is not there.
+func postgresExporter(b *testing.B, db *postgrestest.Database) (url string) {
+	b.Helper()
+	program, err := exec.LookPath("prometheus-postgres-exporter")
+	if err != nil {
+		b.Log("prometheus-postgres-exporter is not installed: no comparison with it")
+		return ""
+	}
+	queries := comparisonQueries
+	for _, name := range comparisonGauges {
+		queries += "    - " + name + ": {usage: GAUGE, description: as ours}\n"
+	}
+	file := filepath.Join(b.TempDir(), "queries.yml")
+	if err := os.WriteFile(file, []byte(queries), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	address := listener.Addr().String()
+	_ = listener.Close()
+	cmd := exec.CommandContext(b.Context(), program, "--web.listen-address="+address, "--extend.query-path="+file,
+		"--disable-default-metrics", "--disable-settings-metrics")
+	cmd.Env = append(os.Environ(), "DATA_SOURCE_NAME="+db.URL())
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	url = "http://" + address + "/metrics"
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		body := get(b, url)
+		if strings.Count(body, "\nmatview_staleness_seconds{") == benchViews {
+			return url
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("prometheus-postgres-exporter has not the %d views: %.2000s", benchViews, body)
+		}
+	}
+}
+
+func get(b *testing.B, url string) string {
+	b.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return string(body)
+}
