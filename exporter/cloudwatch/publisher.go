@@ -69,7 +69,7 @@ const maxDimensions = 29
 func (o Options) validate() error {
 	var problems []error
 	if len(o.Namespace) > 255 || !regexp.MustCompile(`^[0-9A-Za-z.\-_/#: ]+$`).MatchString(o.Namespace) || strings.HasPrefix(o.Namespace, ":") {
-		problems = append(problems, fmt.Errorf("--cloudwatch.namespace: %q is no namespace: up to 255 letters, digits and . - _ / # :", o.Namespace))
+		problems = append(problems, fmt.Errorf("--cloudwatch.namespace: %q is no namespace: up to 255 letters, digits and any of .-_/#: among them", o.Namespace))
 	}
 	if strings.HasPrefix(o.Namespace, "AWS/") {
 		problems = append(problems, errors.New("--cloudwatch.namespace: those that start with AWS/ belong to AWS"))
@@ -118,9 +118,7 @@ func (p *Publisher) Run(ctx context.Context) {
 		for {
 			select {
 			case <-ctx.Done():
-				last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
-				defer cancel()
-				p.Flush(last)
+				p.flushLast(ctx)
 				return
 			case <-p.wake:
 				p.Flush(ctx)
@@ -145,39 +143,31 @@ func (p *Publisher) Run(ctx context.Context) {
 	}
 }
 
+func (p *Publisher) flushLast(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
+	defer cancel()
+	p.Flush(ctx)
+}
+
 // Collect adds what there is to say about this minute. While the database is
 // away every replica tells the age of what was known; else one does, and of the
 // refreshes too.
 func (p *Publisher) Collect(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, collectTimeout)
 	defer cancel()
-	attempts, ours, err := p.Claim(ctx)
-	var views []freshness.View
-	if err == nil && ours {
-		views, err = p.Reader.Read(ctx)
-	} else if err == nil {
-		// Another replica publishes; what we know must not fall behind.
-		if _, err = p.Reader.Read(ctx); err == nil {
-			p.recovered()
-			return
-		}
+	attempts, ours, claimErr := p.Claim(ctx)
+	// Also if another replica publishes: what we know must not fall behind.
+	views, err := p.Reader.Read(ctx)
+	switch failed := errors.Join(claimErr, err); {
+	case failed == nil && p.away:
+		p.Logger.Info("sharing and reading freshness again")
+	case failed != nil && !p.away:
+		p.Logger.Error("cannot share publishing or read freshness; CloudWatch gets what is known, from every exporter", "err", postgres.Message(failed))
 	}
-	if err != nil {
-		if !p.away {
-			p.away = true
-			p.Logger.Error("cannot read freshness; CloudWatch gets the age of what was last known", "err", postgres.Message(err))
-		}
-		views = p.Reader.Known()
-	} else {
-		p.recovered()
-	}
-	p.Add(attempts, views, err != nil)
-}
-
-func (p *Publisher) recovered() {
-	if p.away {
-		p.away = false
-		p.Logger.Info("reading freshness again")
+	p.away = claimErr != nil || err != nil
+	// Who can read and not claim, as on a read-only replica, publishes too.
+	if ours || p.away {
+		p.Add(attempts, views, err != nil)
 	}
 }
 

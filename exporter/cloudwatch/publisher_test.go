@@ -228,6 +228,18 @@ func TestOneReplicaPublishes(t *testing.T) {
 	}
 }
 
+// TestReadOnly: who may read and not write publishes all the same.
+func TestReadOnly(t *testing.T) {
+	p := newPublisher(t, func(o *cloudwatch.Options) {
+		o.Claim = func(context.Context) ([]cloudwatch.Attempt, bool, error) { return nil, false, errAway }
+	})
+	p.minute(t)
+	beats := of(p.service.Taken(), cloudwatch.Heartbeat, "")
+	if ages := of(p.service.Taken(), cloudwatch.Staleness, "v"); len(ages) != 1 || len(beats) != 1 || beats[0].Values[0] != 1 {
+		t.Errorf("%v %v", ages, beats)
+	}
+}
+
 func TestLimits(t *testing.T) {
 	p := newPublisher(t, func(o *cloudwatch.Options) {
 		o.Dimensions = map[string]string{}

@@ -66,7 +66,8 @@ func datum(m cbor.Map, now time.Time) (d Datum, err error) {
 	if d.At, err = timestamp(m["Timestamp"], now); err != nil {
 		return d, err
 	}
-	return d, d.readValues(m)
+	err = d.readValues(m)
+	return d, err
 }
 
 func dimensions(value cbor.Value) (map[string]string, error) {
