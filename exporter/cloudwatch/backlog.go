@@ -18,6 +18,7 @@ const (
 // backlog is what waits to be published, the oldest first.
 type backlog struct {
 	metrics *Metrics
+	most    int
 
 	mu   sync.Mutex
 	data []datum
@@ -53,7 +54,7 @@ func (b *backlog) putBack(data []datum) {
 }
 
 func (b *backlog) bound() {
-	if over := len(b.data) - maxBacklog; over > 0 {
+	if over := len(b.data) - b.most; over > 0 {
 		b.data = slices.Delete(b.data, 0, over)
 		b.metrics.dropped.Add(float64(over))
 	}

@@ -1,6 +1,7 @@
 package cloudwatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,8 +32,10 @@ type Options struct {
 	// Claim takes the current minute and the attempts since the one before.
 	Claim  func(ctx context.Context) (attempts []Attempt, ours bool, err error)
 	Counts *Metrics
-	Logger *slog.Logger
-	Now    func() time.Time // time.Now but in tests
+	// MaxBacklog bounds the datums kept through an outage; 0 is 100,000.
+	MaxBacklog int
+	Logger     *slog.Logger
+	Now        func() time.Time // time.Now but in tests
 }
 
 // Publisher publishes freshness once a minute. Refreshes never wait for it.
@@ -56,7 +59,7 @@ func New(o Options) (*Publisher, error) {
 		Options:     o,
 		selection:   selection{optional: o.Metrics, plainJobsFor: o.PlainJobCountOf},
 		destination: newDestination(o.API, o.Namespace, o.Dimensions),
-		backlog:     &backlog{metrics: o.Counts},
+		backlog:     &backlog{metrics: o.Counts, most: cmp.Or(o.MaxBacklog, maxBacklog)},
 		wake:        make(chan struct{}, 1),
 	}, nil
 }
@@ -208,6 +211,9 @@ func (p *Publisher) Flush(ctx context.Context) {
 			continue
 		}
 		n := p.destination.fit(data)
+		if p.failing {
+			n = min(n, probe) // a call that fails again should be a small one
+		}
 		p.backlog.putBack(data[n:])
 		p.refusals = 0
 		unsent, err := p.send(ctx, data[:n])
@@ -226,6 +232,9 @@ func (p *Publisher) Flush(ctx context.Context) {
 		}
 	}
 }
+
+// probe is how many datums are risked on a service that failed before.
+const probe = 20
 
 // maxRefusals is how many calls are spent on finding what CloudWatch refuses:
 // enough for two datums of a thousand.

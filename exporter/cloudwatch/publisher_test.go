@@ -174,24 +174,23 @@ func TestNothingOlderThanAllowed(t *testing.T) {
 }
 
 func TestBacklogIsBounded(t *testing.T) {
-	p := quick(t)
-	p.service.Set(cloudwatchtest.Failing)
+	const most = 5000
+	p := newPublisher(t, func(o *cloudwatch.Options) { o.MaxBacklog = most })
 	views := make([]freshness.View, 1000)
 	for i := range views {
 		age := float64(i)
 		views[i] = freshness.View{Name: fmt.Sprintf("v%d", i), StalenessSeconds: &age}
 	}
-	for range 150 {
+	for range 10 {
 		p.Add(nil, views, false)
 		p.clock.pass(time.Minute)
 	}
-	if got := p.counter(t, "backlog_datums"); got != 100_000 {
+	if got := p.counter(t, "backlog_datums"); got != most {
 		t.Errorf("%v data are kept", got)
 	}
-	p.service.Set(cloudwatchtest.Taking)
 	p.Flush(t.Context())
 	taken := p.service.Taken()
-	if len(taken) != 100_000 || p.clock.Now().Sub(taken[len(taken)-1].At) > 2*time.Minute {
+	if len(taken) != most || p.clock.Now().Sub(taken[len(taken)-1].At) > 2*time.Minute {
 		t.Errorf("the newest must stay: %d", len(taken))
 	}
 }
