@@ -8,6 +8,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -19,6 +20,10 @@ type refreshFlags struct {
 	views    []string
 	all, due bool
 	method   string
+	pushURL  string
+	pushJob  string
+
+	cloudwatch cloudwatchFlags
 }
 
 func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) {
@@ -27,6 +32,9 @@ func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) 
 	c.Flag("all", "Refresh every materialized view of the database.").BoolVar(&f.all)
 	c.Flag("due", "Refresh the scheduled views that are due.").BoolVar(&f.due)
 	c.Flag("method", "auto, blocking or concurrently; by default what the view's schedule says, else auto.").EnumVar(&f.method, "auto", "blocking", "concurrently")
+	c.Flag("push.gateway-url", "Pushgateway to push the freshness of the views to when the run is over.").PlaceHolder("URL").StringVar(&f.pushURL)
+	c.Flag("push.job", "Label job of what is pushed.").Default("matview-exporter").StringVar(&f.pushJob)
+	f.cloudwatch.add(c)
 	c.Arg("view", "Views to refresh.").StringsVar(&f.views)
 	commands[c.FullCommand()] = func(ctx context.Context) int { return a.refresh(ctx, f) }
 }
@@ -58,6 +66,10 @@ func (a *app) refresh(ctx context.Context, f refreshFlags) int {
 	r.scheduler = scheduler.New(scheduler.Options{
 		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: 1, Logger: a.logger,
 	})
+	if err := r.announce(ctx); err != nil {
+		return a.fail(exitFailed, err)
+	}
+	defer r.publish(ctx)
 	views, err := r.wanted(ctx)
 	if err == nil {
 		views, err = refresh.Order(ctx, pool, a.schema, views)
@@ -87,6 +99,10 @@ type refreshing struct {
 	flags     refreshFlags
 	refresher *refresh.Refresher
 	scheduler *scheduler.Scheduler
+	before    map[string]freshness.View
+	attempts  []cloudwatch.Attempt
+	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
+	announced chan struct{}
 }
 
 // wanted are the canonical names of the views to refresh.
@@ -122,6 +138,9 @@ func (r *refreshing) one(ctx context.Context, view string) (ok bool) {
 		result, claimed, err = r.scheduler.RefreshDue(ctx, view)
 	} else {
 		result, err = r.named(ctx, view)
+	}
+	if claimed || err != nil {
+		r.attempts = append(r.attempts, r.attempt(view, result, err))
 	}
 	switch {
 	case err != nil:

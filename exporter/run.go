@@ -16,13 +16,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
 	"github.com/matview/terraform-provider-matview/exporter/api"
+	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
 	"github.com/matview/terraform-provider-matview/exporter/metrics"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
+	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
@@ -34,6 +35,7 @@ type runFlags struct {
 	scheduler       bool
 	maxConcurrent   int
 	shutdownTimeout time.Duration
+	cloudwatch      cloudwatchFlags
 }
 
 func (a *app) addRun(cli *kingpin.Application, commands map[string]command) {
@@ -45,6 +47,7 @@ func (a *app) addRun(cli *kingpin.Application, commands map[string]command) {
 	c.Flag("scheduler", "Refresh what is due; --no-scheduler observes only.").Default("true").BoolVar(&f.scheduler)
 	c.Flag("max-concurrent", "How many refreshes may run at once in this process.").Default("2").IntVar(&f.maxConcurrent)
 	c.Flag("shutdown-timeout", "How long running refreshes may go on after SIGTERM before they are cancelled.").Default("30s").DurationVar(&f.shutdownTimeout)
+	f.cloudwatch.add(c)
 	commands[c.FullCommand()] = func(ctx context.Context) int { return a.run(ctx, f) }
 }
 
@@ -81,7 +84,9 @@ type daemon struct {
 	flags         runFlags
 	pool          *pgxpool.Pool // of the scheduler
 	readers       *pgxpool.Pool // of metrics and API
+	freshness     *freshness.Reader
 	counters      *metrics.Counters
+	publisher     *cloudwatch.Publisher // nil: not published to CloudWatch
 	server        *http.Server
 	authenticated bool // by the web configuration
 
@@ -108,11 +113,16 @@ func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) 
 	if d.readers, err = a.openReaders(ctx); err != nil {
 		return nil, err
 	}
+	d.freshness = freshness.NewReader(d.readers, a.schema, scrapeTimeout, time.Now)
 	if d.current, err = d.newGeneration(ctx, nil); err != nil {
 		return nil, err
 	}
+	handler, err := d.handler(ctx)
+	if err != nil {
+		return nil, err
+	}
 	d.server = &http.Server{
-		Handler: d.handler(), ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
+		Handler: handler, ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 32 << 10,
 	}
@@ -142,21 +152,24 @@ func (d *daemon) checkRoutes(ctx context.Context, g *generation) error {
 	return wrong
 }
 
-// scrapeTimeout is below Prometheus's default of 10 s, so that a slow database
-// shows as matview_up 0 and not as a failed scrape.
+// scrapeTimeout bounds the statement of a scrape where that names no timeout; it
+// is below Prometheus's default of 10 s.
 const scrapeTimeout = 8 * time.Second
 
-func (d *daemon) handler() http.Handler {
+func (d *daemon) handler(ctx context.Context) (_ http.Handler, err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("matview_exporter"),
-		metrics.New(d.readers, d.schema, scrapeTimeout, d.logger),
 	)
 	d.counters = metrics.NewCounters(registry)
-	scrapes := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		Registry: registry, ErrorLog: slog.NewLogLogger(d.logger.Handler(), slog.LevelError),
-	})
+	if d.publisher, err = d.newPublisher(ctx, d.flags.cloudwatch, d.freshness, registry); err != nil {
+		return nil, err
+	}
+	if d.publisher != nil {
+		d.publisher.Claim = d.claims(d.pool, d.publisher.Options).Claim
+	}
+	scrapes := metrics.Handler(registry, metrics.New(d.freshness, scrapeTimeout, d.logger), d.logger)
 	// No ServeMux: it would answer some paths with a redirect of its own.
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/metrics" {
@@ -164,7 +177,7 @@ func (d *daemon) handler() http.Handler {
 			return
 		}
 		d.ServeHTTP(w, r)
-	})
+	}), nil
 }
 
 // webAuthenticates reports whether --web.config.file has every request prove
@@ -203,6 +216,13 @@ func (d *daemon) serve(ctx context.Context) error {
 			d.schedule(ctx)
 		}
 	}()
+	published := make(chan struct{})
+	go func() {
+		defer close(published)
+		if d.publisher != nil {
+			d.publisher.Run(ctx)
+		}
+	}()
 	served := make(chan error, 1)
 	go func() {
 		err := web.ListenAndServe(d.server, d.flags.web, d.logger)
@@ -215,6 +235,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	<-ctx.Done()
 	d.logger.Info("stopping: no new refreshes, running ones may finish", "timeout", d.flags.shutdownTimeout)
 	<-scheduled // metrics and probes answer to the end
+	<-published
 	closing, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
 	if err := d.server.Shutdown(closing); err != nil {

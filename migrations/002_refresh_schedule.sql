@@ -94,6 +94,16 @@ CREATE TABLE IF NOT EXISTS materialized_view_refresh_settings (
 );
 INSERT INTO materialized_view_refresh_settings DEFAULT VALUES ON CONFLICT DO NOTHING;
 
+-- What was published where: of several exporters the one that moves minute on
+-- publishes it. Attempts up to seen_id are published, but for those that were
+-- still running, or not yet visible, when that was noted.
+CREATE TABLE IF NOT EXISTS materialized_view_refresh_publication (
+    destination TEXT PRIMARY KEY,
+    minute      TIMESTAMP WITH TIME ZONE NOT NULL,
+    seen_id     BIGINT NOT NULL,
+    waiting     BIGINT[] NOT NULL DEFAULT '{}'
+);
+
 -- A schedule changed by hand must not keep the gap of the cron it had, and a
 -- running exporter wants to know at once.
 CREATE OR REPLACE FUNCTION materialized_view_refresh_schedule_changed()

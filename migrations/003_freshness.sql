@@ -56,27 +56,9 @@ CREATE OR REPLACE VIEW materialized_view_freshness AS
         -- Not now(): in a long transaction that would make data look younger.
         SELECT clock_timestamp() AS now
     ),
-    names AS MATERIALIZED (
-        SELECT known_as, view_oid, preference FROM materialized_view_names
-    ),
-    logged AS MATERIALIZED (
-        SELECT DISTINCT ON (l.view_name) l.*, n.view_oid, n.preference
-        FROM materialized_view_refresh_log_rows() AS l
-        LEFT JOIN names AS n ON n.known_as = l.view_name
-        ORDER BY l.view_name, n.preference
-    ),
-    scheduled AS MATERIALIZED (
-        SELECT DISTINCT ON (s.view_name) s.*, n.view_oid, n.preference
-        FROM materialized_view_refresh_schedule AS s
-        LEFT JOIN names AS n ON n.known_as = s.view_name
-        ORDER BY s.view_name, n.preference
-    ),
-    running AS (
-        SELECT DISTINCT view_name
-        FROM materialized_view_refresh_history
-        WHERE outcome = 'running' AND heartbeat_at > clock_timestamp() - INTERVAL '10 seconds'
-    ),
-    asked AS (
+    -- A thousand views must be cheap to read, with every scrape: the canonical
+    -- name of each is made once, and the others only where a row bears one.
+    views AS MATERIALIZED (
         SELECT c.oid AS view_oid,
                CASE WHEN n.nspname = 'public' THEN quote_ident(c.relname)
                     ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END AS view_name,
@@ -84,35 +66,76 @@ CREATE OR REPLACE VIEW materialized_view_freshness AS
                c.relname::text AS relation_name,
                c.relispopulated AS is_populated,
                c.relfilenode AS filenode,
-               c.xmin AS row_xmin,
-               l.view_name AS log_name,
-               s.view_name AS schedule_name
+               c.xmin AS row_xmin
         FROM pg_class AS c
         JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        LEFT JOIN (SELECT DISTINCT ON (view_oid) view_oid, view_name FROM logged WHERE view_oid IS NOT NULL
-                   ORDER BY view_oid, last_refreshed_at DESC NULLS LAST, preference) AS l ON l.view_oid = c.oid
-        LEFT JOIN (SELECT DISTINCT ON (view_oid) view_oid, view_name FROM scheduled WHERE view_oid IS NOT NULL
-                   ORDER BY view_oid, preference) AS s ON s.view_oid = c.oid
         WHERE c.relkind = 'm'
+    ),
+    log AS MATERIALIZED (
+        SELECT l.*, v.view_oid
+        FROM materialized_view_refresh_log_rows() AS l
+        LEFT JOIN views AS v ON v.view_name = l.view_name
+    ),
+    schedule AS MATERIALIZED (
+        SELECT s.view_name, s.enabled, s.max_staleness,
+               2 * (coalesce(s.every, s.longest_gap, s.target_staleness) + coalesce(s.jitter, INTERVAL '0')) AS two_gaps,
+               v.view_oid
+        FROM materialized_view_refresh_schedule AS s
+        LEFT JOIN views AS v ON v.view_name = s.view_name
+    ),
+    renamed AS MATERIALIZED (
+        SELECT DISTINCT ON (r.view_name) r.view_name, n.view_oid, n.preference
+        FROM (SELECT view_name FROM log WHERE view_oid IS NULL
+              UNION SELECT view_name FROM schedule WHERE view_oid IS NULL) AS r
+        JOIN materialized_view_names AS n ON n.known_as = r.view_name
+        ORDER BY r.view_name, n.preference
+    ),
+    logged AS MATERIALIZED (
+        SELECT l.view_name, l.last_refreshed_at, l.refresh_duration_ms, l.total_jobs, l.total_objects,
+               coalesce(l.view_oid, r.view_oid) AS view_oid, coalesce(r.preference, 0) AS preference
+        FROM log AS l
+        LEFT JOIN renamed AS r ON r.view_name = l.view_name
+    ),
+    scheduled AS MATERIALIZED (
+        SELECT s.view_name, s.enabled, s.max_staleness, s.two_gaps,
+               coalesce(s.view_oid, r.view_oid) AS view_oid, coalesce(r.preference, 0) AS preference
+        FROM schedule AS s
+        LEFT JOIN renamed AS r ON r.view_name = s.view_name
+    ),
+    running AS (
+        SELECT DISTINCT view_name
+        FROM materialized_view_refresh_history
+        WHERE outcome = 'running' AND heartbeat_at > clock_timestamp() - INTERVAL '10 seconds'
+    ),
+    asked AS (
+        SELECT v.*,
+               l.view_name AS log_name, l.last_refreshed_at, l.refresh_duration_ms, l.total_jobs, l.total_objects,
+               s.view_name AS schedule_name, s.enabled, s.max_staleness, s.two_gaps
+        FROM views AS v
+        -- Of several rows about one view, one counts.
+        LEFT JOIN (SELECT DISTINCT ON (view_oid) * FROM logged WHERE view_oid IS NOT NULL
+                   ORDER BY view_oid, last_refreshed_at DESC NULLS LAST, preference) AS l ON l.view_oid = v.view_oid
+        LEFT JOIN (SELECT DISTINCT ON (view_oid) * FROM scheduled WHERE view_oid IS NOT NULL
+                   ORDER BY view_oid, preference) AS s ON s.view_oid = v.view_oid
         UNION ALL
-        SELECT NULL, coalesce(l.view_name, s.view_name), NULL, NULL, NULL, NULL, NULL, l.view_name, s.view_name
-        FROM (SELECT view_name FROM logged WHERE view_oid IS NULL) AS l
-        FULL JOIN (SELECT view_name FROM scheduled WHERE view_oid IS NULL) AS s ON s.view_name = l.view_name
+        SELECT NULL, coalesce(l.view_name, s.view_name), NULL, NULL, NULL, NULL, NULL,
+               l.view_name, l.last_refreshed_at, l.refresh_duration_ms, l.total_jobs, l.total_objects,
+               s.view_name, s.enabled, s.max_staleness, s.two_gaps
+        FROM (SELECT * FROM logged WHERE view_oid IS NULL) AS l
+        FULL JOIN (SELECT * FROM scheduled WHERE view_oid IS NULL) AS s ON s.view_name = l.view_name
     ),
     known AS (
-        SELECT a.*,
-               l.last_refreshed_at, l.refresh_duration_ms, l.total_jobs, l.total_objects,
-               s.enabled,
-               coalesce(s.max_staleness,
-                        2 * (coalesce(s.every, s.longest_gap, s.target_staleness) + coalesce(s.jitter, INTERVAL '0'))
-                        + coalesce(l.refresh_duration_ms, 0) * INTERVAL '1 millisecond') AS max_staleness,
+        SELECT a.view_oid, a.view_name, a.schema_name, a.relation_name, a.is_populated, a.log_name, a.schedule_name,
+               a.last_refreshed_at, a.refresh_duration_ms, a.total_jobs, a.total_objects, a.enabled,
+               coalesce(a.max_staleness,
+                        a.two_gaps + coalesce(a.refresh_duration_ms, 0) * INTERVAL '1 millisecond') AS max_staleness,
                st.last_attempt_at, st.last_outcome, st.last_error, st.size_bytes,
                coalesce(st.consecutive_failures, 0) AS consecutive_failures,
-               CASE WHEN s.enabled THEN st.next_run_at END AS next_run_at,
+               CASE WHEN a.enabled THEN st.next_run_at END AS next_run_at,
                -- The log row is the one that we wrote with our last refresh.
-               coalesce(l.view_name = st.view_name
-                        AND l.last_refreshed_at = st.logged_refreshed_at
-                        AND l.refresh_duration_ms IS NOT DISTINCT FROM st.logged_duration_ms, false) AS is_ours,
+               coalesce(a.log_name = st.view_name
+                        AND a.last_refreshed_at = st.logged_refreshed_at
+                        AND a.refresh_duration_ms IS NOT DISTINCT FROM st.logged_duration_ms, false) AS is_ours,
                coalesce(st.view_oid = a.view_oid, false) AS is_same_view,
                -- Nobody has touched the view since our last refresh.
                coalesce(st.view_oid = a.view_oid AND st.view_filenode = a.filenode AND st.view_xmin = a.row_xmin, false) AS is_intact,
@@ -121,8 +144,6 @@ CREATE OR REPLACE VIEW materialized_view_freshness AS
                clock.now
         FROM asked AS a
         CROSS JOIN clock
-        LEFT JOIN logged AS l ON l.view_name = a.log_name
-        LEFT JOIN scheduled AS s ON s.view_name = a.schedule_name
         LEFT JOIN materialized_view_refresh_state AS st ON st.view_name = a.view_name
         LEFT JOIN running AS r ON r.view_name = a.view_name
     ),

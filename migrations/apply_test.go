@@ -82,6 +82,7 @@ func TestApplyRepairs(t *testing.T) {
 		"TABLE materialized_view_refresh_state",
 		"TABLE materialized_view_refresh_history",
 		"TABLE materialized_view_refresh_settings",
+		"TABLE materialized_view_refresh_publication",
 		"TABLE matview_schema_version",
 		"VIEW materialized_view_names",
 		"VIEW materialized_view_freshness",

@@ -42,8 +42,8 @@ var readerPrivileges = slices.Concat(
 // writerPrivileges are what recording refreshes takes, beside reading.
 var writerPrivileges = slices.Concat(
 	readerPrivileges,
-	tables("SELECT", "materialized_view_refresh_settings"),
-	writing(LogTable, "materialized_view_refresh_state", "materialized_view_refresh_history"),
+	tables("SELECT", "materialized_view_refresh_settings", "materialized_view_refresh_publication"),
+	writing(LogTable, "materialized_view_refresh_state", "materialized_view_refresh_history", "materialized_view_refresh_publication"),
 	[]privilege{{"TABLE", "materialized_view_refresh_schedule", "UPDATE (longest_gap)"}},
 )
 

@@ -101,6 +101,7 @@ var ours = []struct{ kind, name string }{
 	{"TABLE", "materialized_view_refresh_state"},
 	{"TABLE", "materialized_view_refresh_history"},
 	{"TABLE", "materialized_view_refresh_settings"},
+	{"TABLE", "materialized_view_refresh_publication"},
 	{"TABLE", VersionTable},
 }
 

@@ -199,6 +199,7 @@ var relations = []string{
 	"materialized_view_refresh_state",
 	"materialized_view_refresh_history",
 	"materialized_view_refresh_settings",
+	"materialized_view_refresh_publication",
 	"materialized_view_names",
 	"materialized_view_freshness",
 	VersionTable,

@@ -10,4 +10,8 @@ need \
   psql:postgresql-client \
   jq \
   curl \
-  chromium
+  chromium \
+  prometheus \
+  promtool:prometheus \
+  prometheus-pushgateway \
+  prometheus-postgres-exporter

@@ -8,6 +8,20 @@ fail() {
   exit 1
 }
 
+# Debian's packages of servers start them. Ours are for the tests, which run
+# their own: while a policy-rc.d says 101, nothing is started.
+without_services() {
+  local policy=/usr/sbin/policy-rc.d status=0
+  if [[ -e $policy ]]; then
+    "$@"
+    return
+  fi
+  printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"
+  "$@" || status=$?
+  rm -f "$policy"
+  return "$status"
+}
+
 # install_packages PACKAGE...
 install_packages() {
   if ! command -v apt-get >/dev/null; then
@@ -20,8 +34,8 @@ install_packages() {
   local apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
   export DEBIAN_FRONTEND=noninteractive
   # The lists are fetched only when those at hand, which may be none, do not do.
-  "${apt[@]}" install --yes --no-install-recommends "$@" >/dev/null 2>&1 ||
-    { "${apt[@]}" update && "${apt[@]}" install --yes --no-install-recommends "$@"; } >/dev/null ||
+  without_services "${apt[@]}" install --yes --no-install-recommends "$@" >/dev/null 2>&1 ||
+    { "${apt[@]}" update && without_services "${apt[@]}" install --yes --no-install-recommends "$@"; } >/dev/null ||
     fail "apt-get install $* failed"
 }
 

@@ -16,6 +16,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/matview/terraform-provider-matview/exporter/metrics"
+	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/migrations"
@@ -45,7 +46,7 @@ func refreshed(t *testing.T, pool *pgxpool.Pool) {
 }
 
 // gather is every sample by its name and view.
-func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+func gather(t *testing.T, reg prometheus.Gatherer) map[string]float64 {
 	t.Helper()
 	families, err := reg.Gather()
 	if err != nil {
@@ -68,18 +69,15 @@ func labels(m *dto.Metric) string {
 	return s
 }
 
-func registry(t *testing.T, db *pgxpool.Pool) *prometheus.Registry {
-	t.Helper()
-	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(metrics.New(db, "public", 5*time.Second, slog.New(slog.DiscardHandler)))
-	return reg
+func collector(db freshness.Querier) *metrics.Collector {
+	return metrics.New(freshness.NewReader(db, "public", 5*time.Second, time.Now), 5*time.Second, slog.New(slog.DiscardHandler))
 }
 
 func TestGauges(t *testing.T) {
 	db := installed(t)
 	pool := db.Pool(t)
 	refreshed(t, pool)
-	reg := registry(t, pool)
+	reg := collector(pool)
 	got := gather(t, reg)
 	now := float64(time.Now().Unix())
 	for name, between := range map[string][2]float64{
@@ -112,9 +110,9 @@ func TestNamesAreClean(t *testing.T) {
 	db := installed(t)
 	pool := db.Pool(t)
 	refreshed(t, pool)
-	reg := registry(t, pool)
+	reg := prometheus.NewPedanticRegistry()
 	metrics.NewCounters(reg).Init([]string{"fresh"})
-	problems, err := testutil.GatherAndLint(reg)
+	problems, err := testutil.GatherAndLint(prometheus.Gatherers{reg, collector(pool)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +124,7 @@ func TestNamesAreClean(t *testing.T) {
 func TestDroppedViewsLeaveNoSeries(t *testing.T) {
 	db := installed(t)
 	pool := db.Pool(t)
-	reg := registry(t, pool)
+	reg := collector(pool)
 	if _, found := gather(t, reg)["matview_stale/never"]; !found {
 		t.Fatal("no series at first")
 	}
@@ -140,7 +138,7 @@ func TestDatabaseAway(t *testing.T) {
 	db := installed(t)
 	pool := db.Pool(t)
 	refreshed(t, pool)
-	reg := registry(t, pool)
+	reg := collector(pool)
 	before := gather(t, reg)
 	pool.Close()
 	after := gather(t, reg)
@@ -162,7 +160,7 @@ func TestDatabaseNeverThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	if got := gather(t, registry(t, pool)); len(got) != 1 || got["matview_up"] != 0 {
+	if got := gather(t, collector(pool)); len(got) != 1 || got["matview_up"] != 0 {
 		t.Errorf("%v", got)
 	}
 }
@@ -183,12 +181,12 @@ func (s *slow) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 
 func TestOverlappingScrapesShareAStatement(t *testing.T) {
 	db := &slow{Pool: installed(t).Pool(t), begun: make(chan struct{}, 10), let: make(chan struct{})}
-	c := metrics.New(db, "public", 5*time.Second, slog.New(slog.DiscardHandler))
+	c := collector(db)
 	var scrapes sync.WaitGroup
 	scrape := func() {
 		scrapes.Go(func() {
-			if n := testutil.CollectAndCount(c, "matview_up"); n != 1 {
-				t.Errorf("%d samples of matview_up", n)
+			if n, err := testutil.GatherAndCount(c, "matview_up"); n != 1 || err != nil {
+				t.Errorf("%d samples of matview_up, %v", n, err)
 			}
 		})
 	}
