@@ -75,7 +75,7 @@ func TestAccRefreshLog(t *testing.T) {
 					resource.TestCheckResourceAttr(refreshLog, "deletion_protection", "true"),
 					resource.TestCheckResourceAttr(refreshLog, "version", currentVersion()),
 					resource.TestCheckNoResourceAttr(refreshLog, "writer_roles"),
-					expect(t, db, count, "7"),
+					expect(t, db, count, "8"),
 				),
 			},
 			{Config: logConfig(db, ""), ConfigPlanChecks: noChanges},
