@@ -26,7 +26,7 @@ CREATE MATERIALIZED VIEW "A view with a rather long name, <b>odd</b> ключ" A
 CREATE TABLE divisors AS SELECT 1 AS d;
 CREATE MATERIALIZED VIEW failing AS SELECT 1 / d AS x FROM divisors;
 INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('job_progress', '5 min'), ('failing', '1 h'), ('gone', '1 h');
-INSERT INTO materialized_view_refresh_schedule (view_name, cron) VALUES (quote_ident('A view with a rather long name, <b>odd</b> ключ'), '0 3 * * *')`)
+INSERT INTO materialized_view_refresh_schedule (view_name, cron, longest_gap) VALUES (quote_ident('A view with a rather long name, <b>odd</b> ключ'), '0 3 * * *', '25 h')`)
 	for _, args := range [][]string{{"job_progress"}, {"failing"}, {`"A view with a rather long name, <b>odd</b> ключ"`}} {
 		if code, _, stderr := exec(t, db.URL(), append([]string{"refresh"}, args...)...); code != exitOK {
 			t.Fatal(stderr)
