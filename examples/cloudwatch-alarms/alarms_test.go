@@ -25,6 +25,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6/tf6server"
+
+	"github.com/matview/terraform-provider-matview/internal/terraformcli"
 )
 
 type aws struct{}
@@ -137,9 +139,9 @@ func apply(t *testing.T, config string) (resources map[string]map[string]any, ou
 	if os.Getenv("TF_ACC") == "" {
 		t.Skip("TF_ACC is not set")
 	}
-	terraform, err := exec.LookPath("terraform")
+	terraform, err := terraformcli.Find(t.Context(), t.TempDir())
 	if err != nil {
-		t.Skip("terraform is not on PATH")
+		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "main.tf"), []byte(config), 0o600); err != nil {
@@ -281,9 +283,9 @@ resource "terraform_data" "schedule" {
 }
 
 func TestAccFormat(t *testing.T) {
-	terraform, err := exec.LookPath("terraform")
+	terraform, err := terraformcli.Find(t.Context(), t.TempDir())
 	if err != nil {
-		t.Skip("terraform is not on PATH")
+		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), terraform, "fmt", "-check", "-diff", ".")
 	cmd.Env = append(os.Environ(), "TF_CLI_CONFIG_FILE="+os.DevNull)

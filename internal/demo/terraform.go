@@ -12,8 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/hc-install/product"
-	"github.com/hashicorp/hc-install/releases"
+	"github.com/matview/terraform-provider-matview/internal/terraformcli"
 )
 
 // providerVersion is what the demo calls the provider that it has built.
@@ -36,21 +35,6 @@ func (d *demo) env() []string {
 		"PGHOST=" + d.server.Host(), fmt.Sprintf("PGPORT=%d", d.server.Port()), "PGDATABASE=" + database,
 		"PGUSER=" + admin, "PGPASSWORD=" + d.adminPassword, "PGSSLMODE=disable",
 	}
-}
-
-// findTerraform takes the one on PATH, else fetches one.
-func (d *demo) findTerraform(ctx context.Context) error {
-	found, err := exec.LookPath("terraform")
-	if err == nil {
-		d.terraform = found
-		return nil
-	}
-	say("No terraform on PATH: fetching one.")
-	installer := &releases.LatestVersion{Product: product.Terraform, InstallDir: d.dir, Timeout: 5 * time.Minute}
-	if d.terraform, err = installer.Install(ctx); err != nil {
-		return fmt.Errorf("there is no terraform on PATH, and it could not be fetched; install Terraform 1.8 or later: %w", err)
-	}
-	return nil
 }
 
 func (d *demo) writeConfig() error {
@@ -76,7 +60,8 @@ func (d *demo) writeConfig() error {
 }
 
 func (d *demo) apply(ctx context.Context) error {
-	if err := d.findTerraform(ctx); err != nil {
+	var err error
+	if d.terraform, err = terraformcli.Find(ctx, d.dir); err != nil {
 		return err
 	}
 	if err := d.writeConfig(); err != nil {
