@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,9 +11,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
@@ -27,6 +31,8 @@ func TestRowAgreesWithItsRefresh(t *testing.T) {
 		method refresh.Method
 		pool   func(testing.TB, *postgrestest.Database) *pgxpool.Pool
 	}{
+		"swap":                          {"swap", pinned},
+		"swap, in transactions":         {"swap", func(t testing.TB, db *postgrestest.Database) *pgxpool.Pool { t.Helper(); return db.Pool(t) }},
 		"blocking":                      {"blocking", pinned},
 		"concurrently":                  {"concurrently", pinned},
 		"blocking, in transactions":     {"blocking", func(t testing.TB, db *postgrestest.Database) *pgxpool.Pool { t.Helper(); return db.Pool(t) }},
@@ -58,6 +64,10 @@ ALTER DATABASE "`+db.Name+`" SET default_transaction_isolation = 'repeatable rea
 			}
 			for range 40 {
 				db.Exec(t, `UPDATE ticks SET n = n + 1`)
+				if c.method == "swap" {
+					swapView(t, refreshed, "ticking")
+					continue
+				}
 				refreshView(t, refreshed, "ticking", c.method)
 			}
 			stop.Store(true)
@@ -69,6 +79,36 @@ ALTER DATABASE "`+db.Name+`" SET default_transaction_isolation = 'repeatable rea
 				t.Error("no answer was 304")
 			}
 		})
+	}
+}
+
+// swapView exchanges the view for a twin with new data, as a change of its
+// definition does.
+func swapView(t *testing.T, pool *pgxpool.Pool, view string) {
+	t.Helper()
+	name := matview.Name{Schema: matview.PublicSchema, Relation: view}
+	ctx := t.Context()
+	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if err := matview.Lock(ctx, tx, view); err != nil {
+			return err
+		}
+		v, err := matview.Read(ctx, tx, name)
+		if err != nil {
+			return err
+		}
+		var population refresh.Population
+		swap := matview.Swap{View: v, Patience: 20 * time.Second, Started: func(ctx context.Context) error {
+			population, err = refresh.BeginPopulation(ctx, tx, "public")
+			return err
+		}}
+		if err := swap.Run(ctx, tx); err != nil {
+			return err
+		}
+		_, err = refresh.RecordPopulation(ctx, tx, "public", population, name, "swap")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -104,27 +104,32 @@ type cachedRow struct {
 	freshness *recalled
 }
 
-// cachedRow reads the row, once more if the view turns out to be another than
-// the one known.
+// cachedRow reads the row, again if the view turns out to be another than the
+// one known: each swap replaces it.
 func (h *Handler) cachedRow(ctx context.Context, r *route, values []string) (*cachedRow, error) {
-	for retried := false; ; retried = true {
-		rel, err := h.relationOf(ctx, r, retried)
+	for attempt := 1; ; attempt++ {
+		rel, err := h.relationOf(ctx, r, attempt > 1)
 		if err != nil {
 			return nil, err
 		}
 		found, err := h.readCached(ctx, r, rel, values)
-		if retried && postgres.SQLState(err) == postgres.UndefinedTable {
+		if attempt > 1 && postgres.SQLState(err) == postgres.UndefinedTable {
 			// The log may be missing for a while, if its users recreate it.
 			found, err = h.readTogether(ctx, r, rel, values)
 		}
+		replaced := errors.Is(err, errOutdated)
 		switch {
 		case err == nil:
 			return found, nil
-		case retried || !isOutdated(err):
+		case attempt == 1 && isOutdated(err), replaced && attempt < attemptsToFind:
+		default:
 			return nil, h.explain(ctx, rel, values, err)
 		}
 	}
 }
+
+// attemptsToFind is how often a view may be replaced while a row of it is read.
+const attemptsToFind = 20
 
 // isOutdated reports whether err may come from a view that was replaced or
 // altered since its relation was read: then its key may be of another type too.
