@@ -106,6 +106,13 @@ func TestProbesNeedNoCredentials(t *testing.T) {
 			t.Errorf("%s: %d, want %d", path, code, want)
 		}
 	}
+	// Without users nobody has proved anything: the API closes.
+	writeFile(t, web, "{}\n")
+	for path, want := range map[string]int{"/-/healthy": 200, "/": 403, "/cache/status": 403, "/-/reload": 403} {
+		if code := with(t, http.MethodGet, d.url+path, ""); code != want {
+			t.Errorf("without users, %s: %d, want %d", path, code, want)
+		}
+	}
 }
 
 // A client that sends too much, or too slowly, is cut off.

@@ -81,14 +81,13 @@ func (a *app) run(ctx context.Context, f runFlags) int {
 // daemon is the run command at work.
 type daemon struct {
 	*app
-	flags         runFlags
-	pool          *pgxpool.Pool // of the scheduler
-	readers       *pgxpool.Pool // of metrics and API
-	freshness     *freshness.Reader
-	counters      *metrics.Counters
-	publisher     *cloudwatch.Publisher // nil: not published to CloudWatch
-	server        *http.Server
-	authenticated bool // by the web configuration
+	flags     runFlags
+	pool      *pgxpool.Pool // of the scheduler
+	readers   *pgxpool.Pool // of metrics and API
+	freshness *freshness.Reader
+	counters  *metrics.Counters
+	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
+	server    *http.Server
 
 	reloading sync.Mutex
 	inForce   sync.RWMutex // guards current
@@ -104,7 +103,7 @@ func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) 
 			d.close()
 		}
 	}()
-	if d.authenticated, err = webAuthenticates(*f.web.WebConfigFile); err != nil {
+	if _, err = webAuthenticates(*f.web.WebConfigFile); err != nil {
 		return nil, err
 	}
 	if d.pool, err = a.open(ctx, f.maxConcurrent+spareConnections); err != nil {
@@ -178,6 +177,14 @@ func (d *daemon) handler(ctx context.Context) (_ http.Handler, err error) {
 		}
 		d.ServeHTTP(w, r)
 	}), nil
+}
+
+// authenticated asks the file anew each time, as exporter-toolkit does: when its
+// users are taken out, the API must close. One that cannot be read vouches for
+// nobody.
+func (d *daemon) authenticated() bool {
+	authenticates, err := webAuthenticates(*d.flags.web.WebConfigFile)
+	return err == nil && authenticates
 }
 
 // webAuthenticates reports whether --web.config.file has every request prove

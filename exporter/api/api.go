@@ -27,9 +27,9 @@ type Options struct {
 	Schema       string // of the tables of matview
 	Config       *config.Config
 	Logger       *slog.Logger
-	// Authenticated says that whoever reaches the handler has proved already
-	// who they are, by the web configuration.
-	Authenticated bool
+	// Authenticated reports whether whoever reaches the handler has proved already
+	// who they are, by the web configuration as it is at the moment; nil: never.
+	Authenticated func() bool
 	// Timeout bounds what a request waits for the database; 0 is
 	// [DefaultTimeout]. Real-time queries have a limit of their own.
 	Timeout time.Duration
@@ -132,10 +132,14 @@ func (h *Handler) get(serve func(http.ResponseWriter, *http.Request) error) http
 
 // closed asks for credentials unless the route is public.
 func (h *Handler) closed(public bool, serve http.HandlerFunc) http.HandlerFunc {
-	if public || h.Authenticated {
+	if public {
 		return serve
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
+		if h.Authenticated != nil && h.Authenticated() {
+			serve(w, r)
+			return
+		}
 		if err := h.authenticate(r); err != nil {
 			if err.Status == http.StatusUnauthorized {
 				h.challenge(w, r, err)
