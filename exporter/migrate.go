@@ -51,6 +51,13 @@ func (a *app) migrate(ctx context.Context, track optionalBool) int {
 	if err != nil {
 		return a.fail(exitFailed, err)
 	}
+	tracks, err := migrations.Tracking(ctx, conn, a.schema)
+	if err != nil {
+		return a.fail(exitFailed, err)
+	}
 	fmt.Fprintf(a.stdout, "The tables of matview in schema %s are complete, at version %d.\n", a.schema, migrations.Version())
+	if tracks {
+		fmt.Fprintln(a.stdout, "Refreshes by others are recorded.")
+	}
 	return exitOK
 }
