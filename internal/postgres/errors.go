@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -91,6 +92,7 @@ func connectCause(e *pgconn.ConnectError) string {
 	var pgErr *pgconn.PgError
 	var dns *net.DNSError
 	var op *net.OpError
+	var otherName x509.HostnameError
 	var unknownAuthority x509.UnknownAuthorityError
 	switch {
 	case errors.As(e, &pgErr):
@@ -107,6 +109,9 @@ func connectCause(e *pgconn.ConnectError) string {
 		return "the host name does not resolve"
 	case errors.As(e, &unknownAuthority):
 		return "the server's certificate is signed by an authority that is not trusted; set sslrootcert"
+	case errors.As(e, &otherName):
+		return fmt.Sprintf("the server's certificate is not for %s but for %s; connect by that name, or set sslmode to verify-ca",
+			otherName.Host, namesOf(otherName.Certificate))
 	case errors.As(e, &op):
 		return op.Err.Error() + "; is the server running there?"
 	case strings.Contains(e.Error(), "server refused TLS connection"):
@@ -114,6 +119,17 @@ func connectCause(e *pgconn.ConnectError) string {
 	}
 	causes := strings.Split(oneLine(e.Unwrap().Error()), "): ")
 	return causes[len(causes)-1]
+}
+
+func namesOf(c *x509.Certificate) string {
+	names := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		names = append(names, ip.String())
+	}
+	if len(names) == 0 {
+		return "no name"
+	}
+	return strings.Join(names, ", ")
 }
 
 // oneLine joins lines as sentences are joined: errors.Join puts each on its own.
