@@ -124,6 +124,11 @@ func OpenPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error
 	return pool, nil
 }
 
+// IsPooled reports whether the pool was opened with [Config.PgBouncer].
+func IsPooled(pool *pgxpool.Pool) bool {
+	return pool.Config().ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheDescribe
+}
+
 // Connect makes a connection like those of pool, outside of it, for a session
 // that is kept. Close it.
 func Connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {

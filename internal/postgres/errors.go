@@ -76,14 +76,26 @@ func serverMessage(e *pgconn.PgError) string {
 
 func connectMessage(e *pgconn.ConnectError) string {
 	return fmt.Sprintf("cannot connect to PostgreSQL at %s, database %q, as user %q: %s",
-		endpoint(e.Config), e.Config.Database, e.Config.User, connectCause(e))
+		endpoints(e.Config), e.Config.Database, e.Config.User, connectCause(e))
 }
 
-func endpoint(c *pgconn.Config) string {
-	if strings.HasPrefix(c.Host, "/") {
-		return fmt.Sprintf("%s/.s.PGSQL.%d", c.Host, c.Port)
+// endpoints lists where it was tried, each once: the same server may be tried
+// with TLS and without.
+func endpoints(c *pgconn.Config) string {
+	all := []string{endpoint(c.Host, c.Port)}
+	for _, f := range c.Fallbacks {
+		if e := endpoint(f.Host, f.Port); !slices.Contains(all, e) {
+			all = append(all, e)
+		}
 	}
-	return net.JoinHostPort(c.Host, fmt.Sprint(c.Port))
+	return strings.Join(all, " or ")
+}
+
+func endpoint(host string, port uint16) string {
+	if strings.HasPrefix(host, "/") {
+		return fmt.Sprintf("%s/.s.PGSQL.%d", host, port)
+	}
+	return net.JoinHostPort(host, fmt.Sprint(port))
 }
 
 // connectCause names the cause without the addresses that Go's network errors
