@@ -448,4 +448,3 @@ func TestExternalRefreshKeepsSettings(t *testing.T) {
 		t.Errorf("%s, %v", settings, err)
 	}
 }
-
