@@ -69,6 +69,9 @@ func apply(ctx context.Context, tx pgx.Tx, schema string, track tracking) error 
 	}
 	err := applyFiles(ctx, tx, schema, track)
 	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock not available
+		return fmt.Errorf("%w: a session that has read or written the tables of matview keeps its transaction open; end it (see pg_stat_activity) and try again", err)
+	}
 	if errors.As(err, &pgErr) && pgErr.Code == "42501" { // insufficient privilege
 		return fmt.Errorf("%w; do this as the owner of what is installed already, or as a role that may create tables there", err)
 	}
@@ -93,6 +96,10 @@ func exclusively(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) err
 }
 
 const maxAttempts = 5
+
+// lockTimeout bounds each wait for a lock: readers of the freshness view queue
+// behind that wait.
+const lockTimeout = "5s"
 
 // worthRetrying: the advisory lock keeps our own changes apart, but not those
 // of others, such as a GRANT on the same schema at the same moment.
@@ -181,7 +188,7 @@ func applyFiles(ctx context.Context, tx pgx.Tx, schema string, track tracking) e
 	for _, m := range migrator.Migrations {
 		// tern resets all settings after each file.
 		m.UpSQL = "SET LOCAL search_path = " + pgx.Identifier{schema}.Sanitize() + ", pg_temp;\n" +
-			"SET LOCAL client_min_messages = warning;\n" + track.sql() + m.UpSQL
+			"SET LOCAL client_min_messages = warning;\nSET LOCAL lock_timeout = '" + lockTimeout + "';\n" + track.sql() + m.UpSQL
 	}
 	if err := migrator.Migrate(ctx); err != nil {
 		return fmt.Errorf("install the tables of matview in schema %q: %w", schema, err)

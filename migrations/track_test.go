@@ -189,3 +189,24 @@ func TestUninstallWithTracking(t *testing.T) {
 		t.Errorf("%d event triggers or functions are left", n)
 	}
 }
+
+// Somebody has refreshed two views and not committed: the event trigger has read
+// and written our tables in that transaction. To apply again is an error that
+// says so, and not a wait that readers queue behind.
+func TestApplyWhileExternalRefreshIsOpen(t *testing.T) {
+	db := installed(t)
+	track(t, db, "public", true)
+	db.Exec(t, "CREATE MATERIALIZED VIEW v AS SELECT 1 AS x; CREATE MATERIALIZED VIEW down AS SELECT x FROM v")
+	somebody := db.Connect(t)
+	if _, err := somebody.Exec(t.Context(), "BEGIN; REFRESH MATERIALIZED VIEW v; REFRESH MATERIALIZED VIEW down"); err != nil {
+		t.Fatal(err)
+	}
+	err := migrations.Apply(t.Context(), db.Connect(t), "public")
+	if postgres.SQLState(err) != postgres.LockNotAvailable || !strings.Contains(err.Error(), "keeps its transaction open; end it") {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := somebody.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, db, "public")
+}
