@@ -36,6 +36,12 @@ BEGIN
     IF current_setting('matview.own', true) = txid_current()::text THEN
         RETURN;
     END IF;
+    -- Whoever owns the function may have made it SECURITY INVOKER, and the tables
+    -- that it writes may have triggers of others.
+    IF (SELECT pg_get_userbyid(proowner) FROM pg_proc
+        WHERE oid = to_regprocedure(format('%%I.materialized_view_refresh_tracked()', %1$L))) <> current_user THEN
+        RETURN;
+    END IF;
     FOR refreshed IN SELECT objid FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass LOOP
         PERFORM %1$I.materialized_view_refresh_record_external(
             refreshed,
@@ -173,9 +179,11 @@ BEGIN
     SELECT relowner INTO log FROM pg_class WHERE oid = to_regclass('materialized_view_refresh_log');
 
     -- Triggers and defaults of the tables written run with the rights of the
-    -- writer. An adopted log belongs to somebody else, who must not get those of
-    -- the superuser that makes the event trigger, nor the other way about.
-    runs_as := CASE WHEN wanted AND NOT coalesce((SELECT rolsuper FROM pg_roles WHERE oid = log), true) THEN log ELSE settings END;
+    -- writer. An adopted log may belong to somebody else, who must not get those
+    -- of a superuser that made the rest, nor the other way about.
+    runs_as := CASE WHEN wanted AND (SELECT rolsuper FROM pg_roles WHERE oid = settings)
+                         AND NOT coalesce((SELECT rolsuper FROM pg_roles WHERE oid = log), true) THEN log
+                    ELSE settings END;
     FOREACH f IN ARRAY ARRAY['materialized_view_refresh_tracked()', 'materialized_view_refresh_record_external(oid, oid, jsonb)']::regprocedure[] LOOP
         IF (SELECT proowner FROM pg_proc WHERE oid = f) <> runs_as THEN
             EXECUTE format('ALTER FUNCTION %s OWNER TO %s', f, runs_as);

@@ -74,11 +74,12 @@ func TestTrackIsRepaired(t *testing.T) {
 // Two installations in one database, each with its own trigger.
 func TestTrackInTwoSchemas(t *testing.T) {
 	db := postgrestest.New(t)
-	for _, schema := range []string{"public", "My.Schema"} {
+	const other = `It's "My.Schema"`
+	for _, schema := range []string{"public", other} {
 		track(t, db, schema, true)
 	}
 	db.Exec(t, "CREATE MATERIALIZED VIEW v AS SELECT 1; REFRESH MATERIALIZED VIEW v")
-	for _, schema := range []string{"public", "My.Schema"} {
+	for _, schema := range []string{"public", other} {
 		n := value[int](t, db, "SELECT count(*) FROM "+pgx.Identifier{schema, "materialized_view_freshness"}.Sanitize()+" WHERE data_as_of IS NOT NULL")
 		if n != 1 {
 			t.Errorf("%s: %d views of known age", schema, n)
@@ -87,7 +88,7 @@ func TestTrackInTwoSchemas(t *testing.T) {
 	if err := migrations.Uninstall(t.Context(), db.Connect(t), "public", migrations.Roles{}, true); err != nil {
 		t.Fatal(err)
 	}
-	wantTracking(t, db, "My.Schema", true)
+	wantTracking(t, db, other, true)
 	db.Exec(t, "REFRESH MATERIALIZED VIEW v")
 }
 
@@ -143,6 +144,16 @@ CREATE TRIGGER spy BEFORE INSERT ON materialized_view_refresh_log FOR EACH ROW E
 	}
 	if n := value[int](t, db, "SELECT count(*) FROM materialized_view_freshness WHERE view_name = 'app.v' AND stale_reason IS NULL AND data_as_of IS NOT NULL"); n != 1 {
 		t.Error("the refresh was not recorded")
+	}
+	// Nor can its owner turn it into something that runs as whoever refreshes.
+	db.Exec(t, "TRUNCATE app.ran; ALTER FUNCTION materialized_view_refresh_tracked() SECURITY INVOKER; REFRESH MATERIALIZED VIEW app.v")
+	if n := value[int](t, db, "SELECT count(*) FROM app.ran"); n != 0 {
+		t.Error("the log's trigger ran as the superuser who refreshed")
+	}
+	apply(t, db, "public")
+	db.Exec(t, "REFRESH MATERIALIZED VIEW app.v")
+	if got := value[string](t, db, "SELECT coalesce(max(as_role), 'nobody') FROM app.ran"); got != owner {
+		t.Errorf("repaired, it ran as %s, want %s", got, owner)
 	}
 	// Switched off, all is the installer's again.
 	track(t, db, "public", false)
