@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	terraformBlock = regexp.MustCompile("(?ms)^```terraform\n(.*?)^```$")
+	terraformBlock = regexp.MustCompile("(?s)\n```terraform\n(.*?\n)```\n")
 	// How to connect is the test's to say.
 	connection = regexp.MustCompile(`(?m)^(terraform|provider "matview") \{(\}|(?s:\n.*?)\n\})\n`)
 	alias      = regexp.MustCompile(`(?m)^ +provider += matview\..*\n`)
