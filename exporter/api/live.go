@@ -42,11 +42,17 @@ func (h *Handler) liveRow(w http.ResponseWriter, req *http.Request, r *route, va
 	default:
 		return tooManyLive()
 	}
-	// A client that hangs up cancels the query.
-	ctx := req.Context()
-	columns, err := h.readLive(ctx, r, values, false)
-	if errors.Is(err, errOutdated) {
-		columns, err = h.readLive(ctx, r, values, true)
+	// A client that hangs up cancels the query. The server is told to stop it by
+	// its own statement_timeout, which each statement has to itself.
+	ctx, cancel := context.WithTimeout(req.Context(), h.Config.RealTime.StatementTimeout+grace)
+	defer cancel()
+	var columns []byte
+	var err error
+	for attempt := 1; ; attempt++ {
+		columns, err = h.readLive(ctx, r, values, attempt > 1)
+		if err == nil || !mayBeLive(ctx, attempt, err) {
+			break
+		}
 	}
 	if err != nil {
 		return err
@@ -58,42 +64,58 @@ func (h *Handler) liveRow(w http.ResponseWriter, req *http.Request, r *route, va
 	return nil
 }
 
-// errOutdated is within an error that a fresh look at the catalog may mend.
-var errOutdated = errors.New("the view may have changed")
+var (
+	// errOutdated is within an error that a fresh look at the catalog may mend.
+	errOutdated = errors.New("the view may have changed")
+	// errReplaced is within an error that it surely will, unless the view is gone.
+	errReplaced = errors.New("the view has been replaced")
+)
+
+// mayBeLive reports whether another attempt may get an answer after err: not
+// where the view's own query has failed by what it computes.
+func mayBeLive(ctx context.Context, attempt int, err error) bool {
+	if errors.Is(err, errReplaced) {
+		return pause(ctx, attempt)
+	}
+	return attempt == 1 && ctx.Err() == nil && (errors.Is(err, errOutdated) || isOutdated(err) && !isDataException(postgres.SQLState(err)))
+}
 
 // liveQueryOf is the route's live query, from memory while nothing has changed.
 func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*liveQuery, error) {
 	// The fingerprint first: a change in between makes the next request ask again.
 	query := &liveQuery{}
-	err := readRows(ctx, h.Pool, h.Timeout, fingerprintSQL, []any{rel.oid}, func(rows pgx.Rows) error {
-		for rows.Next() {
-			if err := rows.Scan(&query.fingerprint); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
-	})
-	switch known := r.live.Load(); {
-	case err != nil:
+	var err error
+	if query.fingerprint, err = h.fingerprint(ctx, r, rel); err != nil {
 		return nil, err
-	case query.fingerprint == "":
-		return nil, viewMissing(r.View).because(errOutdated)
-	case known != nil && known.fingerprint == query.fingerprint:
+	}
+	if known := r.live.Load(); known != nil && known.fingerprint == query.fingerprint {
 		return known, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
-	defer cancel()
 	var definition string
 	err = withConn(ctx, h.Pool, func(conn *pgx.Conn) (err error) {
 		definition, err = matview.Definition(ctx, conn, rel.oid)
 		return err
 	})
 	if err != nil {
+		// A view that went meanwhile has no definition, in several words.
+		if _, gone := h.fingerprint(ctx, r, rel); errors.Is(gone, errReplaced) {
+			return nil, gone
+		}
 		return nil, err
 	}
 	query.sql = fmt.Sprintf("SELECT row_to_json(q.*)::text FROM (\n%s\n) AS q WHERE %s LIMIT 2", definition, rel.condition("q", parameters(1)))
 	r.live.Store(query)
 	return query, nil
+}
+
+// fingerprint is that of the view's query as it is now.
+func (h *Handler) fingerprint(ctx context.Context, r *route, rel *relation) (string, error) {
+	var fingerprint string
+	found, err := readRow(ctx, h.Pool, h.Timeout, fingerprintSQL, []any{rel.oid}, &fingerprint)
+	if err == nil && !found {
+		err = viewMissing(r.View).because(errReplaced)
+	}
+	return fingerprint, err
 }
 
 // loginSQL tells whether the login may run other people's functions: with a
@@ -113,10 +135,6 @@ func (h *Handler) readLive(ctx context.Context, r *route, values []string, fresh
 	if err != nil {
 		return nil, err
 	}
-	timeout := h.Config.RealTime.StatementTimeout
-	// The backstop of statement_timeout, which each statement has to itself.
-	ctx, cancel := context.WithTimeout(ctx, 2*timeout+grace)
-	defer cancel()
 	err = withConn(ctx, h.RealTimePool, func(conn *pgx.Conn) error {
 		if err := h.beginLive(ctx, conn, rel, values); err != nil {
 			return err
