@@ -118,10 +118,20 @@ func (h *Handler) fingerprint(ctx context.Context, r *route, rel *relation) (str
 	return fingerprint, err
 }
 
-// loginSQL tells whether the login may run other people's functions: with a
-// superuser's rights they could do anything.
-const loginSQL = `SELECT rolsuper OR EXISTS (
-    SELECT FROM pg_catalog.pg_roles AS s WHERE s.rolsuper AND pg_has_role(r.oid, s.oid, 'MEMBER'))
+// loginSQL says what the login may do that other people's functions must not,
+// and null if nothing: $1 is the exporter's own login, $2 the view. A member
+// that does not inherit may still SET ROLE.
+const loginSQL = `SELECT CASE
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_roles AS s WHERE s.rolsuper AND pg_has_role(r.oid, s.oid, 'MEMBER'))
+        THEN 'is a superuser, or may become one'
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_roles AS s WHERE s.rolname = $1 AND pg_has_role(r.oid, s.oid, 'MEMBER'))
+        THEN 'is a member of the role of the exporter itself'
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = $2 AND pg_has_role(r.oid, c.relowner, 'MEMBER'))
+        THEN 'owns the view, or is a member of its owner'
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_roles AS s WHERE pg_has_role(r.oid, s.oid, 'MEMBER')
+                 AND s.rolname IN ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'))
+        THEN 'may reach files or programs of the server'
+    END
 FROM pg_catalog.pg_roles AS r WHERE r.rolname = session_user`
 
 // readLive runs the query, read-only and under its timeout. It gives nil if
@@ -136,6 +146,7 @@ func (h *Handler) readLive(ctx context.Context, r *route, values []string, fresh
 		return nil, err
 	}
 	err = withConn(ctx, h.RealTimePool, func(conn *pgx.Conn) error {
+		defer endLive(ctx, conn)
 		if err := h.beginLive(ctx, conn, rel, values); err != nil {
 			return err
 		}
@@ -153,9 +164,21 @@ func (h *Handler) readLive(ctx context.Context, r *route, values []string, fresh
 			}
 		}
 		return liveError(rows.Err())
-		// withConn rolls back: there is nothing to commit.
 	})
 	return columns, err
+}
+
+// endLive takes back what the view's functions may have left: a transaction
+// gives back all but the advisory locks of the session.
+func endLive(ctx context.Context, conn *pgx.Conn) {
+	if conn.IsClosed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if _, err := conn.Exec(ctx, "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()", pgx.QueryExecModeSimpleProtocol); err != nil {
+		_ = conn.Close(ctx) // its locks go with it
+	}
 }
 
 // beginLive opens the transaction and makes sure, before any of the view's
@@ -163,8 +186,8 @@ func (h *Handler) readLive(ctx context.Context, r *route, values []string, fresh
 func (h *Handler) beginLive(ctx context.Context, conn *pgx.Conn, rel *relation, values []string) error {
 	batch := &pgx.Batch{}
 	begin(batch, h.Config.RealTime.StatementTimeout)
-	var super bool
-	batch.Queue(loginSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&super) })
+	var tooMuch *string
+	batch.Queue(loginSQL, h.Pool.Config().ConnConfig.User, rel.oid).QueryRow(func(row pgx.Row) error { return row.Scan(&tooMuch) })
 	casts := make([]string, len(rel.keys))
 	for i, k := range rel.keys {
 		casts[i] = fmt.Sprintf("$%d::%s IS NULL", i+1, k.typ)
@@ -184,9 +207,9 @@ func (h *Handler) beginLive(ctx context.Context, conn *pgx.Conn, rel *relation, 
 		return err
 	case err != nil:
 		return err
-	case super:
-		return misconfigured(h.Config.RealTime.Errorf("url", "%q is a superuser, or may become one; real-time queries run functions that others wrote: use a login with SELECT on what the views read and no other right",
-			conn.Config().User))
+	case tooMuch != nil:
+		return misconfigured(h.Config.RealTime.Errorf("url", "%q %s; real-time queries run functions that others wrote: use a login with SELECT on what the views read and no other right",
+			conn.Config().User, *tooMuch))
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 		return h.liveRow(w, req, r, values)
 	}
 	// A client that hangs up must not cost a connection: the query is short.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), h.Timeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), h.Timeout+grace)
 	defer cancel()
 	tags := wantedTags(req)
 	if tags != "" && tags != "*" && h.unchanged(ctx, w, r, values, asked, tags) {
@@ -38,10 +38,15 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 	}
 	found, err := h.cachedRow(ctx, r, values)
 	if asked.maxAge != nil && (isNotPopulated(err) || err == nil && !asked.freshEnough(found.freshness, found.now)) {
-		if h.RealTimePool == nil {
-			return notFreshEnough()
+		switch {
+		case h.RealTimePool != nil:
+			return h.liveRow(w, req, r, values)
+		case err != nil:
+			return err
+		case !found.freshness.refreshedAt.Valid:
+			return neverRefreshed()
 		}
-		return h.liveRow(w, req, r, values)
+		return notFreshEnough()
 	}
 	if err != nil {
 		return err
