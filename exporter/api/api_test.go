@@ -314,33 +314,65 @@ func TestViewAsJSON(t *testing.T) {
 // Whatever a client sends, the answer is JSON and no error of the server.
 func FuzzRequests(f *testing.F) {
 	db := jobs(f)
-	h := serve(f, options(f, pinned(f, db), jobsRoute))
-	for _, seed := range [][3]string{
-		{"job-1", "", ""},
-		{"a%2Fb", `"tag"`, "Bearer x"},
-		{"%ff", "*", "Basic !"},
-		{"%00", `W/"`, ""},
-		{"..", "\x00", "Bearer"},
-		{"?real_time=", "", ""},
-		{"job-1?real_time=true", "", ""},
-		{"job-1?max_age=1e9", "", ""},
-		{"job-1?max_age=&max_age", ",,", ""},
-		{strings.Repeat("x", 9000), "", ""},
-	} {
-		f.Add(seed[0], seed[1], seed[2])
+	routes := "routes:\n  - {path: '/closed/{job_id}', view: job_progress}\n  - {path: '/text/{job_id}', view: job_progress, public: true}\n"
+	paths := []string{"/closed/", "/text/", "/pair/", "/cache/status/", "/cache/views/", "/-/", "/"}
+	for _, typ := range []string{"integer", "bigint", "uuid", "timestamp", "timestamptz", "date", "numeric", "boolean", "citext", "inet", "mood"} {
+		paths = append(paths, "/"+typ+"/")
+		routes += "  - {path: '/" + typ + "/{id}', view: of_" + typ + ", public: true}\n"
 	}
-	f.Fuzz(func(t *testing.T, rest, tags, authorization string) {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/jobs/"+rest, http.NoBody)
+	routes += "  - {path: '/pair/{a}/{b}', view: pairs, public: true}\n"
+	db.Exec(f, `CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('sad', 'happy');
+CREATE MATERIALIZED VIEW pairs AS SELECT 1 AS a, 2::bigint AS b; CREATE UNIQUE INDEX ON pairs (b, a);`)
+	for typ, value := range map[string]string{
+		"integer": "1", "bigint": "9223372036854775807", "uuid": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "timestamp": "2025-11-09 10:14:30", "timestamptz": "2025-11-09T10:14:30Z",
+		"date": "2025-11-09", "numeric": "1.5", "boolean": "true", "citext": "MiXed", "inet": "10.0.0.1", "mood": "happy",
+	} {
+		db.Exec(f, `CREATE MATERIALIZED VIEW of_`+typ+` AS SELECT '`+value+`'::`+typ+` AS id; CREATE UNIQUE INDEX ON of_`+typ+` (id)`)
+	}
+	o := options(f, pinned(f, db), routes)
+	o.Config.Tokens = config.NewTokens("a-token")
+	o.Logger = slog.New(slog.DiscardHandler)
+	h := serve(f, o)
+	for i := range paths {
+		f.Add(uint8(i), "1", "", "", "")
+	}
+	for _, seed := range [][4]string{
+		{"job-1", "", "", ""},
+		{"a%2Fb", `"tag"`, "Bearer x", "text/html"},
+		{"%ff", "*", "Basic !", "*/*;q=0"},
+		{"%00", `W/"`, "Bearer a-token", "\x00"},
+		{"..", "\x00", "Bearer", ""},
+		{"?real_time=", "", "Basic eDphLXRva2Vu", ""},
+		{"job-1?real_time=true", "", "bearer  a-token ", ""},
+		{"job-1?max_age=1e9", "", "", ""},
+		{"job-1?max_age=&max_age", ",,", "", ""},
+		{"-1", "", "", ""},
+		{"2147483648", "", "", ""},
+		{"NaN", "", "", ""},
+		{"infinity", "", "", ""},
+		{"2025-11-09T10:14:30+23:59", "", "", ""},
+		{"1/2", "", "", ""},
+		{"x/2?history=1", "", "", ""},
+		{strings.Repeat("x", 9000), "", "", ""},
+	} {
+		for i := range paths {
+			f.Add(uint8(i), seed[0], seed[1], seed[2], seed[3])
+		}
+	}
+	f.Fuzz(func(t *testing.T, path uint8, rest, tags, authorization, accept string) {
+		prefix := paths[int(path)%len(paths)]
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, prefix+rest, http.NoBody)
 		if err != nil {
 			return
 		}
 		r.Header.Set("If-None-Match", tags)
 		r.Header.Set("Authorization", authorization)
+		r.Header.Set("Accept", accept)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		switch w.Code {
 		case http.StatusNotImplemented, http.StatusServiceUnavailable: // real_time and max_age without a login
-			if !strings.Contains(w.Body.String(), "Real-time answers are not configured") {
+			if !strings.Contains(strings.ToLower(w.Body.String()), "real-time answers are not configured") {
 				t.Errorf("%q: %d %s", rest, w.Code, w.Body)
 			}
 		case http.StatusNotModified:
@@ -348,12 +380,24 @@ func FuzzRequests(f *testing.F) {
 				t.Errorf("%q: a body with 304", rest)
 			}
 			return
-		case http.StatusOK, http.StatusNotFound, http.StatusBadRequest, http.StatusRequestURITooLong:
+		case http.StatusUnauthorized:
+			if w.Header().Get("WWW-Authenticate") == "" || authorization == "Bearer a-token" {
+				t.Errorf("%q with %q: %d %v", rest, authorization, w.Code, w.Header())
+			}
+		case http.StatusOK:
+			_, password, _ := r.BasicAuth()
+			if prefix == "/closed/" && !strings.Contains(authorization, "a-token") && password != "a-token" {
+				t.Errorf("a closed route opened for %q", authorization)
+			}
+		case http.StatusNotFound, http.StatusBadRequest, http.StatusRequestURITooLong:
 		default:
-			t.Errorf("%q: %d %s", rest, w.Code, w.Body)
+			t.Errorf("%s%q: %d %s", prefix, rest, w.Code, w.Body)
 		}
-		if !json.Valid(w.Body.Bytes()) {
+		if strings.Contains(w.Header().Get("Content-Type"), "json") && !json.Valid(w.Body.Bytes()) {
 			t.Errorf("%q: no JSON: %s", rest, w.Body)
+		}
+		if w.Header().Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%q: %v", rest, w.Header())
 		}
 	})
 }
