@@ -108,11 +108,14 @@ func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*li
 	return query, nil
 }
 
+const internalError = "XX000"
+
 // fingerprint is that of the view's query as it is now.
 func (h *Handler) fingerprint(ctx context.Context, r *route, rel *relation) (string, error) {
 	var fingerprint string
 	found, err := readRow(ctx, h.Pool, h.Timeout, fingerprintSQL, []any{rel.oid}, &fingerprint)
-	if err == nil && !found {
+	// Up to PostgreSQL 13, pg_identify_object fails for what has just gone.
+	if err == nil && !found || postgres.SQLState(err) == internalError {
 		err = viewMissing(r.View).because(errReplaced)
 	}
 	return fingerprint, err
