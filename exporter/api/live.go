@@ -115,7 +115,10 @@ func (h *Handler) fingerprint(ctx context.Context, r *route, rel *relation) (str
 	var fingerprint string
 	found, err := readRow(ctx, h.Pool, h.Timeout, fingerprintSQL, []any{rel.oid}, &fingerprint)
 	// Up to PostgreSQL 13, pg_identify_object fails for what has just gone.
-	if err == nil && !found || postgres.SQLState(err) == internalError {
+	switch {
+	case postgres.SQLState(err) == internalError:
+		err = viewMissing(r.View).because(fmt.Errorf("%w: %w", errReplaced, err))
+	case err == nil && !found:
 		err = viewMissing(r.View).because(errReplaced)
 	}
 	return fingerprint, err
