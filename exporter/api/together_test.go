@@ -20,7 +20,7 @@ import (
 
 // However many wait for a view that is locked, each is answered in time.
 func TestManyWaitForALock(t *testing.T) {
-	const clients, timeout = 400, 2 * time.Second
+	const clients, timeout = 1000, 2 * time.Second
 	db := jobs(t)
 	o := options(t, pinned(t, db), jobsRoute)
 	o.Timeout = timeout
@@ -32,9 +32,9 @@ func TestManyWaitForALock(t *testing.T) {
 		waiting.Go(func() {
 			began := time.Now()
 			w := get(t, h, fmt.Sprintf("/jobs/job-%d", i))
-			// Twice the second of the promise, for a busy machine: a round more of
-			// the lock would be over four seconds.
-			if took := time.Since(began); took > timeout+2*time.Second {
+			// The promise is one second more than the timeout; the rest is for a busy
+			// machine. One after the other, all would take fourteen.
+			if took := time.Since(began); took > timeout+6*time.Second {
 				t.Errorf("answered after %s", took)
 			}
 			if busy, late := w.Code == http.StatusServiceUnavailable && strings.Contains(w.Body.String(), "view-busy"), w.Code == http.StatusGatewayTimeout; !busy && !late {
@@ -217,7 +217,7 @@ func TestFailureIsShared(t *testing.T) {
 			if w.Code != http.StatusServiceUnavailable && w.Code != http.StatusGatewayTimeout {
 				t.Errorf("%d %s", w.Code, w.Body)
 			}
-			if took := time.Since(began); took > o.Timeout+3*time.Second {
+			if took := time.Since(began); took > o.Timeout+10*time.Second {
 				t.Errorf("answered after %s", took)
 			}
 		})
