@@ -111,7 +111,7 @@ func TestWrongKeyAmongOthers(t *testing.T) {
 			}
 		})
 	}
-	for deadline := time.Now().Add(20 * time.Second); api.Waiting(h, 0) < clients-4; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); api.Waiting(h, 0) < clients/2; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d wait", api.Waiting(h, 0))
 		}
@@ -119,8 +119,9 @@ func TestWrongKeyAmongOthers(t *testing.T) {
 	before := count.statements.Load()
 	release()
 	asking.Wait()
-	// A few each for those before and after the wrong one, and that one itself.
-	if n := count.statements.Load() - before; n > clients/2 {
+	// A few each for those before and after the wrong one, and that one itself;
+	// some may have come late, and alone.
+	if n := count.statements.Load() - before; n > clients*4/5 {
 		t.Errorf("%d statements for %d requests", n, clients)
 	}
 }
