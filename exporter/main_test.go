@@ -63,16 +63,20 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-func startDaemon(t *testing.T, url, config string, args ...string) daemonUnderTest {
+// freeAddress is one that nobody listens on.
+func freeAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+func startDaemon(t *testing.T, url, config string, args ...string) daemonUnderTest {
+	t.Helper()
+	address := freeAddress(t)
 	file := filepath.Join(t.TempDir(), "exporter.yml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)

@@ -42,7 +42,6 @@ SELECT 'job_progress', 'schedule', 'concurrently', CASE WHEN i % 9 = 4 THEN 'fai
        300 + 250 * sin(i) + i * 20 FROM generate_series(3, 30) AS i;
 UPDATE materialized_view_refresh_state SET data_as_of = now() - interval '47 min', next_run_at = now() - interval '37 min' WHERE view_name = 'job_progress'`)
 	d := startDaemon(t, db.URL(), "auth: {bearer_tokens_file: tokens}\n", "--no-scheduler")
-	_ = os.RemoveAll(screenshots)
 	b := startBrowser(t)
 	if code, body := fetch(t, d.url); code != http.StatusUnauthorized || strings.Contains(body, "job_progress") {
 		t.Errorf("without credentials: %d %s", code, body)
@@ -74,6 +73,26 @@ UPDATE materialized_view_refresh_state SET data_as_of = now() - interval '47 min
 	}
 	if errors := b.errors(); len(errors) != 0 {
 		t.Errorf("the console: %s", errors)
+	}
+}
+
+// The page says what is the matter where there is little to show.
+func TestE2EStatusPageWithoutMuch(t *testing.T) {
+	empty, unscheduled := installed(t), installed(t)
+	unscheduled.Exec(t, `CREATE MATERIALIZED VIEW monthly_totals AS SELECT 1 AS x; CREATE MATERIALIZED VIEW job_progress AS SELECT 1 AS x WITH NO DATA`)
+	for name, c := range map[string]struct{ url, want string }{
+		"away":        {"postgres://someone@127.0.0.1:1/x", "The exporter's log says why."},
+		"empty":       {empty.URL(), "no materialized view"},
+		"unscheduled": {unscheduled.URL(), "Give a view a schedule"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := startDaemon(t, c.url, "public: true\n", "--no-scheduler")
+			b := startBrowser(t)
+			photograph(t, b, name, d.url+"/?refresh=off")
+			if text := b.eval(`document.body.innerText`); !strings.Contains(text, c.want) {
+				t.Errorf("it does not say %q: %s", c.want, text)
+			}
+		})
 	}
 }
 

@@ -6,9 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -131,18 +129,13 @@ func (d *daemon) serveReload(w http.ResponseWriter, r *http.Request, g *generati
 }
 
 // reloadOnSignal reloads on SIGHUP until ctx ends.
-func (d *daemon) reloadOnSignal(ctx context.Context) (stop func()) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	go func() {
-		for {
-			select {
-			case <-hangups:
-				_ = d.reload(ctx) // logged
-			case <-ctx.Done():
-				return
-			}
+func (d *daemon) reloadOnSignal(ctx context.Context) {
+	for {
+		select {
+		case <-d.hangups:
+			_ = d.reload(ctx) // logged
+		case <-ctx.Done():
+			return
 		}
-	}()
-	return func() { signal.Stop(hangups) }
+	}
 }

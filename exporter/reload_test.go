@@ -87,6 +87,63 @@ func TestReload(t *testing.T) {
 	want("the old route", with(t, http.MethodGet, d.url+"/v/1", "third-token"), 404)
 }
 
+// A SIGHUP that comes while the exporter still looks for its database is heard
+// once it has started.
+func TestHangupWhileStarting(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	asked := make(chan struct{})
+	go func() {
+		conn, err := silent.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Error(err)
+		}
+		close(asked)
+		_ = silent.Close() // from now on it refuses
+	}()
+	d := startDaemon(t, "postgres://someone@"+silent.Addr().String()+"/x?sslmode=disable", "public: true\nroutes: [{path: '/v/{id}', view: v}]\n", "--no-scheduler")
+	<-asked
+	eventually(t, "the reload", func() bool { return strings.Contains(d.log.String(), "configuration reloaded") })
+}
+
+// Each address answers, probes to anybody and the rest to those who may.
+func TestSeveralAddresses(t *testing.T) {
+	web := filepath.Join(t.TempDir(), "web.yml")
+	writeFile(t, web, "basic_auth_users:\n  somebody: $2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG\n")
+	addresses := []string{freeAddress(t), freeAddress(t), freeAddress(t)}
+	args := []string{"--no-scheduler", "--web.config.file=" + web}
+	for _, address := range addresses {
+		args = append(args, "--web.listen-address="+address)
+	}
+	d := startDaemon(t, "postgres://someone@127.0.0.1:1/x", "", args...)
+	for _, address := range append(addresses, strings.TrimPrefix(d.url, "http://")) {
+		eventually(t, address, func() bool { code, _ := fetch(t, "http://"+address+"/-/healthy"); return code == http.StatusOK })
+		if code, _ := fetch(t, "http://"+address+"/cache/status"); code != http.StatusUnauthorized {
+			t.Errorf("%s: %d", address, code)
+		}
+	}
+	if code := d.stop(); code != 0 {
+		t.Errorf("ended with %d", code)
+	}
+	// One that is taken ends them all.
+	taken, err := net.Listen("tcp", addresses[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	code, _, stderr := exec(t, "postgres://someone@127.0.0.1:1/x", append([]string{"run", "--web.listen-address=" + addresses[1]}, args...)...)
+	if code != exitFailed || !strings.Contains(stderr, "address already in use") {
+		t.Errorf("%d %s", code, stderr)
+	}
+}
+
 func TestReloadIsOffByDefault(t *testing.T) {
 	d := startDaemon(t, "postgres://someone@127.0.0.1:1/x", "", "--no-scheduler")
 	if code := with(t, http.MethodPost, d.url+"/-/reload", ""); code != http.StatusForbidden {

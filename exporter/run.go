@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -63,11 +64,16 @@ func (a *app) run(ctx context.Context, f runFlags) int {
 	if f.maxConcurrent < 1 {
 		return a.fail(exitUsage, errors.New("--max-concurrent must be at least 1"))
 	}
+	// From here on, so that a SIGHUP while we start does not end us.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	d, err := a.newDaemon(ctx, f)
 	if err != nil {
 		return a.fail(exitFailed, err)
 	}
 	defer d.close()
+	d.hangups = hangups
 	if err := d.checkRoutes(ctx, d.current); err != nil {
 		return a.fail(exitFailed, err)
 	}
@@ -87,8 +93,9 @@ type daemon struct {
 	freshness *freshness.Reader
 	counters  *metrics.Counters
 	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
-	server    *http.Server
+	servers   []*http.Server        // one for each address
 
+	hangups   <-chan os.Signal
 	reloading sync.Mutex
 	inForce   sync.RWMutex // guards current
 	current   *generation
@@ -120,12 +127,7 @@ func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) 
 	if err != nil {
 		return nil, err
 	}
-	d.server = &http.Server{
-		Handler: handler, ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 32 << 10,
-	}
-	openProbes(d.server, d)
+	d.newServers(handler)
 	return d, nil
 }
 
@@ -215,7 +217,7 @@ func webAuthenticates(webConfigFile string) (bool, error) {
 func (d *daemon) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer d.reloadOnSignal(ctx)()
+	go d.reloadOnSignal(ctx)
 	scheduled := make(chan struct{})
 	go func() {
 		defer close(scheduled)
@@ -232,22 +234,14 @@ func (d *daemon) serve(ctx context.Context) error {
 	}()
 	served := make(chan error, 1)
 	go func() {
-		err := web.ListenAndServe(d.server, d.flags.web, d.logger)
-		if errors.Is(err, http.ErrServerClosed) {
-			err = nil
-		}
-		served <- err
+		served <- d.listenAndServe()
 		cancel()
 	}()
 	<-ctx.Done()
 	d.logger.Info("stopping: no new refreshes, running ones may finish", "timeout", d.flags.shutdownTimeout)
 	<-scheduled // metrics and probes answer to the end
 	<-published
-	closing, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer stop()
-	if err := d.server.Shutdown(closing); err != nil {
-		_ = d.server.Close()
-	}
+	d.shutDown(ctx)
 	if err := <-served; err != nil {
 		return fmt.Errorf("serve HTTP: %w", err)
 	}

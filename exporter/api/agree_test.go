@@ -47,7 +47,10 @@ CREATE UNIQUE INDEX ON ticking (id);
 ALTER DATABASE "`+db.Name+`" SET default_transaction_isolation = 'repeatable read'`)
 			refreshed := db.Pool(t)
 			refreshView(t, refreshed, "ticking", "blocking")
-			server := httptest.NewServer(serve(t, options(t, c.pool(t, db), `{public: true, routes: [{path: "/ticking/{id}", view: ticking}]}`)))
+			o := options(t, c.pool(t, db), `{public: true, routes: [{path: "/ticking/{id}", view: ticking}], real_time: {url: 'postgres://unused@localhost/x', max_concurrent: 60, statement_timeout: 30s}}`)
+			o.Timeout = 30 * time.Second
+			o.RealTimePool = liveLogin(t, db, "GRANT SELECT ON ticks TO ROLE")
+			server := httptest.NewServer(serve(t, o))
 			defer server.Close()
 			w := &witness{t: t, url: server.URL + "/ticking/1", seen: map[int]string{}}
 			var stop atomic.Bool
@@ -55,9 +58,17 @@ ALTER DATABASE "`+db.Name+`" SET default_transaction_isolation = 'repeatable rea
 			for i := range readingClients {
 				readers.Go(func() {
 					for etag := ""; !stop.Load() && !t.Failed(); {
-						got := w.read(etag)
-						if i%2 == 0 {
-							etag = got
+						switch {
+						case i%10 == 1:
+							w.readLive("?real_time=true")
+						case i%10 == 3:
+							w.readLive("?max_age=0")
+						case i%10 == 5:
+							w.read("?max_age=1h", "")
+						case i%2 == 0:
+							etag = w.read("", etag)
+						default:
+							w.read("", "")
 						}
 					}
 				})
@@ -75,8 +86,8 @@ ALTER DATABASE "`+db.Name+`" SET default_transaction_isolation = 'repeatable rea
 			if len(w.seen) < 5 {
 				t.Errorf("the readers saw %d refreshes of 40", len(w.seen))
 			}
-			if w.notModified.Load() == 0 {
-				t.Error("no answer was 304")
+			if w.notModified.Load() == 0 || w.live.Load() == 0 {
+				t.Errorf("%d answers were 304, %d live", w.notModified.Load(), w.live.Load())
 			}
 		})
 	}
@@ -119,11 +130,27 @@ type witness struct {
 	mu          sync.Mutex
 	seen        map[int]string // what came with each n
 	notModified atomic.Int64
+	live        atomic.Int64
+}
+
+// readLive wants an answer without any word of a refresh.
+func (w *witness) readLive(query string) {
+	resp, err := http.Get(w.url + query) //nolint:noctx // it ends with its test
+	if err != nil {
+		w.t.Error(err)
+		return
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK || !strings.HasSuffix(string(text), `,"data_source":"real_time"}`+"\n") || resp.Header.Get("ETag") != "" {
+		w.t.Errorf("%s: %d, %v: %s", query, resp.StatusCode, err, text)
+	}
+	w.live.Add(1)
 }
 
 // read gives the ETag of the answer.
-func (w *witness) read(etag string) string {
-	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, w.url, http.NoBody)
+func (w *witness) read(query, etag string) string {
+	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, w.url+query, http.NoBody)
 	if err != nil {
 		w.t.Error(err)
 		return ""

@@ -63,7 +63,7 @@ func New(o Options) (*Handler, error) {
 	h.mux.HandleFunc("/-/icon.svg", h.get(h.icon))
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { h.fail(w, r, unknownRoute()) })
 	for _, c := range o.Config.Routes {
-		r := &route{Route: c, memory: newMemory()}
+		r := &route{Route: c}
 		h.routes = append(h.routes, r)
 		h.mux.HandleFunc(c.Pattern(), h.closed(c.Public, h.get(func(w http.ResponseWriter, req *http.Request) error {
 			return h.row(w, req, r)

@@ -1,7 +1,9 @@
 package api_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -21,13 +23,16 @@ func TestErrors(t *testing.T) {
 	db := jobs(t)
 	db.Exec(t, `CREATE MATERIALIZED VIEW numbered AS SELECT 1 AS id, 2::smallint AS other; CREATE UNIQUE INDEX ON numbered (id); CREATE UNIQUE INDEX ON numbered (other);
 CREATE MATERIALIZED VIEW empty AS SELECT 1 AS id WITH NO DATA; CREATE UNIQUE INDEX ON empty (id);
-CREATE MATERIALIZED VIEW unindexed AS SELECT 1 AS id`)
+CREATE MATERIALIZED VIEW unindexed AS SELECT 1 AS id;
+CREATE MATERIALIZED VIEW recorded AS SELECT 1 AS id; CREATE UNIQUE INDEX ON recorded (id);
+INSERT INTO materialized_view_refresh_log VALUES ('recorded', '2025-11-09T10:14:30Z', 1)`)
 	const routes = `
   - {path: '/n/{id}', view: numbered}
   - {path: '/other/{other}', view: numbered}
   - {path: '/empty/{id}', view: empty}
   - {path: '/unindexed/{id}', view: unindexed}
   - {path: '/gone/{id}', view: gone}
+  - {path: '/recorded/{id}', view: recorded}
 `
 	h := serve(t, options(t, db.Pool(t), jobsRoute+routes))
 	const urn = `{"type":"urn:matview:error:`
@@ -51,7 +56,7 @@ CREATE MATERIALIZED VIEW unindexed AS SELECT 1 AS id`)
 		"/n/1?real_time=true&real_time=true": urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"real_time must be true or false, once."}`,
 		"/n/1?a=%zz":                         urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"The query string does not parse."}`,
 		"/n/1?real_time=true":                urn + `real-time-not-offered","title":"Real-time answers are not configured","status":501,"detail":"Leave out real_time=true for the cached row."}`,
-		"/empty/1":                           urn + `not-populated","title":"The materialized view holds no data yet","status":503,"detail":"The view empty has never been refreshed."}`,
+		"/empty/1":                           urn + `not-populated","title":"The materialized view holds no data","status":503,"detail":"The view empty was created or last refreshed WITH NO DATA: it answers again after a refresh."}`,
 		"/unindexed/1":                       urn + `misconfigured","title":"The route cannot be served as it is configured","status":500,"detail":"The exporter's log says why."}`,
 		"/gone/1":                            urn + `view-missing","title":"The materialized view does not exist","status":503,"detail":"The route is configured, but there is no view gone at the moment."}`,
 		"/cache/status/gone":                 urn + `no-such-view","title":"There is no such materialized view","status":404}`,
@@ -59,7 +64,9 @@ CREATE MATERIALIZED VIEW unindexed AS SELECT 1 AS id`)
 		"/cache/other":                       urn + `unknown-route","title":"There is no such route","status":404}`,
 		"/n/1?max_age=-1":                    urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"max_age must be a duration such as 90s or 5m, or a number of seconds, once, and not negative."}`,
 		"/n/1?max_age=1&max_age=1":           urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"max_age must be a duration such as 90s or 5m, or a number of seconds, once, and not negative."}`,
-		"/n/1?max_age=5":                     urn + `not-fresh-enough","title":"The cached row is older than max_age, or of unknown age","status":503,"detail":"Real-time answers are not configured. Leave out max_age for the cached row."}`,
+		"/n/1?max_age=5":                     urn + `never-refreshed","title":"No refresh of the materialized view is on record","status":503,"detail":"So the age of the row is unknown, and real-time answers are not configured. Leave out max_age for the cached row."}`,
+		"/recorded/1?max_age=5":              urn + `not-fresh-enough","title":"The cached row is older than max_age, or of unknown age","status":503,"detail":"Real-time answers are not configured. Leave out max_age for the cached row."}`,
+		"/empty/1?max_age=5":                 urn + `not-populated","title":"The materialized view holds no data","status":503,"detail":"The view empty was created or last refreshed WITH NO DATA: it answers again after a refresh."}`,
 		"/cache/status?history=0":            urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"history must be a number of attempts from 1 to 100, once."}`,
 		"/cache/status/numbered?history=101": urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"history must be a number of attempts from 1 to 100, once."}`,
 		"/cache/status?history=+1":           urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"history must be a number of attempts from 1 to 100, once."}`,
@@ -155,7 +162,10 @@ func TestDatabaseAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	h := serve(t, options(t, pool, jobsRoute))
+	o := options(t, pool, jobsRoute)
+	var log bytes.Buffer
+	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	h := serve(t, o)
 	const want = `{"type":"urn:matview:error:database-unavailable","title":"The database does not answer","status":503}`
 	for _, path := range []string{"/jobs/job-1", "/cache/status", "/cache/status/x"} {
 		w := get(t, h, path)
@@ -166,10 +176,13 @@ func TestDatabaseAway(t *testing.T) {
 	if w := get(t, h, "/-/healthy"); w.Code != http.StatusOK || w.Body.String() != "healthy\n" {
 		t.Errorf("/-/healthy: %d %s", w.Code, w.Body)
 	}
+	// Anybody may ask: where the database is, only the log says.
 	w := get(t, h, "/-/ready")
-	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "127.0.0.1:1") ||
-		strings.Count(w.Body.String(), "\n") != 1 || strings.Contains(w.Body.String(), "hidden") {
+	if w.Code != http.StatusServiceUnavailable || w.Body.String() != "not ready: the database does not answer; the exporter's log says why\n" {
 		t.Errorf("/-/ready: %d %s", w.Code, w.Body)
+	}
+	if text := log.String(); !strings.Contains(text, "127.0.0.1:1") || !strings.Contains(text, "not ready") || strings.Contains(text, "hidden") {
+		t.Errorf("the log: %s", text)
 	}
 }
 
@@ -301,33 +314,65 @@ func TestViewAsJSON(t *testing.T) {
 // Whatever a client sends, the answer is JSON and no error of the server.
 func FuzzRequests(f *testing.F) {
 	db := jobs(f)
-	h := serve(f, options(f, pinned(f, db), jobsRoute))
-	for _, seed := range [][3]string{
-		{"job-1", "", ""},
-		{"a%2Fb", `"tag"`, "Bearer x"},
-		{"%ff", "*", "Basic !"},
-		{"%00", `W/"`, ""},
-		{"..", "\x00", "Bearer"},
-		{"?real_time=", "", ""},
-		{"job-1?real_time=true", "", ""},
-		{"job-1?max_age=1e9", "", ""},
-		{"job-1?max_age=&max_age", ",,", ""},
-		{strings.Repeat("x", 9000), "", ""},
-	} {
-		f.Add(seed[0], seed[1], seed[2])
+	routes := "routes:\n  - {path: '/closed/{job_id}', view: job_progress}\n  - {path: '/text/{job_id}', view: job_progress, public: true}\n"
+	paths := []string{"/closed/", "/text/", "/pair/", "/cache/status/", "/cache/views/", "/-/", "/"}
+	for _, typ := range []string{"integer", "bigint", "uuid", "timestamp", "timestamptz", "date", "numeric", "boolean", "citext", "inet", "mood"} {
+		paths = append(paths, "/"+typ+"/")
+		routes += "  - {path: '/" + typ + "/{id}', view: of_" + typ + ", public: true}\n"
 	}
-	f.Fuzz(func(t *testing.T, rest, tags, authorization string) {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/jobs/"+rest, http.NoBody)
+	routes += "  - {path: '/pair/{a}/{b}', view: pairs, public: true}\n"
+	db.Exec(f, `CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('sad', 'happy');
+CREATE MATERIALIZED VIEW pairs AS SELECT 1 AS a, 2::bigint AS b; CREATE UNIQUE INDEX ON pairs (b, a);`)
+	for typ, value := range map[string]string{
+		"integer": "1", "bigint": "9223372036854775807", "uuid": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "timestamp": "2025-11-09 10:14:30", "timestamptz": "2025-11-09T10:14:30Z",
+		"date": "2025-11-09", "numeric": "1.5", "boolean": "true", "citext": "MiXed", "inet": "10.0.0.1", "mood": "happy",
+	} {
+		db.Exec(f, `CREATE MATERIALIZED VIEW of_`+typ+` AS SELECT '`+value+`'::`+typ+` AS id; CREATE UNIQUE INDEX ON of_`+typ+` (id)`)
+	}
+	o := options(f, pinned(f, db), routes)
+	o.Config.Tokens = config.NewTokens("a-token")
+	o.Logger = slog.New(slog.DiscardHandler)
+	h := serve(f, o)
+	for i := range paths {
+		f.Add(uint8(i), "1", "", "", "")
+	}
+	for _, seed := range [][4]string{
+		{"job-1", "", "", ""},
+		{"a%2Fb", `"tag"`, "Bearer x", "text/html"},
+		{"%ff", "*", "Basic !", "*/*;q=0"},
+		{"%00", `W/"`, "Bearer a-token", "\x00"},
+		{"..", "\x00", "Bearer", ""},
+		{"?real_time=", "", "Basic eDphLXRva2Vu", ""},
+		{"job-1?real_time=true", "", "bearer  a-token ", ""},
+		{"job-1?max_age=1e9", "", "", ""},
+		{"job-1?max_age=&max_age", ",,", "", ""},
+		{"-1", "", "", ""},
+		{"2147483648", "", "", ""},
+		{"NaN", "", "", ""},
+		{"infinity", "", "", ""},
+		{"2025-11-09T10:14:30+23:59", "", "", ""},
+		{"1/2", "", "", ""},
+		{"x/2?history=1", "", "", ""},
+		{strings.Repeat("x", 9000), "", "", ""},
+	} {
+		for i := range paths {
+			f.Add(uint8(i), seed[0], seed[1], seed[2], seed[3])
+		}
+	}
+	f.Fuzz(func(t *testing.T, path uint8, rest, tags, authorization, accept string) {
+		prefix := paths[int(path)%len(paths)]
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, prefix+rest, http.NoBody)
 		if err != nil {
 			return
 		}
 		r.Header.Set("If-None-Match", tags)
 		r.Header.Set("Authorization", authorization)
+		r.Header.Set("Accept", accept)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		switch w.Code {
 		case http.StatusNotImplemented, http.StatusServiceUnavailable: // real_time and max_age without a login
-			if !strings.Contains(w.Body.String(), "Real-time answers are not configured") {
+			if !strings.Contains(strings.ToLower(w.Body.String()), "real-time answers are not configured") {
 				t.Errorf("%q: %d %s", rest, w.Code, w.Body)
 			}
 		case http.StatusNotModified:
@@ -335,12 +380,24 @@ func FuzzRequests(f *testing.F) {
 				t.Errorf("%q: a body with 304", rest)
 			}
 			return
-		case http.StatusOK, http.StatusNotFound, http.StatusBadRequest, http.StatusRequestURITooLong:
+		case http.StatusUnauthorized:
+			if w.Header().Get("WWW-Authenticate") == "" || authorization == "Bearer a-token" {
+				t.Errorf("%q with %q: %d %v", rest, authorization, w.Code, w.Header())
+			}
+		case http.StatusOK:
+			_, password, _ := r.BasicAuth()
+			if prefix == "/closed/" && !strings.Contains(authorization, "a-token") && password != "a-token" {
+				t.Errorf("a closed route opened for %q", authorization)
+			}
+		case http.StatusNotFound, http.StatusBadRequest, http.StatusRequestURITooLong:
 		default:
-			t.Errorf("%q: %d %s", rest, w.Code, w.Body)
+			t.Errorf("%s%q: %d %s", prefix, rest, w.Code, w.Body)
 		}
-		if !json.Valid(w.Body.Bytes()) {
+		if strings.Contains(w.Header().Get("Content-Type"), "json") && !json.Valid(w.Body.Bytes()) {
 			t.Errorf("%q: no JSON: %s", rest, w.Body)
+		}
+		if w.Header().Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%q: %v", rest, w.Header())
 		}
 	})
 }

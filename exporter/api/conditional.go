@@ -14,22 +14,22 @@ import (
 
 // tag is the ETag of a row's cached answer. It changes with everything that the
 // answer is made of: the view's row in the catalog, which every refresh changes
-// whoever did it, what is said of its freshness, the names of its columns, and
-// the key, so that the tag of one URL says nothing about another. It is the same
+// whoever did it, what is said of its freshness, the names in its row, and the
+// key, so that the tag of one URL says nothing about another. It is the same
 // from every replica of the exporter.
-func (f *recalled) tag(rel *relation, values []string) string {
-	var fixed []byte
+func (f *recalled) tag(values []string) string {
+	var room [256]byte
+	fixed := room[:0]
 	for _, n := range []uint32{f.oid, f.class.Uint32} {
 		fixed = binary.BigEndian.AppendUint32(fixed, n)
 	}
+	fixed = binary.BigEndian.AppendUint64(fixed, uint64(f.shape.Int64)) //nolint:gosec // any bits will do
 	fixed = appendTimestamp(fixed, f.refreshedAt)
 	fixed = appendDuration(append(fixed, ' '), f.durationMS)
 	fixed = appendTimestamp(append(fixed, ' '), f.dataAsOf)
-	for _, texts := range [][]string{rel.columns, values} {
-		for _, text := range texts {
-			// With its length, or ("a", "bc") would be ("ab", "c").
-			fixed = append(strconv.AppendInt(append(fixed, ' '), int64(len(text)), 10), text...)
-		}
+	for _, text := range values {
+		// With its length, or ("a", "bc") would be ("ab", "c").
+		fixed = append(strconv.AppendInt(append(fixed, ' '), int64(len(text)), 10), text...)
 	}
 	sum := sha256.Sum256(fixed)
 	return `"` + base64.RawURLEncoding.EncodeToString(sum[:15]) + `"`

@@ -42,11 +42,17 @@ func (h *Handler) liveRow(w http.ResponseWriter, req *http.Request, r *route, va
 	default:
 		return tooManyLive()
 	}
-	// A client that hangs up cancels the query.
-	ctx := req.Context()
-	columns, err := h.readLive(ctx, r, values, false)
-	if errors.Is(err, errOutdated) {
-		columns, err = h.readLive(ctx, r, values, true)
+	// A client that hangs up cancels the query. The server is told to stop it by
+	// its own statement_timeout, which each statement has to itself.
+	ctx, cancel := context.WithTimeout(req.Context(), h.Config.RealTime.StatementTimeout+grace)
+	defer cancel()
+	var columns []byte
+	var err error
+	for attempt := 1; ; attempt++ {
+		columns, err = h.readLive(ctx, r, values, attempt > 1)
+		if err == nil || !mayBeLive(ctx, attempt, err) {
+			break
+		}
 	}
 	if err != nil {
 		return err
@@ -58,37 +64,43 @@ func (h *Handler) liveRow(w http.ResponseWriter, req *http.Request, r *route, va
 	return nil
 }
 
-// errOutdated is within an error that a fresh look at the catalog may mend.
-var errOutdated = errors.New("the view may have changed")
+var (
+	// errOutdated is within an error that a fresh look at the catalog may mend.
+	errOutdated = errors.New("the view may have changed")
+	// errReplaced is within an error that it surely will, unless the view is gone.
+	errReplaced = errors.New("the view has been replaced")
+)
+
+// mayBeLive reports whether another attempt may get an answer after err: not
+// where the view's own query has failed by what it computes.
+func mayBeLive(ctx context.Context, attempt int, err error) bool {
+	if errors.Is(err, errReplaced) {
+		return pause(ctx, attempt)
+	}
+	return attempt == 1 && ctx.Err() == nil && (errors.Is(err, errOutdated) || isOutdated(err) && !isDataException(postgres.SQLState(err)))
+}
 
 // liveQueryOf is the route's live query, from memory while nothing has changed.
 func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*liveQuery, error) {
 	// The fingerprint first: a change in between makes the next request ask again.
 	query := &liveQuery{}
-	err := readRows(ctx, h.Pool, h.Timeout, fingerprintSQL, []any{rel.oid}, func(rows pgx.Rows) error {
-		for rows.Next() {
-			if err := rows.Scan(&query.fingerprint); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
-	})
-	switch known := r.live.Load(); {
-	case err != nil:
+	var err error
+	if query.fingerprint, err = h.fingerprint(ctx, r, rel); err != nil {
 		return nil, err
-	case query.fingerprint == "":
-		return nil, viewMissing(r.View).because(errOutdated)
-	case known != nil && known.fingerprint == query.fingerprint:
+	}
+	if known := r.live.Load(); known != nil && known.fingerprint == query.fingerprint {
 		return known, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
-	defer cancel()
 	var definition string
 	err = withConn(ctx, h.Pool, func(conn *pgx.Conn) (err error) {
 		definition, err = matview.Definition(ctx, conn, rel.oid)
 		return err
 	})
 	if err != nil {
+		// A view that went meanwhile has no definition, in several words.
+		if _, gone := h.fingerprint(ctx, r, rel); errors.Is(gone, errReplaced) {
+			return nil, gone
+		}
 		return nil, err
 	}
 	query.sql = fmt.Sprintf("SELECT row_to_json(q.*)::text FROM (\n%s\n) AS q WHERE %s LIMIT 2", definition, rel.condition("q", parameters(1)))
@@ -96,10 +108,36 @@ func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*li
 	return query, nil
 }
 
-// loginSQL tells whether the login may run other people's functions: with a
-// superuser's rights they could do anything.
-const loginSQL = `SELECT rolsuper OR EXISTS (
-    SELECT FROM pg_catalog.pg_roles AS s WHERE s.rolsuper AND pg_has_role(r.oid, s.oid, 'MEMBER'))
+const internalError = "XX000"
+
+// fingerprint is that of the view's query as it is now.
+func (h *Handler) fingerprint(ctx context.Context, r *route, rel *relation) (string, error) {
+	var fingerprint string
+	found, err := readRow(ctx, h.Pool, h.Timeout, fingerprintSQL, []any{rel.oid}, &fingerprint)
+	// Up to PostgreSQL 13, pg_identify_object fails for what has just gone.
+	switch {
+	case postgres.SQLState(err) == internalError:
+		err = viewMissing(r.View).because(fmt.Errorf("%w: %w", errReplaced, err))
+	case err == nil && !found:
+		err = viewMissing(r.View).because(errReplaced)
+	}
+	return fingerprint, err
+}
+
+// loginSQL says what the login may do that other people's functions must not,
+// and null if nothing: $1 is the exporter's own login, $2 the view. A member
+// that does not inherit may still SET ROLE.
+const loginSQL = `SELECT CASE
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_roles AS s WHERE s.rolsuper AND pg_has_role(r.oid, s.oid, 'MEMBER'))
+        THEN 'is a superuser, or may become one'
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_roles AS s WHERE s.rolname = $1 AND pg_has_role(r.oid, s.oid, 'MEMBER'))
+        THEN 'is a member of the role of the exporter itself'
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = $2 AND pg_has_role(r.oid, c.relowner, 'MEMBER'))
+        THEN 'owns the view, or is a member of its owner'
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_roles AS s WHERE pg_has_role(r.oid, s.oid, 'MEMBER')
+                 AND s.rolname IN ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'))
+        THEN 'may reach files or programs of the server'
+    END
 FROM pg_catalog.pg_roles AS r WHERE r.rolname = session_user`
 
 // readLive runs the query, read-only and under its timeout. It gives nil if
@@ -113,11 +151,8 @@ func (h *Handler) readLive(ctx context.Context, r *route, values []string, fresh
 	if err != nil {
 		return nil, err
 	}
-	timeout := h.Config.RealTime.StatementTimeout
-	// The backstop of statement_timeout, which each statement has to itself.
-	ctx, cancel := context.WithTimeout(ctx, 2*timeout+grace)
-	defer cancel()
 	err = withConn(ctx, h.RealTimePool, func(conn *pgx.Conn) error {
+		defer endLive(ctx, conn)
 		if err := h.beginLive(ctx, conn, rel, values); err != nil {
 			return err
 		}
@@ -135,9 +170,21 @@ func (h *Handler) readLive(ctx context.Context, r *route, values []string, fresh
 			}
 		}
 		return liveError(rows.Err())
-		// withConn rolls back: there is nothing to commit.
 	})
 	return columns, err
+}
+
+// endLive takes back what the view's functions may have left: a transaction
+// gives back all but the advisory locks of the session.
+func endLive(ctx context.Context, conn *pgx.Conn) {
+	if conn.IsClosed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if _, err := conn.Exec(ctx, "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()", pgx.QueryExecModeSimpleProtocol); err != nil {
+		_ = conn.Close(ctx) // its locks go with it
+	}
 }
 
 // beginLive opens the transaction and makes sure, before any of the view's
@@ -145,8 +192,8 @@ func (h *Handler) readLive(ctx context.Context, r *route, values []string, fresh
 func (h *Handler) beginLive(ctx context.Context, conn *pgx.Conn, rel *relation, values []string) error {
 	batch := &pgx.Batch{}
 	begin(batch, h.Config.RealTime.StatementTimeout)
-	var super bool
-	batch.Queue(loginSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&super) })
+	var tooMuch *string
+	batch.Queue(loginSQL, h.Pool.Config().ConnConfig.User, rel.oid).QueryRow(func(row pgx.Row) error { return row.Scan(&tooMuch) })
 	casts := make([]string, len(rel.keys))
 	for i, k := range rel.keys {
 		casts[i] = fmt.Sprintf("$%d::%s IS NULL", i+1, k.typ)
@@ -166,9 +213,9 @@ func (h *Handler) beginLive(ctx context.Context, conn *pgx.Conn, rel *relation, 
 		return err
 	case err != nil:
 		return err
-	case super:
-		return misconfigured(h.Config.RealTime.Errorf("url", "%q is a superuser, or may become one; real-time queries run functions that others wrote: use a login with SELECT on what the views read and no other right",
-			conn.Config().User))
+	case tooMuch != nil:
+		return misconfigured(h.Config.RealTime.Errorf("url", "%q %s; real-time queries run functions that others wrote: use a login with SELECT on what the views read and no other right",
+			conn.Config().User, *tooMuch))
 	}
 	return nil
 }

@@ -1,8 +1,10 @@
 package api_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/exporter/api"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/migrations"
 )
 
 const readTables = "GRANT SELECT ON jobs, job_objects TO ROLE"
@@ -158,13 +161,68 @@ func TestRealTimeLogin(t *testing.T) {
 	if _, err := api.New(o); err == nil || !strings.Contains(err.Error(), "matview.yml:6: real_time.url: logs in as") {
 		t.Errorf("the exporter's own login: %v", err)
 	}
-	for name, options := range map[string]string{"a superuser": "SUPERUSER", "a member of one": "IN ROLE " + db.Pool(t).Config().ConnConfig.User} {
+	exporter, password := db.Role(t, "")
+	owner, _ := db.Role(t, "")
+	reader := []string{exporter}
+	if _, err := migrations.Install(t.Context(), db.Connect(t), "public", migrations.Installation{HistoryRetention: time.Hour, Roles: migrations.Roles{Readers: reader}}, migrations.Roles{}); err != nil {
+		t.Fatal(err)
+	}
+	db.Exec(t, `GRANT CREATE ON SCHEMA public TO `+owner+`; ALTER MATERIALIZED VIEW job_progress OWNER TO `+owner+`; GRANT SELECT ON job_progress TO `+exporter)
+	o.Pool = login(t, db, exporter, password)
+	for options, want := range map[string]string{
+		"SUPERUSER": "is a superuser, or may become one",
+		"IN ROLE " + db.Pool(t).Config().ConnConfig.User: "is a superuser, or may become one",
+		"IN ROLE " + exporter:                            "is a member of the role of the exporter itself",
+		"NOINHERIT IN ROLE " + owner:                     "owns the view, or is a member of its owner",
+		"IN ROLE pg_read_server_files":                   "may reach files or programs of the server",
+		"IN ROLE pg_write_server_files":                  "may reach files or programs of the server",
+		"IN ROLE pg_execute_server_program":              "may reach files or programs of the server",
+	} {
 		role, password := db.Role(t, options)
+		db.Exec(t, strings.ReplaceAll(readTables, "ROLE", role))
 		o.RealTimePool = login(t, db, role, password)
-		if got := body(t, serve(t, o), "/jobs/job-1?real_time=true", http.StatusInternalServerError); !strings.Contains(got, "misconfigured") {
-			t.Errorf("%s: %s", name, got)
+		var log bytes.Buffer
+		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		if got := body(t, serve(t, o), "/jobs/job-1?real_time=true", http.StatusInternalServerError); !strings.Contains(got, "misconfigured") || !strings.Contains(log.String(), want) {
+			t.Errorf("%s: %s\n%s", options, got, log.String())
 		}
 	}
+	o.RealTimePool = liveLogin(t, db, readTables)
+	body(t, serve(t, o), "/jobs/job-1?real_time=true", http.StatusOK)
+}
+
+// A function cannot leave a lock in the session, where it would outlive its
+// transaction.
+func TestRealTimeLeavesNoLocks(t *testing.T) {
+	db := jobs(t)
+	db.Exec(t, `CREATE FUNCTION keep(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_lock(4711); RETURN 1 / n; END $$;
+CREATE MATERIALIZED VIEW keeps AS SELECT i AS id, keep(i) AS n FROM (VALUES (0), (1)) AS v (i) WITH NO DATA; CREATE UNIQUE INDEX ON keeps (id)`)
+	o := options(t, db.Pool(t), `{public: true, routes: [{path: "/keeps/{id}", view: keeps}]}`)
+	o.RealTimePool = liveLogin(t, db, "SELECT 'ROLE'")
+	h := serve(t, o)
+	for path, status := range map[string]int{"/keeps/1": http.StatusOK, "/keeps/0": http.StatusInternalServerError} {
+		body(t, h, path+"?real_time=true", status)
+		var free bool
+		if err := db.Connect(t).QueryRow(t.Context(), "SELECT pg_try_advisory_xact_lock(4711)").Scan(&free); err != nil || !free {
+			t.Errorf("%s has left its lock (%v)", path, err)
+		}
+		if o.RealTimePool.Stat().TotalConns() != 1 {
+			t.Errorf("%s has cost the connection", path)
+		}
+	}
+}
+
+// What the live login may not read fails for it, though the view, filled by its
+// owner, has it.
+func TestRealTimePrivileges(t *testing.T) {
+	db := jobs(t)
+	h, o := live(t, db, "")
+	body(t, h, "/jobs/job-1?real_time=true", http.StatusOK)
+	db.Exec(t, `REVOKE SELECT ON job_objects FROM `+o.RealTimePool.Config().ConnConfig.User)
+	if got := body(t, h, "/jobs/job-1?real_time=true", http.StatusInternalServerError); !strings.Contains(got, "misconfigured") {
+		t.Error(got)
+	}
+	body(t, h, "/jobs/job-1", http.StatusOK)
 }
 
 func TestRealTimeLimit(t *testing.T) {

@@ -52,6 +52,7 @@ type page struct {
 	Views   []shownView
 	Detail  *shownView
 	Problem *problem
+	Hint    string // what to do
 }
 
 type count struct {
@@ -88,6 +89,12 @@ func failPage(w http.ResponseWriter, r *http.Request, err *problem) {
 	}
 	p := newPage(r, root)
 	p.Problem = err
+	if err.Status >= http.StatusInternalServerError && err.Detail == "" {
+		p.Hint = "The exporter's log says why."
+		if p.Every > 0 {
+			p.Hint += " This page asks again by itself."
+		}
+	}
 	err.headers(w)
 	writePage(w, err.Status, p)
 }
@@ -157,9 +164,12 @@ func (h *Handler) viewsPage(r *http.Request, p *page) error {
 	}
 	slices.SortStableFunc(p.Views, func(a, b shownView) int { return a.rank() - b.rank() })
 	for _, c := range []count{{counts["stale"], "stale", "stale"}, {counts["failing"], "failing", "stale"}, {counts["fresh"], "fresh", "fresh"}, {counts["other"], "not watched", "other"}} {
-		if c.N > 0 || c.Text == c.Class {
+		if c.N > 0 {
 			p.Counts = append(p.Counts, c)
 		}
+	}
+	if len(views) > 0 && counts["other"] == len(views) {
+		p.Hint = "Nothing refreshes these views or says how fresh they are. Give a view a schedule: a matview_refresh_schedule in Terraform, or a row in materialized_view_refresh_schedule."
 	}
 	if n := counts["stale"]; n > 0 {
 		p.Title = "(" + strconv.Itoa(n) + " stale) " + p.Title

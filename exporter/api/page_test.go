@@ -20,7 +20,7 @@ func TestPage(t *testing.T) {
 	db.Exec(t, `CREATE MATERIALIZED VIEW "<script>alert(1)</script>" AS SELECT 1 AS x`)
 	h := serve(t, options(t, db.Pool(t), "public: true"))
 	for path, want := range map[string][]string{
-		"/":                                {`<meta http-equiv="refresh" content="10">`, `href="./cache/views/job_progress"`, "1 fresh", `role="img" aria-label="The last 1 attempts`, "&lt;script&gt;"},
+		"/":                                {`<meta http-equiv="refresh" content="10">`, `href="./cache/views/job_progress"`, "1 fresh", `role="img" aria-label="The one attempt on record: succeeded, `, "&lt;script&gt;"},
 		"/?refresh=3":                      {`content="3"`, `href="./cache/views/job_progress?refresh=3"`},
 		"/?refresh=off":                    {"Updates are paused", `href="./cache/views/job_progress?refresh=off"`},
 		"/?refresh=0":                      {`content="10"`},

@@ -49,7 +49,10 @@ func newPlot(attempts []Attempt, width int) plot {
 			Class: class, Title: fmt.Sprintf("%s, %s, %s", a.StartedAt, a.Outcome, took(a.DurationMS)),
 		})
 	}
-	if len(attempts) > 0 {
+	switch {
+	case len(attempts) == 1:
+		p.Label = fmt.Sprintf("The one attempt on record: %s, %s.", attempts[0].Outcome, took(attempts[0].DurationMS))
+	case len(attempts) > 1:
 		p.Label = fmt.Sprintf("The last %d attempts, %d of which failed. The longest took %s, the latest %s.",
 			len(attempts), failed, inWords(time.Duration(longest)*time.Millisecond), took(attempts[0].DurationMS))
 	}

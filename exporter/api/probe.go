@@ -2,8 +2,10 @@ package api
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,7 +23,8 @@ func (h *Handler) healthy(w http.ResponseWriter, _ *http.Request) error {
 	return plain(w, http.StatusOK, "healthy")
 }
 
-// ready says whether freshness can be read.
+// ready says whether freshness can be read. Anybody may ask, so it says no more
+// than that; the log names what is in the way.
 func (h *Handler) ready(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
 	defer cancel()
@@ -34,22 +37,35 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) error {
 	if err == nil {
 		return plain(w, http.StatusOK, "ready")
 	}
-	var reason string
-	switch state := postgres.SQLState(err); state {
-	case postgres.UndefinedTable, postgres.UndefinedColumn, postgres.UndefinedFunction, postgres.InvalidSchemaName:
-		reason = "the tables of matview are not installed in schema " + postgres.QuoteIdent(h.Schema) + ", or not up to date: run matview-exporter migrate"
-	default:
-		reason = unwrapped(err)
+	reason, cause := notReady(err), err
+	if p := (*problem)(nil); errors.As(err, &p) && p.cause != nil {
+		cause = p.cause
+	}
+	if h.said.first("ready " + reason) {
+		h.Logger.Warn("not ready", "reason", reason, "schema", h.Schema, "err", postgres.Message(cause))
 	}
 	return plain(w, http.StatusServiceUnavailable, "not ready: "+reason)
 }
 
-// unwrapped is the cause of a problem, for those who run the exporter.
-func unwrapped(err error) string {
-	if p, ok := err.(*problem); ok && p.cause != nil { //nolint:errorlint // ours, as it comes
-		return postgres.Message(p.cause)
+// notReady says in fixed words, without names, why freshness cannot be read.
+func notReady(err error) string {
+	if p := (*problem)(nil); !errors.As(err, &p) {
+		err = fromDatabase(err)
 	}
-	return postgres.Message(err)
+	var p *problem
+	errors.As(err, &p)
+	switch strings.TrimPrefix(p.Type, problemType) {
+	case "not-installed":
+		return "the tables of matview are not installed or not up to date: run matview-exporter migrate"
+	case "misconfigured":
+		return "the exporter's login lacks rights; its log says which"
+	case "timeout", "view-busy":
+		return "the database took too long"
+	case "database-unavailable":
+		return "the database does not answer; the exporter's log says why"
+	default:
+		return "freshness cannot be read; the exporter's log says why"
+	}
 }
 
 func plain(w http.ResponseWriter, status int, line string) error {

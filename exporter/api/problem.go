@@ -111,8 +111,8 @@ func viewMissing(view string) *problem {
 }
 
 func notPopulated(view string) *problem {
-	return newProblem(http.StatusServiceUnavailable, "not-populated", "The materialized view holds no data yet",
-		"The view "+view+" has never been refreshed.").retry(10 * time.Second)
+	return newProblem(http.StatusServiceUnavailable, "not-populated", "The materialized view holds no data",
+		"The view "+view+" was created or last refreshed WITH NO DATA: it answers again after a refresh.").retry(10 * time.Second)
 }
 
 func misconfigured(err error) *problem {
@@ -129,6 +129,13 @@ func realTimeNotOffered() *problem {
 func notFreshEnough() *problem {
 	return newProblem(http.StatusServiceUnavailable, "not-fresh-enough", "The cached row is older than max_age, or of unknown age",
 		"Real-time answers are not configured. Leave out max_age for the cached row.").retry(10 * time.Second)
+}
+
+// neverRefreshed is not fresh enough either. Without max_age such a row is
+// served, with null for what is not known.
+func neverRefreshed() *problem {
+	return newProblem(http.StatusServiceUnavailable, "never-refreshed", "No refresh of the materialized view is on record",
+		"So the age of the row is unknown, and real-time answers are not configured. Leave out max_age for the cached row.").retry(10 * time.Second)
 }
 
 func tooManyLive() *problem {

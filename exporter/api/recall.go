@@ -27,6 +27,7 @@ import (
 type mark struct {
 	oid   uint32 // of the view that the name stands for
 	class pgtype.Uint32
+	shape pgtype.Int8 // of names in the row that can change without a refresh
 	state pgtype.Uint32
 	logs  [maxNames]pgtype.Uint32
 }
@@ -39,13 +40,31 @@ const maxNames = 5
 // of the same tables costs as much as the row itself.
 func (h *Handler) markSQL(rel *relation) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, `(SELECT c.xmin FROM pg_catalog.pg_class AS c WHERE c.oid = $1::oid),
-    (SELECT s.xmin FROM %s AS s WHERE s.view_name = $2::text)`, h.table("state"))
+	fmt.Fprintf(&b, `(SELECT c.xmin FROM pg_catalog.pg_class AS c WHERE c.oid = $1::oid), %s,
+    (SELECT s.xmin FROM %s AS s WHERE s.view_name = $2::text)`, rel.shapeSQL(), h.table("state"))
 	for i := range rel.names {
 		fmt.Fprintf(&b, `,
     (SELECT l.xmin FROM %s AS l WHERE l.view_name = $%d::text)`, h.table("log"), 3+i)
 	}
 	return b.String()
+}
+
+// shapeSQL is a hash of what ALTER … RENAME COLUMN, ATTRIBUTE and VALUE change:
+// none of them touches the view's row in pg_class.
+func (rel *relation) shapeSQL() string {
+	rows := append([]int64{int64(rel.oid)}, rel.composites...)
+	sql := fmt.Sprintf(`(SELECT sum(hashtext(concat(a.attrelid, '.', a.attnum, a.attname))) FROM pg_catalog.pg_attribute AS a
+     WHERE a.attrelid = ANY ('%s'::oid[]) AND a.attnum > 0)`, oids(rows))
+	if len(rel.enums) == 0 {
+		return sql
+	}
+	return sql + fmt.Sprintf(` +
+    (SELECT sum(hashtext(concat(e.oid, e.enumlabel))) FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = ANY ('%s'::oid[]))`, oids(rel.enums))
+}
+
+// oids is an array of PostgreSQL.
+func oids(of []int64) string {
+	return "{" + strings.Trim(strings.ReplaceAll(fmt.Sprint(of), " ", ","), "[]") + "}"
 }
 
 // resolvedSQL is the OID of the view that the name stands for now. The name
@@ -66,7 +85,7 @@ func (rel *relation) markArgs() []any {
 
 // scan gives where to scan a mark to.
 func (m *mark) scan(rel *relation, before ...any) []any {
-	into := slices.Concat(before, []any{&m.class, &m.state})
+	into := slices.Concat(before, []any{&m.class, &m.shape, &m.state})
 	for i := range rel.names {
 		into = append(into, &m.logs[i])
 	}
@@ -91,11 +110,9 @@ const recallLifetime = 10 * time.Second
 // memory is what a route remembers of its view's freshness.
 type memory struct {
 	last    atomic.Pointer[recalled]
-	reading chan struct{} // held by the one who asks the read model
-	current lookups
+	reading lookups[*recalled] // of the read model
+	current lookups[seen]      // of the mark
 }
-
-func newMemory() memory { return memory{reading: make(chan struct{}, 1)} }
 
 // recall gives the freshness that belongs to a mark, if it is known.
 func (m *memory) recall(at mark) *recalled {
@@ -106,33 +123,31 @@ func (m *memory) recall(at mark) *recalled {
 	return known
 }
 
-// readFreshness asks the read model once for all who wait here. It touches
-// nothing of the view itself, so that a lock on that holds nobody up.
-func (h *Handler) readFreshness(ctx context.Context, r *route, rel *relation, wanted mark) error {
-	select {
-	case r.memory.reading <- struct{}{}:
-		defer func() { <-r.memory.reading }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if r.memory.recall(wanted) != nil {
-		return nil // somebody else has asked
-	}
-	found := &recalled{readAt: time.Now()}
-	var resolved pgtype.Uint32
-	sql := fmt.Sprintf("SELECT f.view_oid, %s, f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of, %s FROM %s AS f WHERE f.view_name = $2::text",
+// readFreshness asks the read model, once for all who wait here, and remembers
+// the answer. It touches nothing of the view itself, so that a lock on that
+// holds nobody up.
+func (h *Handler) readFreshness(ctx context.Context, r *route, rel *relation) error {
+	_, err := r.memory.reading.wait(ctx, 1, func(ctx context.Context) (*recalled, error) {
+		found := &recalled{readAt: time.Now()}
+		var viewOID, resolved pgtype.Uint32
+		into := found.scan(rel, &viewOID, &resolved, &found.refreshedAt, &found.durationMS, &found.dataAsOf)
+		if _, err := readRow(ctx, h.Pool, h.Timeout, rel.freshnessSQL, rel.markArgs(), into...); err != nil {
+			return nil, err
+		}
+		if viewOID.Uint32 != rel.oid || resolved.Uint32 != rel.oid {
+			return nil, viewMissing(r.View).because(errReplaced)
+		}
+		found.oid = rel.oid
+		r.memory.last.Store(found)
+		return found, nil
+	})
+	return err
+}
+
+// freshnessSQL reads what the mark stands for.
+func (h *Handler) freshnessSQL(rel *relation) string {
+	return fmt.Sprintf("SELECT f.view_oid, %s, f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of, %s FROM %s AS f WHERE f.view_name = $2::text",
 		rel.resolvedSQL(), h.markSQL(rel), postgres.QuoteIdent(h.Schema, "materialized_view_freshness"))
-	var viewOID pgtype.Uint32
-	into := found.scan(rel, &viewOID, &resolved, &found.refreshedAt, &found.durationMS, &found.dataAsOf)
-	if _, err := readRow(ctx, h.Pool, h.Timeout, sql, rel.markArgs(), into...); err != nil {
-		return err
-	}
-	if viewOID.Uint32 != rel.oid || resolved.Uint32 != rel.oid {
-		return viewMissing(r.View).because(errOutdated)
-	}
-	found.oid = rel.oid
-	r.memory.last.Store(found)
-	return nil
 }
 
 func (h *Handler) table(of string) string {
@@ -140,43 +155,44 @@ func (h *Handler) table(of string) string {
 }
 
 // lookups lets requests that wait at the same moment share one look at the
-// database. Each gets the result of one that began after it had asked.
-type lookups struct {
+// database, and its failure. Each gets the result of one that began after it had
+// asked.
+type lookups[T any] struct {
 	mu      sync.Mutex
-	next    *lookup // has not begun
+	next    *lookup[T] // has not begun
 	looking int
 }
 
-// mostLooks keeps the database busy while answers are written.
-const mostLooks = 2
-
-type lookup struct {
-	done      chan struct{}
-	freshness *recalled
-	now       time.Time
-	err       error
+type lookup[T any] struct {
+	done  chan struct{}
+	found T
+	err   error
 }
 
-func (l *lookups) wait(ctx context.Context, look func() (*recalled, time.Time, error)) (*recalled, time.Time, error) {
+// wait looks, at most so many times at once, or waits for somebody's look until
+// ctx is done.
+func (l *lookups[T]) wait(ctx context.Context, most int, look func(context.Context) (T, error)) (T, error) {
 	l.mu.Lock()
 	if l.next == nil {
-		l.next = &lookup{done: make(chan struct{})}
+		l.next = &lookup[T]{done: make(chan struct{})}
 	}
 	mine := l.next
-	if l.looking < mostLooks {
+	if l.looking < most {
 		l.looking++
-		go l.run(look)
+		// What one starts, others wait for: it goes on when that one hangs up.
+		go l.run(context.WithoutCancel(ctx), look)
 	}
 	l.mu.Unlock()
 	select {
 	case <-mine.done:
-		return mine.freshness, mine.now, mine.err
+		return mine.found, mine.err
 	case <-ctx.Done():
-		return nil, time.Time{}, ctx.Err()
+		var none T
+		return none, ctx.Err()
 	}
 }
 
-func (l *lookups) run(look func() (*recalled, time.Time, error)) {
+func (l *lookups[T]) run(ctx context.Context, look func(context.Context) (T, error)) {
 	for {
 		l.mu.Lock()
 		now := l.next
@@ -188,41 +204,51 @@ func (l *lookups) run(look func() (*recalled, time.Time, error)) {
 		if now == nil {
 			return
 		}
-		now.freshness, now.now, now.err = look()
+		now.found, now.err = look(ctx)
 		close(now.done)
 	}
 }
 
-// currentFreshness is how fresh the route's view is right now, without its row,
-// and the database's time.
-func (h *Handler) currentFreshness(ctx context.Context, r *route) (*recalled, time.Time, error) {
-	// What one starts, others wait for: it goes on when that one hangs up.
-	background := context.WithoutCancel(ctx)
-	return r.memory.current.wait(ctx, func() (*recalled, time.Time, error) {
-		rel, err := h.relationOf(background, r, false)
+// mostLooks keeps the database busy while answers are written.
+const mostLooks = 2
+
+// seen is how fresh a view is at a moment of the database's clock.
+type seen struct {
+	freshness *recalled
+	now       time.Time
+}
+
+// currentFreshness is how fresh the route's view is right now, without its row.
+func (h *Handler) currentFreshness(ctx context.Context, r *route) (seen, error) {
+	return r.memory.current.wait(ctx, mostLooks, func(ctx context.Context) (seen, error) {
+		rel, err := h.relationOf(ctx, r, false)
 		if err != nil {
-			return nil, time.Time{}, err
+			return seen{}, err
 		}
-		sql := fmt.Sprintf("SELECT clock_timestamp(), %s, %s", rel.resolvedSQL(), h.markSQL(rel))
 		for range attemptsToAgree {
-			var seen mark
+			var at mark
 			var now time.Time
 			var resolved pgtype.Uint32
-			if _, err := readRow(background, h.Pool, h.Timeout, sql, rel.markArgs(), seen.scan(rel, &now, &resolved)...); err != nil {
-				return nil, now, err
+			if _, err := readRow(ctx, h.Pool, h.Timeout, rel.currentSQL, rel.markArgs(), at.scan(rel, &now, &resolved)...); err != nil {
+				return seen{}, err
 			}
-			if seen.oid = resolved.Uint32; seen.oid != rel.oid {
-				return nil, now, viewMissing(r.View).because(errOutdated)
+			if at.oid = resolved.Uint32; at.oid != rel.oid {
+				return seen{}, viewMissing(r.View).because(errReplaced)
 			}
-			if known := r.memory.recall(seen); known != nil {
-				return known, now, nil
+			if known := r.memory.recall(at); known != nil {
+				return seen{known, now}, nil
 			}
-			if err := h.readFreshness(background, r, rel, seen); err != nil {
-				return nil, now, err
+			if err := h.readFreshness(ctx, r, rel); err != nil {
+				return seen{}, err
 			}
 		}
-		return nil, time.Time{}, errUnsettled
+		return seen{}, errUnsettled
 	})
+}
+
+// currentSQL reads the mark alone.
+func (h *Handler) currentSQL(rel *relation) string {
+	return fmt.Sprintf("SELECT clock_timestamp(), %s, %s", rel.resolvedSQL(), h.markSQL(rel))
 }
 
 // errUnsettled says that the view is refreshed faster than it can be read about.

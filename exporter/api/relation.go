@@ -18,6 +18,7 @@ import (
 type route struct {
 	config.Route
 	relation atomic.Pointer[relation]
+	reading  lookups[*relation]
 	live     atomic.Pointer[liveQuery]
 	memory   memory
 	// rereading is set while one request looks whether the relation still is
@@ -33,10 +34,12 @@ type relation struct {
 	names    []string // by which log rows may call it
 	columns  []string
 	keys     []key
-	readAt   time.Time
-	queue    queue
+	// OIDs of the row types and enums that the columns are made of.
+	composites, enums []int64
+	readAt            time.Time
+	queue             queue
 
-	cachedSQL, absentSQL, batchSQL string
+	cachedSQL, absentSQL, batchSQL, currentSQL, freshnessSQL string
 }
 
 // key is a column of the unique index that finds the row.
@@ -58,7 +61,7 @@ var addedFields = []string{"data_source", "cache_refreshed_at", "cache_refresh_d
 // that some user made would run as a function of theirs whenever row_to_json
 // meets its type.
 const relationSQL = `
-WITH view AS (
+WITH RECURSIVE view AS (
     SELECT n.view_oid, n.view_name, n.schema_name, n.relation_name
     FROM %[1]s AS n WHERE n.known_as = $1 ORDER BY n.preference LIMIT 1
 ), key AS (
@@ -91,6 +94,14 @@ WITH view AS (
         )
         SELECT t.oid FROM t WHERE t.typtype <> 'd'
     ) AS base
+), made_of AS (
+    SELECT a.atttypid AS oid FROM view JOIN pg_catalog.pg_attribute AS a ON a.attrelid = view.view_oid WHERE a.attnum > 0
+    UNION
+    SELECT p.oid FROM made_of JOIN pg_catalog.pg_type AS t USING (oid) CROSS JOIN LATERAL (
+        SELECT t.typelem UNION ALL SELECT t.typbasetype
+        UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0
+        UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range AS r WHERE r.rngtypid = t.oid
+    ) AS p(oid)
 )
 SELECT view.view_oid, view.view_name, view.schema_name, view.relation_name,
        (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a
@@ -104,6 +115,8 @@ SELECT view.view_oid, view.view_name, view.schema_name, view.relation_name,
                       WHERE a.attrelid = view.view_oid AND a.attnum > 0 AND a.atttypid >= 16384)
         LIMIT 1) AS foreign_cast,
        ARRAY(SELECT DISTINCT n.known_as FROM %[1]s AS n WHERE n.view_oid = view.view_oid LIMIT 5) AS names,
+       ARRAY(SELECT t.typrelid::int8 FROM made_of JOIN pg_catalog.pg_type AS t USING (oid) WHERE t.typrelid <> 0) AS composites,
+       ARRAY(SELECT oid::int8 FROM made_of JOIN pg_catalog.pg_type AS t USING (oid) WHERE t.typtype = 'e') AS enums,
        part.attname::text, part.type, part.operator
 FROM view LEFT JOIN part ON true`
 
@@ -114,18 +127,20 @@ func (h *Handler) relationOf(ctx context.Context, r *route, fresh bool) (*relati
 		if age < relationLifetime {
 			return known, nil
 		}
-		if age < 2*relationLifetime && !r.rereading.CompareAndSwap(false, true) {
+		switch mine := r.rereading.CompareAndSwap(false, true); {
+		case mine:
+			defer r.rereading.Store(false)
+		case age < 2*relationLifetime:
 			return known, nil
 		}
-		defer r.rereading.Store(false)
 	}
-	found, err := h.readRelation(ctx, r)
-	if err != nil {
-		r.relation.Store(nil)
-		return nil, err
-	}
-	r.relation.Store(found)
-	return found, nil
+	// All who find at the same moment that the view has been replaced get the
+	// same relation, hence the same queue.
+	return r.reading.wait(ctx, 1, func(ctx context.Context) (*relation, error) {
+		found, err := h.readRelation(ctx, r)
+		r.relation.Store(found) // nil with an error
+		return found, err
+	})
 }
 
 func (h *Handler) readRelation(ctx context.Context, r *route) (*relation, error) {
@@ -136,7 +151,7 @@ func (h *Handler) readRelation(ctx context.Context, r *route) (*relation, error)
 		var schema, name string
 		var column, typ, operator *string
 		for rows.Next() {
-			if err := rows.Scan(&found.oid, &found.viewName, &schema, &name, &found.columns, &foreignCast, &found.names, &column, &typ, &operator); err != nil {
+			if err := rows.Scan(&found.oid, &found.viewName, &schema, &name, &found.columns, &foreignCast, &found.names, &found.composites, &found.enums, &column, &typ, &operator); err != nil {
 				return err
 			}
 			found.sql = postgres.QuoteIdent(schema, name)
@@ -157,6 +172,7 @@ func (h *Handler) readRelation(ctx context.Context, r *route) (*relation, error)
 	}
 	found.sortKeys(r.Columns())
 	found.cachedSQL, found.absentSQL, found.batchSQL = h.cachedSQL(found), h.absentSQL(found), h.batchSQL(found)
+	found.currentSQL, found.freshnessSQL = h.currentSQL(found), h.freshnessSQL(found)
 	return found, nil
 }
 

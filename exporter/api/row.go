@@ -30,17 +30,23 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 		return h.liveRow(w, req, r, values)
 	}
 	// A client that hangs up must not cost a connection: the query is short.
-	ctx := context.WithoutCancel(req.Context())
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), h.Timeout+grace)
+	defer cancel()
 	tags := wantedTags(req)
 	if tags != "" && tags != "*" && h.unchanged(ctx, w, r, values, asked, tags) {
 		return nil
 	}
 	found, err := h.cachedRow(ctx, r, values)
 	if asked.maxAge != nil && (isNotPopulated(err) || err == nil && !asked.freshEnough(found.freshness, found.now)) {
-		if h.RealTimePool == nil {
-			return notFreshEnough()
+		switch {
+		case h.RealTimePool != nil:
+			return h.liveRow(w, req, r, values)
+		case err != nil:
+			return err
+		case !found.freshness.refreshedAt.Valid:
+			return neverRefreshed()
 		}
-		return h.liveRow(w, req, r, values)
+		return notFreshEnough()
 	}
 	if err != nil {
 		return err
@@ -48,7 +54,7 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 	if found.columns == nil {
 		return noSuchRow()
 	}
-	tag := found.freshness.tag(found.relation, values)
+	tag := found.freshness.tag(values)
 	found.freshness.describe(w, tag, found.now)
 	if tags == "*" || matches(tags, tag) {
 		w.WriteHeader(http.StatusNotModified)
@@ -62,19 +68,15 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 // it is. That takes no look at the row: only a refresh changes it. What goes
 // wrong here the full answer will tell.
 func (h *Handler) unchanged(ctx context.Context, w http.ResponseWriter, r *route, values []string, asked rowParameters, tags string) bool {
-	freshness, now, err := h.currentFreshness(ctx, r)
-	if err != nil || !asked.freshEnough(freshness, now) {
+	current, err := h.currentFreshness(ctx, r)
+	if err != nil || !asked.freshEnough(current.freshness, current.now) {
 		return false
 	}
-	rel := r.relation.Load()
-	if rel == nil || rel.oid != freshness.oid {
-		return false
-	}
-	tag := freshness.tag(rel, values)
+	tag := current.freshness.tag(values)
 	if !matches(tags, tag) {
 		return false
 	}
-	freshness.describe(w, tag, now)
+	current.freshness.describe(w, tag, current.now)
 	w.WriteHeader(http.StatusNotModified)
 	return true
 }
@@ -98,7 +100,6 @@ func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune
 // cachedRow is a row of the view and how fresh it is, of one snapshot.
 type cachedRow struct {
 	mark
-	relation  *relation
 	columns   []byte // a JSON object; nil: there is no such row
 	now       time.Time
 	freshness *recalled
@@ -117,25 +118,52 @@ func (h *Handler) cachedRow(ctx context.Context, r *route, values []string) (*ca
 			// The log may be missing for a while, if its users recreate it.
 			found, err = h.readTogether(ctx, r, rel, values)
 		}
-		replaced := errors.Is(err, errOutdated)
-		switch {
-		case err == nil:
+		if err == nil {
 			return found, nil
-		case attempt == 1 && isOutdated(err), replaced && attempt < attemptsToFind:
-		default:
+		}
+		if !mayBeFound(ctx, attempt, err) {
 			return nil, h.explain(ctx, rel, values, err)
 		}
 	}
 }
 
-// attemptsToFind is how often a view may be replaced while a row of it is read.
-const attemptsToFind = 20
+// mayBeFound reports whether another attempt may find the view after err, when
+// it is time for that.
+func mayBeFound(ctx context.Context, attempt int, err error) bool {
+	if attempt == 1 && isOutdated(err) {
+		return ctx.Err() == nil
+	}
+	return errors.Is(err, errReplaced) && pause(ctx, attempt)
+}
+
+// pause waits before the next attempt, and reports whether there is one.
+func pause(ctx context.Context, attempt int) bool {
+	if attempt >= attemptsToFind {
+		return false
+	}
+	timer := time.NewTimer(time.Duration(attempt) * pauseToFind)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+const (
+	// attemptsToFind is how often a view may be replaced while a row of it is read.
+	attemptsToFind = 20
+	// pauseToFind grows with each attempt: where a name keeps standing for two
+	// views, all attempts together take a second, not the whole time.
+	pauseToFind = 5 * time.Millisecond
+)
 
 // isOutdated reports whether err may come from a view that was replaced or
 // altered since its relation was read: then its key may be of another type too.
 func isOutdated(err error) bool {
 	state := postgres.SQLState(err)
-	if isDataException(state) || errors.Is(err, errOutdated) {
+	if isDataException(state) || errors.Is(err, errReplaced) {
 		return true
 	}
 	switch state {
@@ -158,12 +186,12 @@ func (h *Handler) readCached(ctx context.Context, r *route, rel *relation, value
 			continue
 		}
 		if row.oid != rel.oid {
-			return nil, viewMissing(r.View).because(errOutdated)
+			return nil, viewMissing(r.View).because(errReplaced)
 		}
 		if row.freshness = r.memory.recall(row.mark); row.freshness != nil {
 			return row, nil
 		}
-		if err := h.readFreshness(ctx, r, rel, row.mark); err != nil {
+		if err := h.readFreshness(ctx, r, rel); err != nil {
 			return nil, err
 		}
 	}
@@ -177,23 +205,23 @@ const attemptsToAgree = 3
 // readTogether reads row and freshness in one statement: slower among many
 // views, but nothing overtakes it, and only the read model need be there.
 func (h *Handler) readTogether(ctx context.Context, r *route, rel *relation, values []string) (*cachedRow, error) {
-	row := &cachedRow{relation: rel, freshness: &recalled{}}
+	row := &cachedRow{freshness: &recalled{}}
 	f := row.freshness
 	sql := fmt.Sprintf(`
-SELECT row_to_json(v.*)::text, clock_timestamp(), f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of, c.oid, c.xmin
+SELECT row_to_json(v.*)::text, clock_timestamp(), f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of, c.oid, c.xmin, %s
 FROM pg_catalog.pg_class AS c
 JOIN %s AS f ON f.view_oid = c.oid AND f.view_name = $2::text
 LEFT JOIN LATERAL (SELECT * FROM %s AS w WHERE %s LIMIT 2) AS v ON true
 WHERE c.oid = $1::oid AND c.oid = pg_catalog.to_regclass($3::text)::oid`,
-		postgres.QuoteIdent(h.Schema, "materialized_view_freshness"), rel.sql, rel.condition("w", parameters(4)))
+		rel.shapeSQL(), postgres.QuoteIdent(h.Schema, "materialized_view_freshness"), rel.sql, rel.condition("w", parameters(4)))
 	args := append([]any{rel.oid, rel.viewName, rel.sql}, asArgs(values)...)
 	found, err := readRow(ctx, h.Pool, h.Timeout, sql, args,
-		&row.columns, &row.now, &f.refreshedAt, &f.durationMS, &f.dataAsOf, &f.oid, &f.class)
+		&row.columns, &row.now, &f.refreshedAt, &f.durationMS, &f.dataAsOf, &f.oid, &f.class, &f.shape)
 	if err != nil {
 		return nil, err
 	}
 	if !found {
-		return nil, viewMissing(r.View).because(errOutdated)
+		return nil, viewMissing(r.View).because(errReplaced)
 	}
 	return row, nil
 }

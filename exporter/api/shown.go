@@ -69,6 +69,9 @@ func show(v View, now time.Time) shownView {
 	switch {
 	case v.IsStale == nil:
 		s.State, s.Class, s.Why = "not watched", "other", "no schedule and no log row"
+		if v.IsPopulated != nil && !*v.IsPopulated {
+			s.Why += "; it holds no data"
+		}
 	case *v.IsStale:
 		s.State, s.Class, s.Why = "stale", "stale", "for an unknown reason"
 		if v.StaleReason != nil {

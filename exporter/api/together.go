@@ -19,7 +19,8 @@ import (
 
 const (
 	// readersOfView is how many statements may read one view at a time. More of
-	// them would only read fewer rows each.
+	// them would only read fewer rows each, and where the view is locked they
+	// would hold the connections that other views need.
 	readersOfView = 2
 	mostTogether  = 64
 )
@@ -33,15 +34,17 @@ type queue struct {
 
 // wanted is a row that a request waits for.
 type wanted struct {
+	ctx    context.Context //nolint:containedctx // of the request, to see whether it still waits
 	values []string
+	alone  bool       // the key may be none of its type, and would fail a statement for others
 	row    *cachedRow // nil without an error: it was not there, and then was
 	err    error
 	done   chan struct{}
 }
 
-// readOnce gives the row and its mark.
+// readOnce gives the row and its mark, or why it did not until ctx was done.
 func (h *Handler) readOnce(ctx context.Context, rel *relation, values []string) (*cachedRow, error) {
-	mine := &wanted{values: values, done: make(chan struct{})}
+	mine := &wanted{ctx: ctx, values: values, alone: !rel.takes(values), done: make(chan struct{})}
 	q := &rel.queue
 	q.mu.Lock()
 	q.waiting = append(q.waiting, mine)
@@ -51,47 +54,60 @@ func (h *Handler) readOnce(ctx context.Context, rel *relation, values []string) 
 	}
 	q.mu.Unlock()
 	if reads {
-		h.readQueue(ctx, rel)
+		// Others wait for what one starts, so it does not end with that one.
+		go h.readQueue(context.WithoutCancel(ctx), rel)
 	}
-	<-mine.done // each statement has its timeout
-	return mine.row, mine.err
+	select {
+	case <-mine.done:
+		return mine.row, mine.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
-// readQueue reads what waits, and lets somebody else go on with what has come
-// meanwhile.
+// readQueue reads what waits until nothing does.
 func (h *Handler) readQueue(ctx context.Context, rel *relation) {
-	q := &rel.queue
-	q.mu.Lock()
-	batch := q.waiting[:min(len(q.waiting), mostTogether)]
-	q.waiting = q.waiting[len(batch):]
-	if len(batch) == 0 {
-		q.readers--
-	}
-	q.mu.Unlock()
-	if len(batch) == 0 {
-		return
-	}
-	if len(batch) == 1 {
-		batch[0].row, batch[0].err = h.readAlone(ctx, rel, batch[0].values)
-	} else if err := h.readBatch(ctx, rel, batch); err != nil {
-		for _, w := range batch {
-			w.row, w.err = nil, err
-			if mayBeOfOneKey(err) {
-				w.row, w.err = h.readAlone(ctx, rel, w.values)
-			}
+	for {
+		batch := rel.queue.take()
+		if len(batch) == 0 {
+			return
 		}
+		h.readWanted(ctx, rel, batch)
+	}
+}
+
+// take gives what to read next by one statement; nothing, if the reader may go.
+func (q *queue) take() []*wanted {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	// Those who have given up need no row.
+	q.waiting = slices.DeleteFunc(q.waiting, func(w *wanted) bool { return w.ctx.Err() != nil })
+	if len(q.waiting) == 0 {
+		q.readers--
+		return nil
+	}
+	n := 1
+	for !q.waiting[0].alone && n < min(len(q.waiting), mostTogether) && !q.waiting[n].alone {
+		n++
+	}
+	batch := slices.Clone(q.waiting[:n])
+	q.waiting = slices.Delete(q.waiting, 0, n)
+	return batch
+}
+
+func (h *Handler) readWanted(ctx context.Context, rel *relation, batch []*wanted) {
+	var err error
+	if len(batch) > 1 {
+		err = h.readBatch(ctx, rel, batch)
 	}
 	for _, w := range batch {
+		switch {
+		case len(batch) == 1, mayBeOfOneKey(err):
+			w.row, w.err = h.readAlone(ctx, rel, w)
+		case err != nil:
+			w.row, w.err = nil, err
+		}
 		close(w.done)
-	}
-	q.mu.Lock()
-	more := len(q.waiting) > 0
-	if !more {
-		q.readers--
-	}
-	q.mu.Unlock()
-	if more {
-		go h.readQueue(context.WithoutCancel(ctx), rel)
 	}
 }
 
@@ -132,17 +148,20 @@ LEFT JOIN LATERAL (SELECT row_to_json(w.*)::text AS body, w.tableoid AS oid FROM
 func (rel *relation) firstKey() int { return 4 + len(rel.names) }
 
 // readAlone gives nil if the row was not there, and then was.
-func (h *Handler) readAlone(ctx context.Context, rel *relation, values []string) (*cachedRow, error) {
-	row := &cachedRow{relation: rel}
+func (h *Handler) readAlone(ctx context.Context, rel *relation, w *wanted) (*cachedRow, error) {
+	if err := w.ctx.Err(); err != nil {
+		return nil, err
+	}
+	row := &cachedRow{}
 	args := rel.markArgs()
-	args = append(args[:len(args)-1], asArgs(values)...) // the row itself says which view it is of
+	args = append(args[:len(args)-1], asArgs(w.values)...) // the row itself says which view it is of
 	found, err := readRow(ctx, h.Pool, h.Timeout, rel.cachedSQL, args, row.scan(rel, &row.columns, &row.oid, &row.now)...)
 	if err != nil || found {
 		return row, err
 	}
 	var exists bool
 	var resolved pgtype.Uint32
-	args = append(rel.markArgs(), asArgs(values)...)
+	args = append(rel.markArgs(), asArgs(w.values)...)
 	_, err = readRow(ctx, h.Pool, h.Timeout, rel.absentSQL, args, row.scan(rel, &exists, &resolved, &row.now)...)
 	if err != nil || exists {
 		return nil, err
@@ -160,7 +179,7 @@ func (h *Handler) readBatch(ctx context.Context, rel *relation, batch []*wanted)
 		}
 		args = append(args, values)
 	}
-	shared := cachedRow{relation: rel}
+	var shared cachedRow
 	var resolved pgtype.Uint32
 	full := shared.scan(rel, nil, nil, nil, &resolved, &shared.now)
 	return readRows(ctx, h.Pool, h.Timeout, rel.batchSQL, args, func(rows pgx.Rows) error {
