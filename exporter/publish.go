@@ -27,8 +27,17 @@ type cloudwatchFlags struct {
 	emf                         bool
 }
 
-// lambdaVariable is set where the process is a function of AWS Lambda.
-const lambdaVariable = "AWS_LAMBDA_RUNTIME_API"
+// publishFlags are where a run that ends by itself publishes to.
+type publishFlags struct {
+	cloudwatch       cloudwatchFlags
+	pushURL, pushJob string
+}
+
+func (f *publishFlags) add(c *kingpin.CmdClause) {
+	c.Flag("push.gateway-url", "Pushgateway to push the freshness of the views to when the run is over.").PlaceHolder("URL").StringVar(&f.pushURL)
+	c.Flag("push.job", "Label job of what is pushed.").Default("matview-exporter").StringVar(&f.pushJob)
+	f.cloudwatch.add(c)
+}
 
 func (f *cloudwatchFlags) add(c *kingpin.CmdClause) {
 	c.Flag("cloudwatch.namespace", "Namespace of CloudWatch to publish freshness to, once a minute. Off without it.").PlaceHolder("NAMESPACE").StringVar(&f.namespace)
@@ -79,37 +88,36 @@ func (a *app) claims(pool *pgxpool.Pool, o cloudwatch.Options) *cloudwatch.Claim
 const announceTimeout = 5 * time.Second
 
 // announce publishes to CloudWatch how old the views are before the refreshes,
-// which do not wait for that: afterwards all would look fresh.
-func (r *refreshing) announce(ctx context.Context) (err error) {
-	reader := freshness.NewReader(r.pool, r.schema, announceTimeout, time.Now)
-	if r.publisher, err = r.newPublisher(ctx, r.flags.cloudwatch, reader, prometheus.NewRegistry()); err != nil || r.publisher == nil {
-		return err
+// which do not wait for that: afterwards all would look fresh. publishing bounds
+// what is sent meanwhile.
+func (r *refreshing) announce(ctx, publishing context.Context) {
+	if r.publisher == nil {
+		return
 	}
-	views, readErr := reader.Read(ctx)
+	views, err := r.reader.Read(ctx)
 	r.before = map[string]freshness.View{}
 	for _, v := range views {
 		r.before[v.Name] = v
 	}
-	r.publisher.Add(nil, views, readErr != nil)
+	r.publisher.Add(nil, views, err != nil)
 	r.announced = make(chan struct{})
-	if r.flags.cloudwatch.emf { // shares standard output with us
+	if r.flags.publish.cloudwatch.emf { // shares standard output with us
 		r.publisher.Flush(ctx)
 		close(r.announced)
-		return nil
+		return
 	}
 	go func() {
 		defer close(r.announced)
-		r.publisher.Flush(context.WithoutCancel(ctx))
+		r.publisher.Flush(publishing)
 	}()
-	return nil
 }
 
-// attempt is what CloudWatch is told of one refresh.
-func (r *refreshing) attempt(view string, result refresh.Result, err error) cloudwatch.Attempt {
+// attempted is what CloudWatch is told of one refresh.
+func (r *refreshing) attempted(view string, result refresh.Result, err error) cloudwatch.Attempt {
 	if err != nil {
 		return cloudwatch.Attempt{View: view, Outcome: "failed", FinishedAt: time.Now()}
 	}
-	a := cloudwatch.Attempt{View: result.View, Outcome: "succeeded", FinishedAt: result.FinishedAt, Duration: result.Duration}
+	a := cloudwatch.Attempt{View: result.View, Outcome: "succeeded", FinishedAt: result.FinishedAt, Duration: time.Duration(result.DurationMS()) * time.Millisecond}
 	if before := r.before[result.View]; before.DataAsOf != nil {
 		age := result.FinishedAt.Sub(*before.DataAsOf).Seconds()
 		a.StalenessBefore = &age
@@ -117,14 +125,13 @@ func (r *refreshing) attempt(view string, result refresh.Result, err error) clou
 	return a
 }
 
-// publish publishes once, whatever came of the refreshes, also when the run was
-// interrupted. That it fails is said, and is no failure of a refresh.
+// publish publishes once, whatever came of the refreshes. That it fails is said,
+// and is no failure of a refresh.
 func (r *refreshing) publish(ctx context.Context) {
-	ctx = context.WithoutCancel(ctx)
 	if r.publisher != nil {
 		r.publishAttempts(ctx)
 	}
-	if r.flags.pushURL != "" {
+	if r.flags.publish.pushURL != "" {
 		if err := r.push(ctx); err != nil {
 			fmt.Fprintf(r.stderr, "matview-exporter: warning: %v\n", err)
 		}
@@ -134,9 +141,9 @@ func (r *refreshing) publish(ctx context.Context) {
 func (r *refreshing) publishAttempts(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, metrics.PushTimeout)
 	defer cancel()
+	r.publisher.AddRefreshed(r.attempts)
 	select {
 	case <-r.announced:
-		r.publisher.AddRefreshed(r.attempts)
 		r.publisher.Flush(ctx)
 	case <-ctx.Done():
 		fmt.Fprintln(r.stderr, "matview-exporter: warning: CloudWatch does not answer; the refreshes of this run are not published")
@@ -146,7 +153,7 @@ func (r *refreshing) publishAttempts(ctx context.Context) {
 func (r *refreshing) push(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, metrics.PushTimeout)
 	defer cancel()
-	pusher := &metrics.Pusher{URL: r.flags.pushURL, Job: r.flags.pushJob}
+	pusher := &metrics.Pusher{URL: r.flags.publish.pushURL, Job: r.flags.publish.pushJob}
 	views, err := freshness.NewReader(r.pool, r.schema, metrics.PushTimeout/2, time.Now).Read(ctx)
 	if err != nil {
 		return pusher.Away(ctx)
