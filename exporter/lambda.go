@@ -63,7 +63,7 @@ const pongTimeout = 2 * time.Second
 // how long it cannot know: its clock may have stood still. So each connection is
 // tried before it is used.
 func (a *app) openWarm(ctx context.Context) (*pgxpool.Pool, error) {
-	c, err := postgres.Config{URL: a.databaseURL, ApplicationName: "matview-exporter", MaxConnections: refreshConnections}.PoolConfig()
+	c, err := a.database.config(refreshConnections).PoolConfig()
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,8 +16,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
+	"github.com/matview/terraform-provider-matview/exporter/config"
 	"github.com/matview/terraform-provider-matview/exporter/metrics"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
@@ -69,7 +73,7 @@ func (a *app) newPublisher(ctx context.Context, f cloudwatchFlags, reader *fresh
 		}
 	}
 	if f.emf {
-		o.EMF = &cloudwatch.EMF{Writer: a.stdout, Namespace: f.namespace, Dimensions: f.dimensions}
+		o.EMF = &cloudwatch.EMF{Writer: a.stdout}
 		return cloudwatch.New(o)
 	}
 	var err error
@@ -79,8 +83,36 @@ func (a *app) newPublisher(ctx context.Context, f cloudwatchFlags, reader *fresh
 	return cloudwatch.New(o)
 }
 
-func (a *app) claims(pool *pgxpool.Pool, o cloudwatch.Options) *cloudwatch.Claims {
-	return &cloudwatch.Claims{Pool: pool, Schema: a.schema, Destination: o.DestinationName()}
+// dimensionsWith are those of the file and of the flags, which win.
+func (f *cloudwatchFlags) dimensionsWith(c *config.Config) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, c.CloudWatch.Dimensions)
+	maps.Copy(all, f.dimensions)
+	return all
+}
+
+// checkDimensions says what is wrong with those of the file, and where it stands.
+func checkDimensions(c *config.Config) error {
+	if err := cloudwatch.ValidateDimensions(c.CloudWatch.Dimensions); err != nil {
+		return c.CloudWatch.Errorf("dimensions", "%w", err)
+	}
+	return nil
+}
+
+// publishWith publishes with the dimensions of a configuration from now on.
+func (d *daemon) publishWith(c *config.Config) error {
+	if d.publisher == nil {
+		return nil
+	}
+	if err := d.publisher.SetDimensions(d.flags.cloudwatch.dimensionsWith(c)); err != nil {
+		return c.CloudWatch.Errorf("dimensions", "with those of --cloudwatch.dimension: %w", err)
+	}
+	d.logger.Info("publishing every minute", "destination", d.publisher.Destination())
+	return nil
+}
+
+func (a *app) claims(pool *pgxpool.Pool) *cloudwatch.Claims {
+	return &cloudwatch.Claims{Pool: pool, Schema: a.schema}
 }
 
 // announceTimeout is how long a run waits to know how old the views are: only
@@ -99,7 +131,10 @@ func (r *refreshing) announce(ctx, publishing context.Context) {
 	for _, v := range views {
 		r.before[v.Name] = v
 	}
-	r.publisher.Add(nil, views, err != nil)
+	r.publisher.Add(views, err != nil)
+	if err := r.claims(r.pool).Begin(ctx, r.publisher.Destination()); err != nil {
+		r.logger.Debug("the refreshes of this run are published by what it knows of them itself", "err", postgres.Message(err))
+	}
 	r.announced = make(chan struct{})
 	if r.flags.publish.cloudwatch.emf { // shares standard output with us
 		r.publisher.Flush(ctx)
@@ -138,16 +173,43 @@ func (r *refreshing) publish(ctx context.Context) {
 	}
 }
 
+// publishAttempts publishes every attempt that is recorded and not published
+// yet, also those of runs that were killed. If the database cannot say, it is
+// what this run knows.
 func (r *refreshing) publishAttempts(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, metrics.PushTimeout)
 	defer cancel()
-	r.publisher.AddRefreshed(r.attempts)
+	counted := r.counted(ctx)
+	claimed, err := r.claims(r.pool).Attempts(ctx, r.publisher.Destination())
+	switch {
+	case err != nil:
+		r.publisher.AddRefreshed(r.attempts, counted)
+	case claimed != nil:
+		r.publisher.AddClaimed(claimed, counted)
+	default: // another exporter is at it
+		r.publisher.AddRefreshed(nil, counted)
+	}
 	select {
 	case <-r.announced:
 		r.publisher.Flush(ctx)
 	case <-ctx.Done():
-		fmt.Fprintln(r.stderr, "matview-exporter: warning: CloudWatch does not answer; the refreshes of this run are not published")
+		fmt.Fprintln(r.stderr, "matview-exporter: warning: CloudWatch does not answer; the refreshes of this run are not published yet")
 	}
+}
+
+// counted are the views that were refreshed, as they are now, if anybody is to
+// be told what their refreshes counted.
+func (r *refreshing) counted(ctx context.Context) []freshness.View {
+	if !r.publisher.WantsCounts() {
+		return nil
+	}
+	views, err := r.reader.Read(ctx)
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(views, func(v freshness.View) bool {
+		return !slices.ContainsFunc(r.attempts, func(a cloudwatch.Attempt) bool { return a.View == v.Name && a.Outcome == "succeeded" })
+	})
 }
 
 func (r *refreshing) push(ctx context.Context) error {
