@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
 	"github.com/matview/terraform-provider-matview/internal/awstest"
 )
 
@@ -14,11 +15,12 @@ func TestAccModule(t *testing.T) {
   namespace             = "S3Scanner"
   max_staleness_seconds = { cron = 7200 }
   schedules = {
-    limited = { view = "job_progress", max_staleness = "1h5m0.5s", every = "1m" }
+    limited = { id = "job_progress", view = "public.job_progress", max_staleness = "1h5m0.5s", every = "1m" }
     every   = { view = "reporting.daily", every = "1h" }
     target  = { view = "t", target_staleness = "90s" }
     cron    = { view = "c" }
     paused  = { view = "p", every = "1m", enabled = false }
+    encoded = { view = "\"Größe 100%\"", every = "1m" }
   }`))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, output)
@@ -30,6 +32,7 @@ func TestAccModule(t *testing.T) {
 	}{
 		{staleness + `["limited"]`, "threshold", 3900.5},
 		{staleness + `["limited"]`, "dimensions", map[string]any{"ViewName": "job_progress"}},
+		{staleness + `["encoded"]`, "dimensions", map[string]any{"ViewName": cloudwatch.DimensionValue(`"Größe 100%"`)}},
 		{staleness + `["limited"]`, "statistic", "Maximum"},
 		{staleness + `["limited"]`, "treat_missing_data", "notBreaching"},
 		{staleness + `["limited"]`, "actions_enabled", true},
@@ -51,6 +54,9 @@ func TestAccModule(t *testing.T) {
 	if !strings.HasPrefix(rule, `ALARM("matview-cron-stale") OR ALARM("matview-cron-failing") OR `) {
 		t.Errorf("rule of all views: %s", rule)
 	}
+	if strings.Contains(rule, "paused") {
+		t.Errorf("a paused view counts: %s", rule)
+	}
 	body, _ := got["aws_cloudwatch_dashboard.this"]["dashboard_body"].(string)
 	if !json.Valid([]byte(body)) || !strings.Contains(body, `SEARCH('{S3Scanner,ViewName} MetricName=\"MatViewStaleness\"`) {
 		t.Errorf("dashboard: %s", body)
@@ -62,6 +68,24 @@ func TestAccNoThreshold(t *testing.T) {
   namespace = "n"
   schedules = { cron = { view = "c" } }`))
 	if err == nil || !strings.Contains(output, "How old may cron be?") {
+		t.Errorf("%v\n%s", err, output)
+	}
+}
+
+func TestAccAllPaused(t *testing.T) {
+	got, output, err := awstest.Apply(t, awstest.Module(t, `
+  namespace = "n"
+  schedules = { v = { view = "v", every = "1m", enabled = false } }`))
+	if err != nil || got[`aws_cloudwatch_composite_alarm.views["0"]`]["alarm_rule"] != "FALSE" {
+		t.Errorf("%v %v\n%s", err, got, output)
+	}
+}
+
+func TestAccInvalidKey(t *testing.T) {
+	_, output, err := awstest.Apply(t, awstest.Module(t, `
+  namespace = "n"
+  schedules = { "a\"b" = { view = "v", every = "1m" } }`))
+	if err == nil || !strings.Contains(output, "without quotes and backslashes") {
 		t.Errorf("%v\n%s", err, output)
 	}
 }
