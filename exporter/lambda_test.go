@@ -263,11 +263,11 @@ func lambdaPublishes(t *testing.T, bootstrap string) {
 	old := `INSERT INTO materialized_view_refresh_log VALUES ('v', now() - interval '1 hour', 1000)
 ON CONFLICT (view_name) DO UPDATE SET last_refreshed_at = EXCLUDED.last_refreshed_at, refresh_duration_ms = 1000`
 	db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS x; `+old)
-	f := startFunction(t, bootstrap, db.URL(), "MATVIEW_CLOUDWATCH_NAMESPACE=S3Scanner", "MATVIEW_CLOUDWATCH_DIMENSION=Database=app")
+	f := startFunction(t, bootstrap, db.URL(), "MATVIEW_CLOUDWATCH_NAMESPACE=S3Scanner", "MATVIEW_CLOUDWATCH_DIMENSION=Database=app\nStage=test")
 	f.invoke(t, `{"views": ["v"]}`, ample).refreshed(t)
 	var staleness, duration, heartbeat bool
 	for _, e := range emfLines(t, f.stdout.String()) {
-		if e["Database"] != "app" {
+		if e["Database"] != "app" || e["Stage"] != "test" {
 			t.Errorf("%v", e)
 		}
 		switch age := e["MatViewStaleness"].(type) {
