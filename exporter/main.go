@@ -66,6 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	a.addStatus(cli, commands)
 	a.addCheck(cli, commands)
 	a.addMigrate(cli, commands)
+	a.addLambda(cli, commands)
 	setVariables(cli)
 
 	selected, err := cli.Parse(args)

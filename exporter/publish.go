@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,8 +16,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
+	"github.com/matview/terraform-provider-matview/exporter/config"
 	"github.com/matview/terraform-provider-matview/exporter/metrics"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
@@ -27,8 +31,17 @@ type cloudwatchFlags struct {
 	emf                         bool
 }
 
-// lambdaVariable is set where the process is a function of AWS Lambda.
-const lambdaVariable = "AWS_LAMBDA_RUNTIME_API"
+// publishFlags are where a run that ends by itself publishes to.
+type publishFlags struct {
+	cloudwatch       cloudwatchFlags
+	pushURL, pushJob string
+}
+
+func (f *publishFlags) add(c *kingpin.CmdClause) {
+	c.Flag("push.gateway-url", "Pushgateway to push the freshness of the views to when the run is over.").PlaceHolder("URL").StringVar(&f.pushURL)
+	c.Flag("push.job", "Label job of what is pushed.").Default("matview-exporter").StringVar(&f.pushJob)
+	f.cloudwatch.add(c)
+}
 
 func (f *cloudwatchFlags) add(c *kingpin.CmdClause) {
 	c.Flag("cloudwatch.namespace", "Namespace of CloudWatch to publish freshness to, once a minute. Off without it.").PlaceHolder("NAMESPACE").StringVar(&f.namespace)
@@ -60,7 +73,7 @@ func (a *app) newPublisher(ctx context.Context, f cloudwatchFlags, reader *fresh
 		}
 	}
 	if f.emf {
-		o.EMF = &cloudwatch.EMF{Writer: a.stdout, Namespace: f.namespace, Dimensions: f.dimensions}
+		o.EMF = &cloudwatch.EMF{Writer: a.stdout}
 		return cloudwatch.New(o)
 	}
 	var err error
@@ -70,8 +83,36 @@ func (a *app) newPublisher(ctx context.Context, f cloudwatchFlags, reader *fresh
 	return cloudwatch.New(o)
 }
 
-func (a *app) claims(pool *pgxpool.Pool, o cloudwatch.Options) *cloudwatch.Claims {
-	return &cloudwatch.Claims{Pool: pool, Schema: a.schema, Destination: o.DestinationName()}
+// dimensionsWith are those of the file and of the flags, which win.
+func (f *cloudwatchFlags) dimensionsWith(c *config.Config) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, c.CloudWatch.Dimensions)
+	maps.Copy(all, f.dimensions)
+	return all
+}
+
+// checkDimensions says what is wrong with those of the file, and where it stands.
+func checkDimensions(c *config.Config) error {
+	if err := cloudwatch.ValidateDimensions(c.CloudWatch.Dimensions); err != nil {
+		return c.CloudWatch.Errorf("dimensions", "%w", err)
+	}
+	return nil
+}
+
+// publishWith publishes with the dimensions of a configuration from now on.
+func (d *daemon) publishWith(c *config.Config) error {
+	if d.publisher == nil {
+		return nil
+	}
+	if err := d.publisher.SetDimensions(d.flags.cloudwatch.dimensionsWith(c)); err != nil {
+		return c.CloudWatch.Errorf("dimensions", "with those of --cloudwatch.dimension: %w", err)
+	}
+	d.logger.Info("publishing every minute", "destination", d.publisher.Destination())
+	return nil
+}
+
+func (a *app) claims(pool *pgxpool.Pool) *cloudwatch.Claims {
+	return &cloudwatch.Claims{Pool: pool, Schema: a.schema}
 }
 
 // announceTimeout is how long a run waits to know how old the views are: only
@@ -79,37 +120,39 @@ func (a *app) claims(pool *pgxpool.Pool, o cloudwatch.Options) *cloudwatch.Claim
 const announceTimeout = 5 * time.Second
 
 // announce publishes to CloudWatch how old the views are before the refreshes,
-// which do not wait for that: afterwards all would look fresh.
-func (r *refreshing) announce(ctx context.Context) (err error) {
-	reader := freshness.NewReader(r.pool, r.schema, announceTimeout, time.Now)
-	if r.publisher, err = r.newPublisher(ctx, r.flags.cloudwatch, reader, prometheus.NewRegistry()); err != nil || r.publisher == nil {
-		return err
+// which do not wait for that: afterwards all would look fresh. publishing bounds
+// what is sent meanwhile.
+func (r *refreshing) announce(ctx, publishing context.Context) {
+	if r.publisher == nil {
+		return
 	}
-	views, readErr := reader.Read(ctx)
+	views, err := r.reader.Read(ctx)
 	r.before = map[string]freshness.View{}
 	for _, v := range views {
 		r.before[v.Name] = v
 	}
-	r.publisher.Add(nil, views, readErr != nil)
+	r.publisher.Add(views, err != nil)
+	if err := r.claims(r.pool).Begin(ctx, r.publisher.Destination()); err != nil {
+		r.logger.Debug("the refreshes of this run are published by what it knows of them itself", "err", postgres.Message(err))
+	}
 	r.announced = make(chan struct{})
-	if r.flags.cloudwatch.emf { // shares standard output with us
+	if r.flags.publish.cloudwatch.emf { // shares standard output with us
 		r.publisher.Flush(ctx)
 		close(r.announced)
-		return nil
+		return
 	}
 	go func() {
 		defer close(r.announced)
-		r.publisher.Flush(context.WithoutCancel(ctx))
+		r.publisher.Flush(publishing)
 	}()
-	return nil
 }
 
-// attempt is what CloudWatch is told of one refresh.
-func (r *refreshing) attempt(view string, result refresh.Result, err error) cloudwatch.Attempt {
+// attempted is what CloudWatch is told of one refresh.
+func (r *refreshing) attempted(view string, result refresh.Result, err error) cloudwatch.Attempt {
 	if err != nil {
 		return cloudwatch.Attempt{View: view, Outcome: "failed", FinishedAt: time.Now()}
 	}
-	a := cloudwatch.Attempt{View: result.View, Outcome: "succeeded", FinishedAt: result.FinishedAt, Duration: result.Duration}
+	a := cloudwatch.Attempt{View: result.View, Outcome: "succeeded", FinishedAt: result.FinishedAt, Duration: time.Duration(result.DurationMS()) * time.Millisecond}
 	if before := r.before[result.View]; before.DataAsOf != nil {
 		age := result.FinishedAt.Sub(*before.DataAsOf).Seconds()
 		a.StalenessBefore = &age
@@ -117,36 +160,62 @@ func (r *refreshing) attempt(view string, result refresh.Result, err error) clou
 	return a
 }
 
-// publish publishes once, whatever came of the refreshes, also when the run was
-// interrupted. That it fails is said, and is no failure of a refresh.
+// publish publishes once, whatever came of the refreshes. That it fails is said,
+// and is no failure of a refresh.
 func (r *refreshing) publish(ctx context.Context) {
-	ctx = context.WithoutCancel(ctx)
 	if r.publisher != nil {
 		r.publishAttempts(ctx)
 	}
-	if r.flags.pushURL != "" {
+	if r.flags.publish.pushURL != "" {
 		if err := r.push(ctx); err != nil {
 			fmt.Fprintf(r.stderr, "matview-exporter: warning: %v\n", err)
 		}
 	}
 }
 
+// publishAttempts publishes every attempt that is recorded and not published
+// yet, also those of runs that were killed. If the database cannot say, it is
+// what this run knows.
 func (r *refreshing) publishAttempts(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, metrics.PushTimeout)
 	defer cancel()
+	counted := r.counted(ctx)
+	claimed, err := r.claims(r.pool).Attempts(ctx, r.publisher.Destination())
+	switch {
+	case err != nil:
+		r.publisher.AddRefreshed(r.attempts, counted)
+	case claimed != nil:
+		r.publisher.AddClaimed(claimed, counted)
+	default: // another exporter is at it
+		r.publisher.AddRefreshed(nil, counted)
+	}
 	select {
 	case <-r.announced:
-		r.publisher.AddRefreshed(r.attempts)
 		r.publisher.Flush(ctx)
 	case <-ctx.Done():
-		fmt.Fprintln(r.stderr, "matview-exporter: warning: CloudWatch does not answer; the refreshes of this run are not published")
+		fmt.Fprintln(r.stderr, "matview-exporter: warning: CloudWatch does not answer; the refreshes of this run are not published yet")
 	}
+}
+
+// counted are the views that were refreshed, as they are now, if anybody is to
+// be told what their refreshes counted.
+func (r *refreshing) counted(ctx context.Context) []freshness.View {
+	if !r.publisher.WantsCounts() {
+		return nil
+	}
+	views, err := r.reader.Read(ctx)
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(views, func(v freshness.View) bool {
+		return !slices.ContainsFunc(r.attempts, func(a cloudwatch.Attempt) bool { return a.View == v.Name && a.Outcome == "succeeded" })
+	})
 }
 
 func (r *refreshing) push(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, metrics.PushTimeout)
 	defer cancel()
-	pusher := &metrics.Pusher{URL: r.flags.pushURL, Job: r.flags.pushJob}
+	pusher := &metrics.Pusher{URL: r.flags.publish.pushURL, Job: r.flags.publish.pushJob}
 	views, err := freshness.NewReader(r.pool, r.schema, metrics.PushTimeout/2, time.Now).Read(ctx)
 	if err != nil {
 		return pusher.Away(ctx)

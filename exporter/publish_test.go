@@ -2,8 +2,10 @@ package main
 
 import (
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/matview/terraform-provider-matview/internal/cloudwatchtest"
@@ -77,6 +79,39 @@ INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '
 		if datum.Dimensions["Database"] != "app" {
 			t.Errorf("%v", datum)
 		}
+	}
+}
+
+// TestDimensionsOfTheFile come and change with it; the flag's win, and what
+// CloudWatch would refuse stays out.
+func TestDimensionsOfTheFile(t *testing.T) {
+	db := installed(t)
+	service, flags := cloudWatch(t)
+	d := startDaemon(t, db.URL(), "cloudwatch:\n  dimensions: {Database: file, Stage: first}\n", append(flags, "--no-scheduler", "--web.enable-lifecycle")...)
+	published := func(stage string) bool {
+		return slices.ContainsFunc(service.Taken(), func(d cloudwatchtest.Datum) bool {
+			return d.Dimensions["Database"] == "app" && d.Dimensions["Stage"] == stage
+		})
+	}
+	eventually(t, "the file's dimension", func() bool { return published("first") })
+	writeFile(t, d.config, "public: true\ncloudwatch:\n  dimensions:\n    ViewName: x\n")
+	signalled := func() {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signalled()
+	eventually(t, "the error says where", func() bool {
+		return strings.Contains(d.log.String(), `exporter.yml:3: cloudwatch.dimensions: a dimension cannot be called`)
+	})
+	writeFile(t, d.config, "cloudwatch: {dimensions: {Stage: second}}\n")
+	signalled()
+	eventually(t, "they are changed", func() bool {
+		return strings.Contains(d.log.String(), `destination="cloudwatch S3Scanner Database=app Stage=second"`)
+	})
+	code, out, errs := exec(t, db.URL(), "refresh", "--all", "--cloudwatch.namespace=n", "--cloudwatch.emf", "--cloudwatch.dimension=A=b", "--cloudwatch.dimension=C=d")
+	if code != exitOK || !strings.Contains(out, `"Dimensions":[["A","C"]]`) {
+		t.Errorf("%d %s %s", code, out, errs)
 	}
 }
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
@@ -20,10 +22,7 @@ type refreshFlags struct {
 	views    []string
 	all, due bool
 	method   string
-	pushURL  string
-	pushJob  string
-
-	cloudwatch cloudwatchFlags
+	publish  publishFlags
 }
 
 func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) {
@@ -32,9 +31,7 @@ func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) 
 	c.Flag("all", "Refresh every materialized view of the database.").BoolVar(&f.all)
 	c.Flag("due", "Refresh the scheduled views that are due.").BoolVar(&f.due)
 	c.Flag("method", "auto, blocking or concurrently; by default what the view's schedule says, else auto.").EnumVar(&f.method, "auto", "blocking", "concurrently")
-	c.Flag("push.gateway-url", "Pushgateway to push the freshness of the views to when the run is over.").PlaceHolder("URL").StringVar(&f.pushURL)
-	c.Flag("push.job", "Label job of what is pushed.").Default("matview-exporter").StringVar(&f.pushJob)
-	f.cloudwatch.add(c)
+	f.publish.add(c)
 	c.Arg("view", "Views to refresh.").StringsVar(&f.views)
 	commands[c.FullCommand()] = func(ctx context.Context) int { return a.refresh(ctx, f) }
 }
@@ -52,30 +49,29 @@ func (f refreshFlags) validate() error {
 	return nil
 }
 
+// refreshConnections are one that refreshes, one that says that this process
+// lives, and one for reading beside them.
+const refreshConnections = 3
+
 func (a *app) refresh(ctx context.Context, f refreshFlags) int {
 	if err := f.validate(); err != nil {
 		return a.fail(exitUsage, err)
 	}
-	// One connection refreshes, one says that this process lives.
-	pool, err := a.open(ctx, 3)
+	pool, err := a.open(ctx, refreshConnections)
 	if err != nil {
 		return a.fail(exitFailed, err)
 	}
 	defer pool.Close()
-	r := &refreshing{app: a, pool: pool, flags: f, refresher: refresh.New(pool, a.schema, attemptedBy())}
-	r.scheduler = scheduler.New(scheduler.Options{
-		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: 1, Logger: a.logger,
-	})
-	if err := r.announce(ctx); err != nil {
+	r, err := a.newRefreshing(ctx, pool, f)
+	if err != nil {
 		return a.fail(exitFailed, err)
 	}
-	defer r.publish(ctx)
+	published := context.WithoutCancel(ctx) // also when interrupted
+	r.announce(ctx, published)
+	defer r.publish(published)
 	views, err := r.wanted(ctx)
-	if err == nil {
-		views, err = refresh.Order(ctx, pool, a.schema, views)
-	}
 	if err != nil {
-		return a.fail(exitFailed, a.hint(err))
+		return a.fail(exitFailed, err)
 	}
 	if len(views) == 0 {
 		fmt.Fprintln(a.stdout, "Nothing to refresh.")
@@ -101,12 +97,35 @@ type refreshing struct {
 	scheduler *scheduler.Scheduler
 	before    map[string]freshness.View
 	attempts  []cloudwatch.Attempt
+	reader    *freshness.Reader
 	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
-	announced chan struct{}
+	announced chan struct{}         // closed when that is over
 }
 
-// wanted are the canonical names of the views to refresh.
+// newRefreshing makes what refreshes by the flags. It asks nobody yet.
+func (a *app) newRefreshing(ctx context.Context, pool *pgxpool.Pool, f refreshFlags) (_ *refreshing, err error) {
+	r := &refreshing{app: a, pool: pool, flags: f, refresher: refresh.New(pool, a.schema, attemptedBy())}
+	r.scheduler = scheduler.New(scheduler.Options{
+		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: 1, Logger: a.logger,
+	})
+	r.reader = freshness.NewReader(pool, a.schema, announceTimeout, time.Now)
+	r.publisher, err = a.newPublisher(ctx, f.publish.cloudwatch, r.reader, prometheus.NewRegistry())
+	return r, err
+}
+
+// wanted are the canonical names of the views to refresh, in order.
 func (r *refreshing) wanted(ctx context.Context) ([]string, error) {
+	views, err := r.asked(ctx)
+	if err == nil {
+		views, err = refresh.Order(ctx, r.pool, r.schema, views)
+	}
+	if err != nil {
+		return nil, r.hint(err)
+	}
+	return views, nil
+}
+
+func (r *refreshing) asked(ctx context.Context) ([]string, error) {
 	if r.flags.due {
 		return r.scheduler.Due(ctx)
 	}
@@ -131,17 +150,7 @@ func (r *refreshing) wanted(ctx context.Context) ([]string, error) {
 
 // one refreshes one view and prints what came of it.
 func (r *refreshing) one(ctx context.Context, view string) (ok bool) {
-	var result refresh.Result
-	claimed := true
-	var err error
-	if r.flags.due {
-		result, claimed, err = r.scheduler.RefreshDue(ctx, view)
-	} else {
-		result, err = r.named(ctx, view)
-	}
-	if claimed || err != nil {
-		r.attempts = append(r.attempts, r.attempt(view, result, err))
-	}
+	result, claimed, err := r.attempt(ctx, view)
 	switch {
 	case err != nil:
 		fmt.Fprintf(r.stderr, "%s: FAILED: %s\n", view, postgres.Message(err))
@@ -155,6 +164,21 @@ func (r *refreshing) one(ctx context.Context, view string) (ok bool) {
 		fmt.Fprintf(r.stderr, "%s: warning: %s\n", result.View, result.Warning)
 	}
 	return true
+}
+
+// attempt refreshes one view; claimed is false if another exporter has taken it
+// meanwhile.
+func (r *refreshing) attempt(ctx context.Context, view string) (result refresh.Result, claimed bool, err error) {
+	if r.flags.due {
+		result, claimed, err = r.scheduler.RefreshDue(ctx, view)
+	} else {
+		claimed = true
+		result, err = r.named(ctx, view)
+	}
+	if claimed || err != nil {
+		r.attempts = append(r.attempts, r.attempted(view, result, err))
+	}
+	return result, claimed, err
 }
 
 // named refreshes as the view's schedule says, if it has one.

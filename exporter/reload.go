@@ -30,6 +30,9 @@ func (d *daemon) newGeneration(ctx context.Context, before *generation) (_ *gene
 	if g.config, err = config.Load(d.flags.configFile, os.Getenv); err != nil {
 		return nil, err
 	}
+	if err := checkDimensions(g.config); err != nil {
+		return nil, err
+	}
 	live := g.config.RealTime
 	switch {
 	case live.URL == "":
@@ -94,6 +97,10 @@ func (d *daemon) reload(ctx context.Context) (err error) {
 		return err
 	}
 	if err := d.checkRoutes(ctx, g); err != nil {
+		g.close(before)
+		return err
+	}
+	if err := d.publishWith(g.config); err != nil {
 		g.close(before)
 		return err
 	}

@@ -156,7 +156,7 @@ func TestProbesNeedNoCredentials(t *testing.T) {
 	db := installed(t)
 	web := filepath.Join(t.TempDir(), "web.yml")
 	// The password is "password".
-	writeFile(t, web, "basic_auth_users:\n  somebody: $2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG\n")
+	writeFile(t, web, "basic_auth_users:\n  somebody: $2a$10$BJrrSoyujZfQ0dqdaUUjGO3aItyjQHOuTF4VBuTVr/2KyAzLIaSlm\n")
 	d := startDaemon(t, db.URL(), "", "--no-scheduler", "--web.config.file="+web)
 	for path, want := range map[string]int{"/-/healthy": 200, "/-/ready": 200, "/": 401, "/cache/status": 401, "/metrics": 401, "/-/reload": 401} {
 		if code := with(t, http.MethodGet, d.url+path, ""); code != want {

@@ -43,7 +43,7 @@ func (a *app) addRun(cli *kingpin.Application, commands map[string]command) {
 	var f runFlags
 	c := cli.Command("run", "Refresh views on schedule and serve metrics and the API, until SIGTERM.")
 	f.web = kingpinflag.AddFlags(c, ":9964")
-	c.Flag("config.file", "Configuration file: row routes of the API and who may use it.").PlaceHolder("FILE").StringVar(&f.configFile)
+	c.Flag("config.file", "Configuration file: row routes of the API and who may use it, dimensions of CloudWatch.").PlaceHolder("FILE").StringVar(&f.configFile)
 	c.Flag("web.enable-lifecycle", "Reload the configuration file and the tokens on POST /-/reload, as on SIGHUP.").BoolVar(&f.lifecycle)
 	c.Flag("scheduler", "Refresh what is due; --no-scheduler observes only.").Default("true").BoolVar(&f.scheduler)
 	c.Flag("max-concurrent", "How many refreshes may run at once in this process.").Default("2").IntVar(&f.maxConcurrent)
@@ -127,6 +127,9 @@ func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := d.publishWith(d.current.config); err != nil {
+		return nil, err
+	}
 	d.newServers(handler)
 	return d, nil
 }
@@ -168,7 +171,7 @@ func (d *daemon) handler(ctx context.Context) (_ http.Handler, err error) {
 		return nil, err
 	}
 	if d.publisher != nil {
-		d.publisher.Claim = d.claims(d.pool, d.publisher.Options).Claim
+		d.publisher.Claim = d.claims(d.pool).Minute
 	}
 	scrapes := metrics.Handler(registry, metrics.New(d.freshness, scrapeTimeout, d.logger), d.logger)
 	// No ServeMux: it would answer some paths with a redirect of its own.

@@ -103,14 +103,17 @@ CREATE TABLE IF NOT EXISTS materialized_view_refresh_settings (
 );
 INSERT INTO materialized_view_refresh_settings DEFAULT VALUES ON CONFLICT DO NOTHING;
 
--- What was published where: of several exporters the one that moves minute on
--- publishes it. Attempts up to seen_id are published, but for those that were
--- still running, or not yet visible, when that was noted.
+-- What was published where. Of several exporters the one that claims it publishes
+-- the next minute and then says so by moving minute on; one that dies first lets
+-- another have it at claimed_until. Attempts up to seen_id are published, but for
+-- those that were still running, or not yet visible, when that was noted.
 CREATE TABLE IF NOT EXISTS materialized_view_refresh_publication (
-    destination TEXT PRIMARY KEY,
-    minute      TIMESTAMP WITH TIME ZONE NOT NULL,
-    seen_id     BIGINT NOT NULL,
-    waiting     BIGINT[] NOT NULL DEFAULT '{}'
+    destination   TEXT PRIMARY KEY,
+    minute        TIMESTAMP WITH TIME ZONE NOT NULL,
+    seen_id       BIGINT NOT NULL,
+    waiting       BIGINT[] NOT NULL DEFAULT '{}',
+    claimed_by    TEXT,
+    claimed_until TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT '-infinity'
 );
 
 -- A schedule changed by hand must not keep the gap of the cron it had, and a

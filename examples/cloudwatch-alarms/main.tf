@@ -25,6 +25,14 @@ locals {
     ), null)
   }
 
+  # As the exporter names views in CloudWatch, which takes ASCII only: by their
+  # canonical names, which are the ids of the schedules, percent-encoded.
+  view_names = {
+    for key, s in var.schedules : key => join("", [
+      for c in split("", s.id == null ? s.view : s.id) : can(regex("^[ -$&-~]$", c)) ? c : urlencode(c)
+    ])
+  }
+
   period = var.publish_minutes * 60
 
   # 40 views are 80 alarms and less than 10,240 characters, CloudWatch's limits
@@ -40,7 +48,7 @@ resource "aws_cloudwatch_metric_alarm" "staleness" {
 
   namespace   = var.namespace
   metric_name = "MatViewStaleness"
-  dimensions  = merge(var.dimensions, { ViewName = each.value.view })
+  dimensions  = merge(var.dimensions, { ViewName = local.view_names[each.key] })
   statistic   = "Maximum"
 
   # Short periods: CloudWatch looks at a period once it is over, so that one long
@@ -75,7 +83,7 @@ resource "aws_cloudwatch_metric_alarm" "failure" {
 
   namespace   = var.namespace
   metric_name = "MatViewRefreshFailure"
-  dimensions  = merge(var.dimensions, { ViewName = each.value.view })
+  dimensions  = merge(var.dimensions, { ViewName = local.view_names[each.key] })
   statistic   = "Sum"
 
   # Two of three, so that one failure that the next attempt mends pages nobody.
@@ -134,14 +142,15 @@ resource "aws_cloudwatch_composite_alarm" "exporter" {
   ok_actions        = var.alarm_actions
 }
 
-# One light for all views, for dashboards and for other composites.
+# One light for all views, for dashboards and for other composites. Paused ones do
+# not count.
 resource "aws_cloudwatch_composite_alarm" "views" {
   for_each = local.view_chunks
 
   alarm_name        = "${var.name_prefix}-views-${each.key}"
   alarm_description = "Some materialized view is stale or failing."
-  alarm_rule = join(" OR ", flatten([for key in each.value : [
+  alarm_rule = coalesce(join(" OR ", flatten([for key in each.value : [
     "ALARM(\"${aws_cloudwatch_metric_alarm.staleness[key].alarm_name}\")",
     "ALARM(\"${aws_cloudwatch_metric_alarm.failure[key].alarm_name}\")",
-  ]]))
+  ] if coalesce(var.schedules[key].enabled, true)])), "FALSE")
 }

@@ -1,12 +1,18 @@
 variable "schedules" {
   description = "The matview_refresh_schedule resources, by names of your own: { job_progress = matview_refresh_schedule.job_progress }. The keys must be known when Terraform plans, which those of a data source are not at the first apply."
   type = map(object({
+    id               = optional(string)
     view             = string
     enabled          = optional(bool)
     every            = optional(string)
     target_staleness = optional(string)
     max_staleness    = optional(string)
   }))
+
+  validation {
+    condition     = !anytrue([for key in keys(var.schedules) : can(regex("[^ -~]|[\"\\\\]", key))])
+    error_message = "The keys become names of alarms: ASCII, without quotes and backslashes."
+  }
 }
 
 variable "max_staleness_seconds" {

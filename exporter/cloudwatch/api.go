@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -59,21 +60,24 @@ func NewAPI(ctx context.Context, region, endpoint string) (API, error) {
 type destination struct {
 	api        API
 	namespace  string
-	dimensions []types.Dimension // of every datum
+	dimensions []types.Dimension // of every datum, by name
 }
 
 func newDestination(api API, namespace string, dimensions map[string]string) *destination {
 	d := &destination{api: api, namespace: namespace}
-	for name, value := range dimensions {
-		d.dimensions = append(d.dimensions, types.Dimension{Name: &name, Value: &value})
+	for _, name := range slices.Sorted(maps.Keys(dimensions)) {
+		d.dimensions = append(d.dimensions, types.Dimension{Name: aws.String(name), Value: aws.String(dimensions[name])})
 	}
-	slices.SortFunc(d.dimensions, func(a, b types.Dimension) int {
-		if *a.Name < *b.Name {
-			return -1
-		}
-		return 1
-	})
 	return d
+}
+
+// name tells the destinations of one database apart.
+func (d *destination) name() string {
+	name := "cloudwatch " + d.namespace
+	for _, dim := range d.dimensions {
+		name += fmt.Sprintf(" %s=%s", *dim.Name, *dim.Value)
+	}
+	return name
 }
 
 // fit is how many of the data go into one call.

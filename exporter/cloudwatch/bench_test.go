@@ -100,7 +100,7 @@ INSERT INTO materialized_view_refresh_log SELECT relname, now(), 42, 150, 125000
 	p, err := cloudwatch.New(cloudwatch.Options{
 		Namespace: "S3Scanner", API: api, Counts: cloudwatch.NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.DiscardHandler), Now: time.Now,
 		Reader: freshness.NewReader(pool, "public", 5*time.Second, time.Now),
-		Claim:  (&cloudwatch.Claims{Pool: pool, Schema: "public", Destination: "bench"}).Claim,
+		Claim:  (&cloudwatch.Claims{Pool: pool, Schema: "public"}).Minute,
 	})
 	if err != nil {
 		b.Fatal(err)

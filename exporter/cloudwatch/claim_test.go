@@ -10,24 +10,33 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
+const destination = "cloudwatch S3Scanner"
+
 func claims(t *testing.T, db *postgrestest.Database) *cloudwatch.Claims {
 	t.Helper()
-	return &cloudwatch.Claims{Pool: db.Pool(t), Schema: "public", Destination: "cloudwatch S3Scanner"}
+	return &cloudwatch.Claims{Pool: db.Pool(t), Schema: "public"}
 }
 
 // nextMinute lets the claimed minute be one of the past.
 func nextMinute(t *testing.T, db *postgrestest.Database) {
 	t.Helper()
-	db.Exec(t, "UPDATE materialized_view_refresh_publication SET minute = minute - interval '1 minute'")
+	db.Exec(t, "UPDATE materialized_view_refresh_publication SET minute = minute - interval '1 minute', claimed_until = '-infinity'")
 }
 
+// claim publishes and confirms the minute, if it is ours.
 func claim(t *testing.T, c *cloudwatch.Claims, wantOurs bool) []cloudwatch.Attempt {
 	t.Helper()
-	attempts, ours, err := c.Claim(t.Context())
-	if err != nil || ours != wantOurs {
-		t.Fatalf("ours: %t, %v", ours, err)
+	claimed, _, err := c.Minute(t.Context(), destination)
+	if err != nil || (claimed != nil) != wantOurs {
+		t.Fatalf("ours: %t, %v", claimed != nil, err)
 	}
-	return attempts
+	if claimed == nil {
+		return nil
+	}
+	if err := claimed.Confirm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return claimed.Attempts
 }
 
 func TestOneClaimAMinute(t *testing.T) {
@@ -40,13 +49,13 @@ func TestOneClaimAMinute(t *testing.T) {
 		for range 8 {
 			c := claims(t, db)
 			wg.Go(func() {
-				_, ours, err := c.Claim(t.Context())
+				claimed, _, err := c.Minute(t.Context(), destination)
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {
 					t.Error(err)
 				}
-				if ours {
+				if claimed != nil {
 					won++
 				}
 			})
@@ -101,5 +110,62 @@ VALUES ('v', 'schedule', '%s', clock_timestamp() - interval '2 s', CASE WHEN '%[
 	nextMinute(t, db)
 	if got := claim(t, c, true); len(got) != 0 {
 		t.Errorf("twice: %v", got)
+	}
+}
+
+// TestDeadPublisher: what an exporter had claimed when it died, another
+// publishes, once its claim has run out; and no third after that.
+func TestDeadPublisher(t *testing.T) {
+	db := installed(t)
+	dies, lives, third := claims(t, db), claims(t, db), claims(t, db)
+	if err := dies.Begin(t.Context(), destination); err != nil {
+		t.Fatal(err)
+	}
+	db.Exec(t, `INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, finished_at) VALUES ('v', 'schedule', 'failed', clock_timestamp())`)
+	first, _, err := dies.Minute(t.Context(), destination)
+	if err != nil || first == nil || len(first.Attempts) != 1 {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	second, again, err := lives.Minute(t.Context(), destination)
+	if err != nil || second != nil || again <= 0 || again > time.Minute {
+		t.Fatalf("while it is claimed: %+v, again in %s, %v", second, again, err)
+	}
+	db.Exec(t, "UPDATE materialized_view_refresh_publication SET claimed_until = clock_timestamp()") // it runs out
+	if got := claim(t, lives, true); len(got) != 1 || got[0].Outcome != "failed" {
+		t.Errorf("%+v", got)
+	}
+	if err := first.Confirm(t.Context()); err == nil { // it was not dead but slow
+		t.Error("what another has published is confirmed twice")
+	}
+	claimed, again, err := third.Minute(t.Context(), destination)
+	if err != nil || claimed != nil || again != 0 {
+		t.Errorf("a minute that is published: %+v, again in %s, %v", claimed, again, err)
+	}
+	nextMinute(t, db)
+	if got := claim(t, third, true); len(got) != 0 {
+		t.Errorf("published again: %+v", got)
+	}
+}
+
+// TestAttemptsWithoutMinute: a run that ends by itself publishes attempts, and
+// leaves the minute to those that publish each.
+func TestAttemptsWithoutMinute(t *testing.T) {
+	db := installed(t)
+	c := claims(t, db)
+	claim(t, c, true)
+	db.Exec(t, `INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, finished_at) VALUES ('v', 'manual', 'failed', clock_timestamp())`)
+	claimed, err := c.Attempts(t.Context(), destination)
+	if err != nil || claimed == nil || len(claimed.Attempts) != 1 {
+		t.Fatalf("%+v %v", claimed, err)
+	}
+	if other, err := c.Attempts(t.Context(), destination); other != nil || err != nil {
+		t.Errorf("claimed twice: %+v %v", other, err)
+	}
+	if err := claimed.Confirm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	nextMinute(t, db)
+	if got := claim(t, c, true); len(got) != 0 {
+		t.Errorf("twice: %+v", got)
 	}
 }

@@ -85,15 +85,20 @@ func (s selection) ofViews(data *minutes, views []freshness.View, at time.Time, 
 				add(RefreshSuccess, v.Name, 0)
 			}
 		}
-		if s.has(JobCount) && v.TotalJobs != nil {
-			add(JobCount, v.Name, float64(*v.TotalJobs))
-		}
-		if s.has(ObjectCount) && v.TotalObjects != nil {
-			add(ObjectCount, v.Name, float64(*v.TotalObjects))
-		}
-		if s.plainJobsFor == v.Name && v.TotalJobs != nil {
-			add(JobCount, "", float64(*v.TotalJobs))
-		}
+		s.ofCounts(data, v, at)
+	}
+}
+
+// ofCounts are what the last refresh of a view counted.
+func (s selection) ofCounts(data *minutes, v freshness.View, at time.Time) {
+	if s.has(JobCount) && v.TotalJobs != nil {
+		data.add(JobCount, v.Name, at, float64(*v.TotalJobs))
+	}
+	if s.has(ObjectCount) && v.TotalObjects != nil {
+		data.add(ObjectCount, v.Name, at, float64(*v.TotalObjects))
+	}
+	if s.plainJobsFor == v.Name && v.TotalJobs != nil {
+		data.add(JobCount, "", at, float64(*v.TotalJobs))
 	}
 }
 

@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 )
@@ -16,9 +14,7 @@ const maxEMFValues = 100
 // EMF writes Embedded Metric Format: one line for each view and minute, which
 // CloudWatch Logs turns into metrics. Neither calls nor credentials are needed.
 type EMF struct {
-	Writer     io.Writer
-	Namespace  string
-	Dimensions map[string]string
+	Writer io.Writer
 
 	mu sync.Mutex
 }
@@ -34,11 +30,11 @@ type emfDirective struct {
 	Metrics    []emfMetric `json:"Metrics"`
 }
 
-func (e *EMF) write(data []datum) error {
+func (e *EMF) write(to *destination, data []datum) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for len(data) > 0 {
-		event, rest := e.event(data)
+		event, rest := to.event(data)
 		line, err := json.Marshal(event)
 		if err != nil {
 			return fmt.Errorf("write an embedded metric: %w", err)
@@ -52,15 +48,15 @@ func (e *EMF) write(data []datum) error {
 }
 
 // event is one line: the data at the front that are of one view and minute.
-func (e *EMF) event(data []datum) (event map[string]any, rest []datum) {
+func (d *destination) event(data []datum) (event map[string]any, rest []datum) {
 	first := data[0]
-	directive := emfDirective{Namespace: e.Namespace, Dimensions: [][]string{{}}, Metrics: []emfMetric{}}
+	directive := emfDirective{Namespace: d.namespace, Dimensions: [][]string{{}}, Metrics: []emfMetric{}}
 	event = map[string]any{}
 	plain := first.view == "" && first.metric == JobCount
 	if !plain {
-		for _, name := range slices.Sorted(maps.Keys(e.Dimensions)) {
-			event[name] = e.Dimensions[name]
-			directive.Dimensions[0] = append(directive.Dimensions[0], name)
+		for _, dim := range d.dimensions {
+			event[*dim.Name] = *dim.Value
+			directive.Dimensions[0] = append(directive.Dimensions[0], *dim.Name)
 		}
 	}
 	if first.view != "" {
@@ -68,19 +64,19 @@ func (e *EMF) event(data []datum) (event map[string]any, rest []datum) {
 		directive.Dimensions[0] = append(directive.Dimensions[0], viewDimension)
 	}
 	for len(data) > 0 {
-		d := data[0]
-		_, twice := event[d.metric]
-		if twice || d.view != first.view || !d.at.Equal(first.at) || (d.view == "" && d.metric == JobCount) != plain {
+		of := data[0]
+		_, twice := event[of.metric]
+		if twice || of.view != first.view || !of.at.Equal(first.at) || (of.view == "" && of.metric == JobCount) != plain {
 			break
 		}
-		n := min(len(d.values), maxEMFValues)
-		if event[d.metric] = any(d.values[:n]); n == 1 {
-			event[d.metric] = d.values[0]
+		n := min(len(of.values), maxEMFValues)
+		if event[of.metric] = any(of.values[:n]); n == 1 {
+			event[of.metric] = of.values[0]
 		}
-		directive.Metrics = append(directive.Metrics, emfMetric{d.metric, string(units[d.metric])})
-		if data = data[1:]; n < len(d.values) {
-			d.values = d.values[n:]
-			data = append([]datum{d}, data...)
+		directive.Metrics = append(directive.Metrics, emfMetric{of.metric, string(units[of.metric])})
+		if data = data[1:]; n < len(of.values) {
+			of.values = of.values[n:]
+			data = append([]datum{of}, data...)
 			break
 		}
 	}

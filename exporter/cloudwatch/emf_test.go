@@ -64,7 +64,7 @@ func TestEMF(t *testing.T) {
 	p := newPublisher(t, func(o *cloudwatch.Options) {
 		o.Dimensions = map[string]string{"Database": "app"}
 		o.PlainJobCountOf, o.Metrics = "v", cloudwatch.Optional
-		o.EMF = &cloudwatch.EMF{Writer: &out, Namespace: "S3Scanner", Dimensions: o.Dimensions}
+		o.EMF = &cloudwatch.EMF{Writer: &out}
 	})
 	for range 250 {
 		p.db.attempts = append(p.db.attempts, cloudwatch.Attempt{View: "v", Outcome: "succeeded", FinishedAt: p.clock.Now(), Duration: 920 * time.Millisecond})

@@ -58,13 +58,19 @@ func (d *database) Query(ctx context.Context, sql string, args ...any) (pgx.Rows
 	return d.Querier.Query(ctx, sql, args...)
 }
 
-func (d *database) claim(context.Context) ([]cloudwatch.Attempt, bool, error) {
+// claim leaves the attempts where they are until they are confirmed.
+func (d *database) claim(context.Context, string) (*cloudwatch.Claimed, time.Duration, error) {
 	if d.away {
-		return nil, false, errAway
+		return nil, 0, errAway
+	}
+	if d.taken {
+		return nil, 0, nil
 	}
 	attempts := d.attempts
-	d.attempts = nil
-	return attempts, !d.taken, nil
+	return &cloudwatch.Claimed{Attempts: attempts, Until: time.Now().Add(time.Minute), Confirm: func(context.Context) error {
+		d.attempts = d.attempts[len(attempts):]
+		return nil
+	}}, 0, nil
 }
 
 // published is a publisher with all that it talks to.

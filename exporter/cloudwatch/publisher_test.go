@@ -182,7 +182,7 @@ func TestBacklogIsBounded(t *testing.T) {
 		views[i] = freshness.View{Name: fmt.Sprintf("v%d", i), StalenessSeconds: &age}
 	}
 	for range 10 {
-		p.Add(nil, views, false)
+		p.Add(views, false)
 		p.clock.pass(time.Minute)
 	}
 	if got := p.counter(t, "backlog_datums"); got != most {
@@ -230,7 +230,7 @@ func TestOneReplicaPublishes(t *testing.T) {
 // TestReadOnly: who may read and not write publishes all the same.
 func TestReadOnly(t *testing.T) {
 	p := newPublisher(t, func(o *cloudwatch.Options) {
-		o.Claim = func(context.Context) ([]cloudwatch.Attempt, bool, error) { return nil, false, errAway }
+		o.Claim = func(context.Context, string) (*cloudwatch.Claimed, time.Duration, error) { return nil, 0, errAway }
 	})
 	p.minute(t)
 	beats := of(p.service.Taken(), cloudwatch.Heartbeat, "")
@@ -255,7 +255,8 @@ func TestLimits(t *testing.T) {
 		views = append(views, freshness.View{Name: fmt.Sprintf("\"ä%d%%\x01\"", i), StalenessSeconds: &age})
 	}
 	for range 20 {
-		p.Add(attempts, views, false)
+		p.Add(views, false)
+		p.AddRefreshed(attempts, nil)
 	}
 	p.Flush(t.Context())
 	total := 0.0
@@ -281,7 +282,8 @@ func TestLimits(t *testing.T) {
 func TestRefusedDatum(t *testing.T) {
 	p := newPublisher(t, nil)
 	future := p.clock.Now().Add(3 * time.Hour)
-	p.Add([]cloudwatch.Attempt{{View: "v", Outcome: "failed", FinishedAt: future}}, nil, false)
+	p.Add(nil, false)
+	p.AddRefreshed([]cloudwatch.Attempt{{View: "v", Outcome: "failed", FinishedAt: future}}, nil)
 	p.Flush(t.Context())
 	if taken := p.service.Taken(); len(taken) != 1 || taken[0].Metric != cloudwatch.Heartbeat || p.counter(t, "dropped_datums_total") != 1 {
 		t.Errorf("%v", taken)
@@ -301,5 +303,78 @@ func TestInvalidOptions(t *testing.T) {
 		if _, err := cloudwatch.New(o); err == nil || !strings.Contains(err.Error(), message) {
 			t.Errorf("%v, want %s", err, message)
 		}
+	}
+}
+
+// TestAttemptsThroughOutage: those of an outage are published once, when it is
+// over, at the times at which they ended.
+func TestAttemptsThroughOutage(t *testing.T) {
+	p := quick(t)
+	var want []time.Time
+	for i := range 30 {
+		if i == 5 {
+			p.service.Set(cloudwatchtest.Failing)
+		}
+		if i == 25 {
+			p.service.Set(cloudwatchtest.Taking)
+		}
+		p.db.attempts = append(p.db.attempts, cloudwatch.Attempt{View: "v", Outcome: "failed", FinishedAt: p.clock.Now()})
+		want = append(want, p.clock.Now().Truncate(time.Minute))
+		p.minute(t)
+	}
+	var got []time.Time
+	for _, d := range of(p.service.Taken(), cloudwatch.RefreshFailure, "v") {
+		for i, v := range d.Values {
+			for range int(v * d.Counts[i]) {
+				got = append(got, d.At)
+			}
+		}
+	}
+	slices.SortFunc(got, time.Time.Compare)
+	if !slices.EqualFunc(got, want, time.Time.Equal) {
+		t.Errorf("failures of %v, want %v", got, want)
+	}
+}
+
+// TestLateClaim: attempts that another may have claimed by now are not sent; how
+// the views were is.
+func TestLateClaim(t *testing.T) {
+	p := newPublisher(t, func(o *cloudwatch.Options) {
+		o.Claim = func(context.Context, string) (*cloudwatch.Claimed, time.Duration, error) {
+			return &cloudwatch.Claimed{
+				Attempts: []cloudwatch.Attempt{{View: "v", Outcome: "succeeded", FinishedAt: time.Now(), Duration: time.Second}}, Until: time.Now().Add(-time.Second),
+				Confirm: func(context.Context) error { t.Error("confirmed"); return nil },
+			}, 0, nil
+		}
+	})
+	p.minute(t)
+	p.minute(t)
+	taken := p.service.Taken()
+	if len(of(taken, cloudwatch.RefreshDuration, "v")) != 0 || len(of(taken, cloudwatch.Heartbeat, "")) == 0 {
+		t.Errorf("%v", taken)
+	}
+}
+
+func TestSetDimensions(t *testing.T) {
+	p := newPublisher(t, func(o *cloudwatch.Options) { o.Dimensions = map[string]string{"Database": "app"} })
+	if got := p.Destination(); got != "cloudwatch S3Scanner Database=app" {
+		t.Error(got)
+	}
+	p.minute(t)
+	if err := p.SetDimensions(map[string]string{"Database": "other", "Stage": "test"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetDimensions(map[string]string{"ViewName": "x"}); err == nil {
+		t.Error("ViewName is taken")
+	}
+	p.minute(t)
+	var got []string
+	for _, d := range p.service.Taken() {
+		if d.Metric == cloudwatch.Heartbeat {
+			got = append(got, d.Dimensions["Database"]+d.Dimensions["Stage"])
+		}
+	}
+	if !slices.Equal(got, []string{"app", "othertest"}) {
+		t.Errorf("%v", got)
 	}
 }

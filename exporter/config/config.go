@@ -28,6 +28,20 @@ type Config struct {
 	Routes   []Route
 	RealTime RealTime
 	Tokens   Tokens
+	// CloudWatch is checked by whoever publishes.
+	CloudWatch CloudWatch
+}
+
+// CloudWatch is what the file says of publishing to it.
+type CloudWatch struct {
+	Dimensions map[string]string // of every metric, beside ViewName
+
+	at place
+}
+
+// Errorf is an error of one of the keys of cloudwatch, with its file and line.
+func (c CloudWatch) Errorf(key, format string, args ...any) error {
+	return c.at.errorf(key, format, args...)
 }
 
 // RealTime is how rows are read live.
@@ -73,6 +87,9 @@ type file struct {
 	Auth struct {
 		BearerTokensFile string `yaml:"bearer_tokens_file"`
 	} `yaml:"auth"`
+	CloudWatch struct {
+		Dimensions map[string]string `yaml:"dimensions"`
+	} `yaml:"cloudwatch"`
 }
 
 // Load reads the configuration file called name, or the defaults if name is
@@ -90,7 +107,7 @@ func Load(name string, getenv func(string) string) (*Config, error) {
 			return nil, err
 		}
 	}
-	c := &Config{Public: written.Public}
+	c := &Config{Public: written.Public, CloudWatch: CloudWatch{written.CloudWatch.Dimensions, place{document, "cloudwatch"}}}
 	var problems []error
 	for i, r := range written.Routes {
 		route, err := newRoute(r.Path, r.View, place{document, fmt.Sprintf("routes[%d]", i)})

@@ -53,6 +53,7 @@ func TestLoadInvalid(t *testing.T) {
 		"real-time-url":  {`:2: real_time.url: is required here, or MATVIEW_REAL_TIME_URL in the environment`},
 		"tokens-missing": {`:2: auth.bearer_tokens_file: read the bearer tokens: open testdata/no-such-file: no such file or directory`},
 		"tokens":         {`:2: auth.bearer_tokens_file: testdata/tokens-invalid:3: not a bearer token: letters, digits and -._~+/ only`},
+		"dimensions":     {`:2: cloudwatch.dimensions[0]: sequence was used where mapping is expected`},
 		"tokens-none":    {`:2: auth.bearer_tokens_file: testdata/tokens-none holds no token`},
 	}
 	for name, want := range tests {
@@ -114,6 +115,9 @@ func TestExample(t *testing.T) {
 	if c.RealTime.StatementTimeout != 5*time.Second || c.RealTime.MaxConcurrent != 4 || c.RealTime.URL == "" {
 		t.Errorf("real time: %+v", c.RealTime)
 	}
+	if c.CloudWatch.Dimensions["Database"] != "app" {
+		t.Errorf("dimensions: %v", c.CloudWatch.Dimensions)
+	}
 	for token, want := range map[string]bool{"first-token": true, "second-token": true, "# old": false, "": false, "first-toke": false} {
 		if c.Tokens.Accept(token) != want {
 			t.Errorf("token %q accepted: %v", token, !want)
@@ -122,6 +126,7 @@ func TestExample(t *testing.T) {
 	for _, key := range []string{
 		"public", "routes[0].path", "routes[0].view", "routes[0].public",
 		"real_time.url", "real_time.statement_timeout", "real_time.max_concurrent", "auth.bearer_tokens_file",
+		"cloudwatch.dimensions.Database",
 	} {
 		if _, line, found := c.position(key); !found {
 			t.Errorf("the example has no %s (line %d)", key, line)

@@ -57,6 +57,9 @@ type Result struct {
 	Warning      string
 }
 
+// DurationMS is the duration as it was recorded, in whole milliseconds.
+func (r Result) DurationMS() int64 { return ceilMillis(r.Duration) }
+
 // Refresher refreshes views over one pool. Its pool needs a connection for each
 // refresh that runs at once and one more for the heartbeat.
 type Refresher struct {
@@ -92,7 +95,8 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 	if err == nil {
 		return result, nil
 	}
-	if cause := context.Cause(attempt.alive); errors.Is(cause, errBackendGone) {
+	// Whoever ended it with a cause knows better than the server why.
+	if cause := context.Cause(attempt.alive); cause != attempt.alive.Err() { //nolint:errorlint // the very one
 		err = cause
 	}
 	err = fmt.Errorf("refresh %s: %w", attempt.view, err)
