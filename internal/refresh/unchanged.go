@@ -3,11 +3,9 @@ package refresh
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -33,8 +31,17 @@ type Skipping struct {
 // pgstat.c, PostgreSQL 15 and later). A second more is for the clocks.
 const CommitLag = 61 * time.Second
 
-// minVersion of PostgreSQL that can skip.
-const minSkipVersion = 15
+// CheckSkipping says why no refresh can be skipped on this server, or nil.
+func CheckSkipping(ctx context.Context, db session) error {
+	var version int
+	if err := db.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&version); err != nil {
+		return err
+	}
+	if version < 150000 {
+		return fmt.Errorf("the server is PostgreSQL %d, and skip_unchanged needs 15 or later: before that a session that stays connected may keep its counts of changes to itself without a limit", version/10000)
+	}
+	return nil
+}
 
 //go:embed unchanged_reads.sql
 var readsSQL string
@@ -140,13 +147,11 @@ func (a *attempt) whyRefreshed(method string) string {
 // skip returns why the view must be refreshed, or "" if that was skipped.
 func (a *attempt) skip(ctx context.Context) (result Result, why string, err error) {
 	conn := a.conn.Conn()
-	if major, _, _ := strings.Cut(conn.PgConn().ParameterStatus("server_version"), "."); major != "" {
-		if n, err := strconv.Atoi(major); err == nil && n < minSkipVersion {
-			return Result{}, "", errors.New("that needs PostgreSQL 15 or later")
-		}
-	}
 	s, current, err := a.stand(ctx, conn)
 	if err != nil {
+		if reason := CheckSkipping(ctx, conn); reason != nil {
+			err = reason
+		}
 		return Result{}, "", err
 	}
 	if why = s.changed(current, a.request.Settings); why != "" {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
+	"github.com/matview/terraform-provider-matview/migrations"
 )
 
 // skipping is the request of a schedule that skips, with bounds that do not matter.
@@ -200,5 +201,18 @@ CREATE TABLE texts (s text, d date, ts timestamptz, f float8, hue color);`)
 			}
 			mustSkip(t, pool, "work.sure")
 		})
+	}
+}
+
+// installOn makes the tables of matview on a server of a test's own.
+func installOn(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	if err := migrations.Apply(t.Context(), conn.Conn(), "public"); err != nil {
+		t.Fatal(err)
 	}
 }
