@@ -134,6 +134,24 @@ func TestSkipNoticesChanges(t *testing.T) {
 	}
 }
 
+// A virtual column is computed when it is read, so that a new expression changes
+// no row and no file.
+func TestSkipNoticesVirtualColumns(t *testing.T) {
+	if postgrestest.Version(t) < 180000 {
+		t.Skip("virtual generated columns came with PostgreSQL 18")
+	}
+	db := installed(t)
+	pool := db.Pool(t)
+	w := writer{db.Connect(t)}
+	w.exec(t, `CREATE TABLE prices (net int, gross int GENERATED ALWAYS AS (net * 2) VIRTUAL); INSERT INTO prices VALUES (1);
+CREATE MATERIALIZED VIEW virtual AS SELECT gross FROM prices WITH NO DATA`)
+	mustNotSkip(t, pool, "virtual", "")
+	mustSkip(t, pool, "virtual")
+	w.exec(t, "ALTER TABLE prices ALTER COLUMN gross SET EXPRESSION AS (net * 3)")
+	mustNotSkip(t, pool, "virtual", "changed since: prices")
+	mustSkip(t, pool, "virtual")
+}
+
 func TestSkipDoubts(t *testing.T) {
 	needsSkipping(t)
 	db := installed(t)
