@@ -110,6 +110,9 @@ func (r *refreshing) attempt(view string, result refresh.Result, err error) clou
 		return cloudwatch.Attempt{View: view, Outcome: "failed", FinishedAt: time.Now()}
 	}
 	a := cloudwatch.Attempt{View: result.View, Outcome: "succeeded", FinishedAt: result.FinishedAt, Duration: result.Duration}
+	if result.Skipped {
+		a.Outcome = "skipped"
+	}
 	if before := r.before[result.View]; before.DataAsOf != nil {
 		age := result.FinishedAt.Sub(*before.DataAsOf).Seconds()
 		a.StalenessBefore = &age
