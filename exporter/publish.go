@@ -153,6 +153,9 @@ func (r *refreshing) attempted(view string, result refresh.Result, err error) cl
 		return cloudwatch.Attempt{View: view, Outcome: "failed", FinishedAt: time.Now()}
 	}
 	a := cloudwatch.Attempt{View: result.View, Outcome: "succeeded", FinishedAt: result.FinishedAt, Duration: time.Duration(result.DurationMS()) * time.Millisecond}
+	if result.Skipped {
+		a.Outcome = "skipped"
+	}
 	if before := r.before[result.View]; before.DataAsOf != nil {
 		age := result.FinishedAt.Sub(*before.DataAsOf).Seconds()
 		a.StalenessBefore = &age

@@ -159,6 +159,10 @@ func (r *refreshing) one(ctx context.Context, view string) (ok bool) {
 		fmt.Fprintf(r.stdout, "%s: taken by another exporter meanwhile\n", view)
 		return true
 	}
+	if result.Skipped {
+		fmt.Fprintf(r.stdout, "%s: skipped, %s\n", result.View, result.Reason)
+		return true
+	}
 	fmt.Fprintf(r.stdout, "%s: refreshed in %s, %s: %s\n", result.View, seconds(result.Duration.Seconds()), result.Method, result.Reason)
 	if result.Warning != "" {
 		fmt.Fprintf(r.stderr, "%s: warning: %s\n", result.View, result.Warning)
@@ -181,7 +185,8 @@ func (r *refreshing) attempt(ctx context.Context, view string) (result refresh.R
 	return result, claimed, err
 }
 
-// named refreshes as the view's schedule says, if it has one.
+// named refreshes as the view's schedule says, if it has one, but for
+// skip_unchanged: whoever asks for a refresh gets it.
 func (r *refreshing) named(ctx context.Context, view string) (refresh.Result, error) {
 	req := refresh.Request{View: view, Trigger: refresh.TriggerManual, LockTimeout: schedule.DefaultLockTimeout}
 	row, found, err := schedule.Of(ctx, r.pool, r.schema, view)

@@ -78,7 +78,9 @@ CREATE OR REPLACE VIEW materialized_view_freshness AS
     ),
     schedule AS MATERIALIZED (
         SELECT s.view_name, s.enabled, s.max_staleness,
-               2 * (coalesce(s.every, s.longest_gap, s.target_staleness) + coalesce(s.jitter, INTERVAL '0')) AS two_gaps,
+               2 * (coalesce(s.every, s.longest_gap, s.target_staleness) + coalesce(s.jitter, INTERVAL '0'))
+               -- A skipped refresh proves no more than what was committed 61 seconds before.
+               + CASE WHEN s.skip_unchanged THEN INTERVAL '61 seconds' ELSE INTERVAL '0' END AS two_gaps,
                v.view_oid
         FROM materialized_view_refresh_schedule AS s
         LEFT JOIN views AS v ON v.view_name = s.view_name

@@ -27,7 +27,7 @@ func (c claim) request() refresh.Request {
 	return refresh.Request{
 		View: c.view, Method: refresh.Method(c.row.Method), Trigger: refresh.TriggerSchedule, Attempt: c.attempt,
 		LockTimeout: c.row.LockTimeout, StatementTimeout: c.row.StatementTimeout, Settings: c.row.Settings,
-		TotalJobs: c.row.TotalJobs, TotalObjects: c.row.TotalObjects,
+		TotalJobs: c.row.TotalJobs, TotalObjects: c.row.TotalObjects, SkipUnchanged: skipping(c.row),
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 type Observer interface {
 	// Init is called with all scheduled views whenever they change.
 	Init(views []string)
-	// Observe is called once an attempt; outcome is "succeeded" or "failed".
+	// Observe is called once an attempt; outcome is "succeeded", "skipped" or "failed".
 	Observe(view, method, outcome string, duration time.Duration)
 }
 
@@ -199,6 +199,11 @@ func (s *Scheduler) refresh(ctx context.Context, c claim) {
 		}
 		log.Error("refresh failed", "method", c.row.Method, "duration", time.Since(began).Round(time.Millisecond), "err", postgres.Message(err))
 		s.backOff(ctx, c)
+		return
+	}
+	if result.Skipped {
+		s.Observer.Observe(c.view, c.row.Method, "skipped", result.Duration)
+		log.Info("skipped", "reason", result.Reason, "data_as_of", result.AsOf, "duration", result.Duration.Round(time.Millisecond))
 		return
 	}
 	s.Observer.Observe(c.view, string(result.Method), "succeeded", result.Duration)

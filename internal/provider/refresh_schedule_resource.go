@@ -46,6 +46,7 @@ type refreshScheduleModel struct {
 	LockTimeout      timetypes.GoDuration `tfsdk:"lock_timeout"`
 	StatementTimeout timetypes.GoDuration `tfsdk:"statement_timeout"`
 	MaxStaleness     timetypes.GoDuration `tfsdk:"max_staleness"`
+	SkipUnchanged    types.Bool           `tfsdk:"skip_unchanged"`
 	Settings         types.Map            `tfsdk:"settings"`
 	Totals           types.Object         `tfsdk:"totals"`
 	LogSchema        types.String         `tfsdk:"log_schema"`

@@ -30,6 +30,7 @@ func (m refreshScheduleModel) row(viewName string) schedule.Row {
 		LockTimeout:      durationOf(m.LockTimeout),
 		StatementTimeout: durationOf(m.StatementTimeout),
 		MaxStaleness:     durationOf(m.MaxStaleness),
+		SkipUnchanged:    m.SkipUnchanged.ValueBool(),
 		Settings:         settings,
 		TotalJobs:        m.total("jobs").ValueString(),
 		TotalObjects:     m.total("objects").ValueString(),
@@ -47,6 +48,7 @@ func (m *refreshScheduleModel) set(row schedule.Row) {
 	m.LockTimeout = durationValue(row.LockTimeout)
 	m.StatementTimeout = durationValue(row.StatementTimeout)
 	m.MaxStaleness = durationValue(row.MaxStaleness)
+	m.SkipUnchanged = types.BoolValue(row.SkipUnchanged)
 	if len(row.Settings) > 0 || !m.Settings.IsNull() {
 		elements := map[string]attr.Value{}
 		for name, value := range row.Settings {

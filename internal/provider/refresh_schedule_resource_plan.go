@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
@@ -57,6 +58,7 @@ func (r *refreshScheduleResource) checkPlan(ctx context.Context, plan refreshSch
 		return
 	}
 	plan.checkSettings(ctx, pool, state, diags)
+	plan.checkSkipping(ctx, pool, diags)
 	if diags.HasError() || plan.View.IsUnknown() || plan.LogSchema.IsUnknown() {
 		return
 	}
@@ -95,6 +97,7 @@ func (r *refreshScheduleResource) prepare(ctx context.Context, plan refreshSched
 			fmt.Sprintf("There is no materialized view %s in the database. Create it first; if a matview_view does, refer to it: view = matview_view.NAME.id.", view))
 	default:
 		plan.checkSettings(ctx, pool, state, diags)
+		plan.checkSkipping(ctx, pool, diags)
 		plan.checkTotals(ctx, pool, target, state, diags)
 	}
 	return target, pool
@@ -141,5 +144,32 @@ func (m refreshScheduleModel) checkSettings(ctx context.Context, pool *pgxpool.P
 		if err := schedule.CheckSetting(ctx, pool, name, value.ValueString()); err != nil {
 			diags.AddAttributeError(attribute, "Invalid setting", postgres.Message(err))
 		}
+	}
+}
+
+// checkSkipping refuses skip_unchanged where the server cannot tell, and warns
+// where the limit leaves no room for it.
+func (m refreshScheduleModel) checkSkipping(ctx context.Context, pool *pgxpool.Pool, diags *diag.Diagnostics) {
+	if !m.SkipUnchanged.ValueBool() {
+		return
+	}
+	attribute := path.Root("skip_unchanged")
+	err := refresh.CheckSkipping(ctx, pool)
+	if err != nil {
+		diags.AddAttributeError(attribute, "Unchanged views cannot be skipped on this server", postgres.Message(err))
+		return
+	}
+	if m.MaxStaleness.IsNull() || m.MaxStaleness.IsUnknown() || m.Every.IsUnknown() || m.Cron.IsUnknown() || m.Jitter.IsUnknown() {
+		return
+	}
+	row := m.row("")
+	parsed, err := schedule.Parse(row.Spec)
+	if err != nil {
+		return // the attribute's own error
+	}
+	if needed := parsed.LongestGap() + row.Jitter + refresh.CommitLag; row.MaxStaleness < needed {
+		diags.AddAttributeWarning(attribute, "No refresh will be skipped",
+			fmt.Sprintf("A skip proves no more than what was committed %s before, and the longest gap of the schedule may pass until the next run, so that max_staleness must be %s or more for a refresh to be skipped. It is %s.",
+				refresh.CommitLag, needed, row.MaxStaleness))
 	}
 }

@@ -96,11 +96,21 @@ func (r *refreshScheduleResource) Schema(_ context.Context, _ resource.SchemaReq
 				PlanModifiers:       []planmodifier.String{sameDuration()},
 			},
 			"max_staleness": schema.StringAttribute{
-				MarkdownDescription: "How old the data may be before the view counts as stale. Default: twice the longest gap between two runs, plus the usual duration of a refresh.",
+				MarkdownDescription: "How old the data may be before the view counts as stale. Default: twice the longest gap between two runs, plus the usual duration of a refresh, plus 61 seconds with `skip_unchanged`.",
 				Optional:            true,
 				CustomType:          timetypes.GoDurationType{},
 				Validators:          []validator.String{positiveDuration()},
 				PlanModifiers:       []planmodifier.String{sameDuration()},
+			},
+			"skip_unchanged": schema.BoolAttribute{
+				MarkdownDescription: "Skip a refresh where nothing that the view's query reads has changed since the last one. Needs PostgreSQL 15 or later. " +
+					"A skip moves `data_as_of` on to what it can prove: 61 seconds ago, or 61 seconds before the start of the longest statement or transaction that is open in the database. " +
+					"Refreshed it is all the same where that would leave it older than `max_staleness` before its next run, " +
+					"24 hours after the last refresh (ten gaps of the schedule, where that is longer), and wherever it cannot be told: if the query calls functions that are not immutable, or are written in SQL or PL/pgSQL, " +
+					"reads foreign or unlogged tables, system catalogs, sequences or tables with row security, if counters were reset, or if the exporter's role lacks `pg_read_all_stats`. The history's `reason` says which. Default: `false`.",
+				Optional: true,
+				Computed: true,
+				Default:  booldefault.StaticBool(false),
 			},
 			"settings": schema.MapAttribute{
 				MarkdownDescription: "Settings of PostgreSQL for the refresh alone, such as `{ work_mem = \"256MB\" }`. Only those that a plain role may set. Timeouts have arguments of their own. Default: none.",

@@ -28,6 +28,10 @@ type attempt struct {
 	// a broken network may not tell for minutes.
 	alive  context.Context //nolint:containedctx // it is the attempt's own
 	cancel context.CancelCauseFunc
+	// because and counted are of a request that would rather skip: why it does
+	// not, and what the view read just before.
+	because string
+	counted *counted
 }
 
 var errBackendGone = errors.New("the server has ended its session, or the connection to it is lost")

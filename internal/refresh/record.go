@@ -22,6 +22,7 @@ type outcome struct {
 	lockWait                time.Duration
 	totalJobs, totalObjects *int64
 	attemptedBy             string
+	counted                 *counted // nil: unknown, so that the next refresh is not skipped
 }
 
 // The state remembers the log row as the log has it: a table that was adopted
@@ -45,8 +46,8 @@ WITH logged AS (
     SELECT $1, $13, $6, 'succeeded', $14, $9, $2, $10, $11, nullif($7, ''), nullif($8, ''), $15 WHERE $12 = 0
 )
 INSERT INTO %[2]s AS s (view_name, last_attempt_at, last_outcome, data_as_of, view_oid, view_filenode, view_xmin,
-                        logged_refreshed_at, logged_duration_ms, size_bytes)
-SELECT $1, $14, 'succeeded', $9, $16, $17, $18, logged.last_refreshed_at, logged.refresh_duration_ms, $19
+                        logged_refreshed_at, logged_duration_ms, size_bytes, change_counters)
+SELECT $1, $14, 'succeeded', $9, $16, $17, $18, logged.last_refreshed_at, logged.refresh_duration_ms, $19, $20
 FROM (SELECT) AS one
 LEFT JOIN attempt ON true
 LEFT JOIN logged ON true
@@ -54,7 +55,7 @@ ON CONFLICT (view_name) DO UPDATE SET
     consecutive_failures = 0, last_attempt_at = EXCLUDED.last_attempt_at, last_outcome = EXCLUDED.last_outcome, last_error = NULL,
     data_as_of = EXCLUDED.data_as_of, view_oid = EXCLUDED.view_oid, view_filenode = EXCLUDED.view_filenode, view_xmin = EXCLUDED.view_xmin,
     logged_refreshed_at = EXCLUDED.logged_refreshed_at, logged_duration_ms = EXCLUDED.logged_duration_ms, size_bytes = EXCLUDED.size_bytes,
-    change_counters = NULL`
+    change_counters = EXCLUDED.change_counters`
 
 // record writes log, state and history, in the transaction that filled the view.
 func record(batch *pgx.Batch, schema, view string, done refreshed, o outcome) {
@@ -65,7 +66,7 @@ func record(batch *pgx.Batch, schema, view string, done refreshed, o outcome) {
 		postgres.QuoteIdent(schema, "materialized_view_refresh_history"))
 	batch.Queue(sql, view, done.finishedAt, min(duration, math.MaxInt32), o.totalJobs, o.totalObjects,
 		string(o.method), o.reason, o.warning, done.asOf, o.lockWait.Milliseconds(), duration, o.attempt,
-		o.trigger, done.startedAt, o.attemptedBy, done.oid, done.filenode, done.xmin, done.sizeBytes)
+		o.trigger, done.startedAt, o.attemptedBy, done.oid, done.filenode, done.xmin, done.sizeBytes, o.counted)
 }
 
 // ceilMillis rounds up: the log's readers take last_refreshed_at less the

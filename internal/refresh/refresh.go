@@ -38,6 +38,9 @@ type Request struct {
 	Settings map[string]string
 	// TotalJobs and TotalObjects are SQL expressions over the view; "" is none.
 	TotalJobs, TotalObjects string
+	// SkipUnchanged, unless nil, skips the refresh within these bounds where
+	// nothing that the view reads has changed.
+	SkipUnchanged *Skipping
 	// Attempt is the history row that a claim has made already; 0 makes one.
 	Attempt int64
 }
@@ -45,6 +48,7 @@ type Request struct {
 // Result is what a successful refresh recorded.
 type Result struct {
 	View       string // canonical
+	Skipped    bool   // nothing had changed: there is no Method
 	Method     Method // the one that was used
 	Reason     string // why that one
 	AsOf       *time.Time
@@ -67,12 +71,13 @@ type Refresher struct {
 	schema      string
 	attemptedBy string
 	beat        *heartbeat
+	commitLag   time.Duration
 }
 
 // New makes a refresher that records in the tables of schema. attemptedBy names
 // this process in the history.
 func New(pool *pgxpool.Pool, schema, attemptedBy string) *Refresher {
-	return &Refresher{pool: pool, schema: schema, attemptedBy: attemptedBy, beat: newHeartbeat(pool, schema)}
+	return &Refresher{pool: pool, schema: schema, attemptedBy: attemptedBy, beat: newHeartbeat(pool, schema), commitLag: CommitLag}
 }
 
 // recordTimeout bounds the recording of a failure, which must happen also when
@@ -91,6 +96,11 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 		return Result{}, fmt.Errorf("refresh %s: %w", req.View, err)
 	}
 	defer attempt.end()
+	if req.SkipUnchanged != nil {
+		if result, skipped := attempt.unchanged(attempt.alive); skipped {
+			return result, nil
+		}
+	}
 	result, err := attempt.run(attempt.alive)
 	if err == nil {
 		return result, nil
@@ -132,6 +142,7 @@ func (a *attempt) run(ctx context.Context) (result Result, err error) {
 	if result.Method, result.Reason, err = choose(a.request.Method, facts); err != nil {
 		return Result{}, err
 	}
+	result.Reason = a.whyRefreshed(result.Reason)
 	done, err := a.refresh(ctx, conn, facts, result.Method)
 	if err != nil {
 		return Result{}, err
@@ -141,7 +152,7 @@ func (a *attempt) run(ctx context.Context) (result Result, err error) {
 	batch := &pgx.Batch{}
 	record(batch, a.schema, a.view, done, outcome{
 		attempt: a.id, method: result.Method, reason: result.Reason, warning: result.Warning,
-		lockWait: result.LockWait, totalJobs: result.TotalJobs, totalObjects: result.TotalObjects,
+		lockWait: result.LockWait, totalJobs: result.TotalJobs, totalObjects: result.TotalObjects, counted: a.counted,
 	})
 	batch.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, batch).Close(); err != nil {
