@@ -28,6 +28,9 @@ type attempt struct {
 	// a broken network may not tell for minutes.
 	alive  context.Context //nolint:containedctx // it is the attempt's own
 	cancel context.CancelCauseFunc
+
+	blocked  sync.Mutex
+	blockers string // who last held a lock that it waited for
 }
 
 var errBackendGone = errors.New("the server has ended its session, or the connection to it is lost")
