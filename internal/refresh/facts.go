@@ -24,7 +24,10 @@ type facts struct {
 	ReadsViews  bool    // of any kind: only then can there be upstreams
 	Rows        float64 // when it was last analyzed; -1 or 0: never
 	Recent      recent
-	Clock       time.Time // the database's, when it read this
+	// Inserted and Deleted are what the session has counted of the view so far:
+	// of earlier transactions, too, until it has flushed that.
+	Inserted, Deleted int64
+	Clock             time.Time // the database's, when it read this
 }
 
 // recent is what the last refreshes of a view were like; nil where there was
@@ -54,7 +57,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, pg_get_userbyid(c.relowner)::tex
                JOIN pg_class AS up ON up.oid = d.refobjid AND up.relkind IN ('v', 'm')
                WHERE r.ev_class = c.oid AND up.oid <> c.oid),
        c.reltuples, h.blocking, h.swap, h.concurrently[1][1], h.concurrently[1][2], h.concurrently[1][3],
-       clock_timestamp()
+       coalesce(pg_stat_get_xact_tuples_inserted(c.oid), 0), coalesce(pg_stat_get_xact_tuples_deleted(c.oid), 0), clock_timestamp()
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace,
 LATERAL (SELECT (array_agg(duration_ms ORDER BY started_at DESC) FILTER (WHERE method IN ('blocking', 'create', 'recreate')))[1] AS blocking,
@@ -74,7 +77,7 @@ func scanFacts(row pgx.Row) (facts, error) {
 	var f facts
 	var blocking, swap, concurrently, inserted, deleted *int64
 	err := row.Scan(&f.OID, &f.Schema, &f.Relation, &f.Owner, &f.Populated, &f.UniqueIndex,
-		&f.MayRefresh, &f.ReadsViews, &f.Rows, &blocking, &swap, &concurrently, &inserted, &deleted, &f.Clock)
+		&f.MayRefresh, &f.ReadsViews, &f.Rows, &blocking, &swap, &concurrently, &inserted, &deleted, &f.Inserted, &f.Deleted, &f.Clock)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return facts{}, errors.New("there is no such materialized view")
 	}

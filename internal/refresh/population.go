@@ -75,7 +75,6 @@ func RecordPopulation(ctx context.Context, tx pgx.Tx, schema string, p Populatio
 		return false, fmt.Errorf("record the population of %s: %w", name, err)
 	}
 	done.asOf = oldest(p.StartedAt, p.asOf, after)
-	done.rowsInserted, done.rowsDeleted = nil, nil
 	batch := &pgx.Batch{}
 	record(batch, schema, view, done, outcome{
 		trigger: TriggerTerraform, method: Method(method), attemptedBy: "terraform", duration: done.finishedAt.Sub(done.startedAt),

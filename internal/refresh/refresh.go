@@ -238,7 +238,8 @@ type refreshed struct {
 	sizeBytes  int64
 	lockWait   time.Duration // since startedAt
 
-	rowsInserted, rowsDeleted *int64
+	counted                   struct{ inserted, deleted int64 }
+	rowsInserted, rowsDeleted *int64  // of a concurrent refresh
 	totals                    *totals // nil: not evaluated yet
 }
 
@@ -271,8 +272,9 @@ func (a *attempt) refresh(ctx context.Context, tx *pgx.Conn, f facts, method Met
 	if err := done.readBack(results.QueryRow()); err != nil {
 		return refreshed{}, err
 	}
-	if method != Concurrently {
-		done.rowsInserted, done.rowsDeleted = nil, nil
+	if method == Concurrently {
+		inserted, deleted := done.counted.inserted-f.Inserted, done.counted.deleted-f.Deleted
+		done.rowsInserted, done.rowsDeleted = &inserted, &deleted
 	}
 	if err := results.Close(); err != nil {
 		return refreshed{}, err
@@ -288,17 +290,17 @@ func (a *attempt) refresh(ctx context.Context, tx *pgx.Conn, f facts, method Met
 	return done, nil
 }
 
-// readBackSQL reads the finish time, the fingerprint, and what the transaction
-// has counted of the view, which is what a concurrent refresh did to it. The
+// readBackSQL reads the finish time, the fingerprint, and what the session has
+// counted of the view: grown by what a concurrent refresh did to it. The
 // transaction holds the view's lock by then, so that taking its size does not
 // wait.
 const readBackSQL = `
 SELECT clock_timestamp(), c.oid, c.relfilenode, c.xmin, pg_total_relation_size(c.oid),
-       pg_stat_get_xact_tuples_inserted(c.oid), pg_stat_get_xact_tuples_deleted(c.oid)
+       coalesce(pg_stat_get_xact_tuples_inserted(c.oid), 0), coalesce(pg_stat_get_xact_tuples_deleted(c.oid), 0)
 FROM pg_class AS c WHERE c.oid = $1`
 
 func (d *refreshed) readBack(row pgx.Row) error {
-	if err := row.Scan(&d.finishedAt, &d.oid, &d.filenode, &d.xmin, &d.sizeBytes, &d.rowsInserted, &d.rowsDeleted); err != nil {
+	if err := row.Scan(&d.finishedAt, &d.oid, &d.filenode, &d.xmin, &d.sizeBytes, &d.counted.inserted, &d.counted.deleted); err != nil {
 		return fmt.Errorf("read its state back: %w", err)
 	}
 	return nil

@@ -68,7 +68,6 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 	if err := done.readBack(tx.QueryRow(ctx, readBackSQL, twin)); err != nil {
 		return done, err
 	}
-	done.rowsInserted, done.rowsDeleted = nil, nil
 	done.asOf = &done.startedAt
 	if f.ReadsViews {
 		done.asOf = oldest(done.startedAt, before, after)
