@@ -32,7 +32,7 @@ func BenchmarkLarge(b *testing.B) {
 	b.Run("limit", l.limit)
 	b.Run("blocking", l.blocking)
 	for _, percent := range []int{0, 1, 50} {
-		b.Run(fmt.Sprintf("concurrently-%d%%", percent), func(b *testing.B) { l.concurrently(b, percent) })
+		b.Run(fmt.Sprintf("concurrently-%d%%", percent), func(b *testing.B) { l.changed(b, percent) })
 	}
 	b.Run("stall", l.stall)
 }
@@ -135,7 +135,8 @@ func (l *large) blocking(b *testing.B) {
 	}
 }
 
-func (l *large) concurrently(b *testing.B, percent int) {
+func (l *large) changed(b *testing.B, percent int) {
+	b.Helper()
 	for range b.N {
 		l.versus(b, fmt.Sprintf("swap-vs-concurrently-%d%%", percent), "REFRESH MATERIALIZED VIEW CONCURRENTLY progress", percent)
 	}

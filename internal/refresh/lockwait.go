@@ -35,8 +35,17 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // lockError says who held the lock that was not free.
-func (a *attempt) lockError(err error, tries int) error {
+func (a *attempt) lockError(ctx context.Context, err error, tries int) error {
 	if postgres.SQLState(err) != postgres.LockNotAvailable {
+		return err
+	}
+	var exchange *matview.ExchangeError
+	if errors.As(err, &exchange) {
+		// Who held it all the time holds it still.
+		var holders *string
+		if a.pool.QueryRow(ctx, holdersSQL, exchange.View.SQL()).Scan(&holders) == nil && holders != nil {
+			return fmt.Errorf("%w; one is held by %s", err, *holders)
+		}
 		return err
 	}
 	text := "a lock was not free within lock_timeout"
@@ -84,18 +93,25 @@ func (w *watch) stop() time.Duration {
 	return w.waited
 }
 
-// waitingSQL names the blockers, which costs the server more, if $2. Those of
-// other roles are told in full to members of pg_monitor only.
-const waitingSQL = `
+// namedSQL describes the backends of p (pid). Those of other roles are told in
+// full to members of pg_monitor only.
+const namedSQL = `
+SELECT string_agg(
+    CASE WHEN p.pid = 0 THEN 'a prepared transaction'
+         ELSE concat_ws(', ', format('process %%s (role %%s', p.pid, coalesce(s.usename, '?')), nullif(s.application_name, ''), s.state,
+                        'in a transaction since ' || date_trunc('second', s.xact_start)) || ')' END, ', ')
+FROM (SELECT DISTINCT pid FROM %s LIMIT 5) AS p
+LEFT JOIN pg_stat_activity AS s ON s.pid = p.pid`
+
+var (
+	// waitingSQL names the blockers, which costs the server more, if $2.
+	waitingSQL = `
 SELECT coalesce(b.wait_event_type = 'Lock', false),
-       CASE WHEN $2 AND b.wait_event_type = 'Lock' THEN (
-           SELECT string_agg(
-               CASE WHEN p.pid = 0 THEN 'a prepared transaction'
-                    ELSE concat_ws(', ', format('process %s (role %s', p.pid, coalesce(s.usename, '?')), nullif(s.application_name, ''), s.state,
-                                   'in a transaction since ' || date_trunc('second', s.xact_start)) || ')' END, ', ')
-           FROM (SELECT DISTINCT pid FROM unnest(pg_blocking_pids($1)) AS pid LIMIT 5) AS p
-           LEFT JOIN pg_stat_activity AS s ON s.pid = p.pid) END
+       CASE WHEN $2 AND b.wait_event_type = 'Lock' THEN (` + fmt.Sprintf(namedSQL, "unnest(pg_blocking_pids($1)) AS pid") + `) END
 FROM pg_stat_get_activity($1) AS b`
+	holdersSQL = fmt.Sprintf(namedSQL, `pg_locks WHERE granted AND pid IS NOT NULL AND relation = to_regclass($1)
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+)
 
 func (w *watch) look(a *attempt) {
 	start, pid := time.Now(), a.conn.Conn().PgConn().PID()

@@ -62,6 +62,7 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 	if s.Patience == 0 {
 		s.Patience = defaultPatience
 	}
+	defer a.watch().stop() // of what it reads first, for who is in the way
 	if err := s.Run(ctx, tx); err != nil {
 		return done, refreshError(err, Swap, f)
 	}

@@ -2,6 +2,7 @@ package refresh_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -289,6 +290,9 @@ func TestAutoUnderLongReader(t *testing.T) {
 	if result.Method != refresh.Concurrently || !strings.HasPrefix(result.Reason, "instead of swap (the last concurrent refresh changed 67% of 3 rows and took 9.7 s), since swap: exchange job_progress for its successor: others held locks") {
 		t.Errorf("%s: %s", result.Method, result.Reason)
 	}
+	if want := fmt.Sprintf("one is held by process %d (role postgres, idle in transaction, in a transaction since", reader.PgConn().PID()); !strings.Contains(result.Reason, want) {
+		t.Errorf("%s does not say %s", result.Reason, want)
+	}
 	if result.LockWait < 20*time.Millisecond { // four attempts and the pauses between them
 		t.Errorf("it waited for a lock for %s only", result.LockWait)
 	}
@@ -296,5 +300,61 @@ func TestAutoUnderLongReader(t *testing.T) {
 	_, err := refresh.New(pool, "public", "test").Refresh(t.Context(), req)
 	if postgres.SQLState(err) != postgres.LockNotAvailable {
 		t.Errorf("err = %v", err)
+	}
+}
+
+// While the twin is filled and indexed, the view is anybody's.
+func TestSwapHoldsNothingWhileItBuilds(t *testing.T) {
+	db := installed(t)
+	db.Exec(t, jobs+dependents+"CREATE STATISTICS st ON job_id, n FROM job_progress")
+	pool := db.Pool(t)
+	mustRefresh(t, pool, manual("job_progress", refresh.Auto))
+	holder := db.Connect(t)
+	if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(1)"); err != nil {
+		t.Fatal(err)
+	}
+	req := manual("job_progress", refresh.Swap)
+	req.TotalJobs = "count(*) + count(pg_advisory_xact_lock(1)::text) * 0" // the twin has been filled by then
+	done := make(chan refresh.Result, 1)
+	go func() {
+		result, err := refresh.New(pool, "public", "test").Refresh(context.WithoutCancel(t.Context()), req)
+		if err != nil {
+			t.Error(err)
+		}
+		done <- result
+	}()
+	waitFor(t, pool, stopped)
+	if held := scan[int](t, pool, `SELECT count(*) FROM pg_locks AS l JOIN pg_locks AS w USING (pid)
+WHERE w.locktype = 'advisory' AND NOT w.granted AND l.relation IN ('job_progress'::regclass, 'over'::regclass, 'over_over'::regclass)`); held != 0 {
+		t.Errorf("it holds %d locks on the view and those over it", held)
+	}
+	db.Exec(t, "INSERT INTO jobs VALUES ('new', 4); REFRESH MATERIALIZED VIEW job_progress")
+	if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_unlock(1)"); err != nil {
+		t.Fatal(err)
+	}
+	result := <-done
+	// The data is older than what was put in meanwhile, and so is its as-of.
+	v := fresh(t, pool, "job_progress")
+	if v.StaleReason != nil || !v.DataAsOf.Equal(*result.AsOf) || *result.TotalJobs != 3 || scan[int](t, pool, "SELECT count(*) FROM over") != 3 {
+		t.Errorf("%+v of %+v", v, result)
+	}
+}
+
+// What a swap reads of a view waits for somebody's blocking refresh of it, but
+// not for long.
+func TestSwapDuringRefreshByHand(t *testing.T) {
+	db := installed(t)
+	db.Exec(t, jobs)
+	pool := db.Pool(t)
+	mustRefresh(t, pool, manual("job_progress", refresh.Auto))
+	other := db.Connect(t)
+	if _, err := other.Exec(t.Context(), "BEGIN; REFRESH MATERIALIZED VIEW job_progress"); err != nil {
+		t.Fatal(err)
+	}
+	req := manual("job_progress", refresh.Swap)
+	req.LockTimeout = 200 * time.Millisecond
+	_, err := refresh.New(pool, "public", "test").Refresh(t.Context(), req)
+	if want := fmt.Sprintf("in none of 3 tries; it was held by process %d (role postgres, idle in transaction,", other.PgConn().PID()); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("err = %v, want %s", err, want)
 	}
 }
