@@ -80,7 +80,7 @@ func (r *Refresher) begin(ctx context.Context, req Request) (*attempt, error) {
 		if errors.Is(err, pgx.ErrNoRows) { // frozen between the claim and now
 			return nil, ErrTakenOver
 		}
-		return nil, fmt.Errorf("record the attempt: %w", err)
+		return nil, recordError(err)
 	}
 	a.alive, a.cancel = context.WithCancelCause(ctx)
 	r.beat.add(a.id, a.cancel)
