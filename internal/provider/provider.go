@@ -264,5 +264,6 @@ func (p *matviewProvider) Resources(context.Context) []func() resource.Resource 
 func (p *matviewProvider) DataSources(context.Context) []func() datasource.DataSource {
 	return []func() datasource.DataSource{
 		NewFreshnessDataSource,
+		NewViewsDataSource,
 	}
 }
