@@ -359,3 +359,23 @@ func TestSwapDuringRefreshByHand(t *testing.T) {
 		t.Errorf("err = %v, want %s", err, want)
 	}
 }
+
+// How much changes is measured again now and then: a swap does not tell.
+func TestAutoMeasuresAgain(t *testing.T) {
+	db := installed(t)
+	db.Exec(t, jobs)
+	pool := db.Pool(t)
+	mustRefresh(t, pool, manual("job_progress", refresh.Auto))
+	db.Exec(t, `DELETE FROM materialized_view_refresh_history; ANALYZE job_progress;
+INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, method, duration_ms, rows_inserted, rows_deleted) VALUES ('job_progress', 'schedule', 'succeeded', 'concurrently', 9700, 1, 1);
+INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, method, duration_ms, started_at)
+SELECT 'job_progress', 'schedule', 'succeeded', 'swap', 2000, clock_timestamp() FROM generate_series(1, 19);
+INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome) VALUES ('job_progress', 'schedule', 'failed');
+INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, method, duration_ms) VALUES ('job_progress', 'external', 'succeeded', 'blocking', 1), ('other', 'schedule', 'succeeded', 'blocking', 1)`)
+	for i, want := range []refresh.Method{refresh.Swap, refresh.Concurrently} {
+		if result := mustRefresh(t, pool, manual("job_progress", refresh.Auto)); result.Method != want {
+			t.Errorf("refresh %d: %s: %s", 20+i, result.Method, result.Reason)
+		}
+		db.Exec(t, "UPDATE materialized_view_refresh_history SET duration_ms = 2000 WHERE method = 'swap'")
+	}
+}
