@@ -30,7 +30,7 @@ func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) 
 	c := cli.Command("refresh", "Refresh views now, in the order of their dependencies, and record it. Exits with 1 if any failed.")
 	c.Flag("all", "Refresh every materialized view of the database.").BoolVar(&f.all)
 	c.Flag("due", "Refresh the scheduled views that are due.").BoolVar(&f.due)
-	c.Flag("method", "auto, blocking or concurrently; by default what the view's schedule says, else auto.").EnumVar(&f.method, "auto", "blocking", "concurrently")
+	c.Flag("method", "auto, blocking, concurrently or swap; by default what the view's schedule says, else auto.").EnumVar(&f.method, refresh.Methods...)
 	f.publish.add(c)
 	c.Arg("view", "Views to refresh.").StringsVar(&f.views)
 	commands[c.FullCommand()] = func(ctx context.Context) int { return a.refresh(ctx, f) }

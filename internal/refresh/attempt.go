@@ -32,6 +32,9 @@ type attempt struct {
 	// not, and what the view read just before.
 	because string
 	counted *counted
+
+	blocked  sync.Mutex
+	blockers string // who last held a lock that it waited for
 }
 
 var errBackendGone = errors.New("the server has ended its session, or the connection to it is lost")
@@ -81,7 +84,7 @@ func (r *Refresher) begin(ctx context.Context, req Request) (*attempt, error) {
 		if errors.Is(err, pgx.ErrNoRows) { // frozen between the claim and now
 			return nil, ErrTakenOver
 		}
-		return nil, fmt.Errorf("record the attempt: %w", err)
+		return nil, recordError(err)
 	}
 	a.alive, a.cancel = context.WithCancelCause(ctx)
 	r.beat.add(a.id, a.cancel)

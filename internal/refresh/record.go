@@ -19,7 +19,7 @@ type outcome struct {
 	trigger                 string
 	method                  Method
 	reason, warning         string
-	lockWait                time.Duration
+	lockWait, duration      time.Duration
 	totalJobs, totalObjects *int64
 	attemptedBy             string
 	counted                 *counted // nil: unknown, so that the next refresh is not skipped
@@ -38,7 +38,7 @@ WITH logged AS (
     RETURNING last_refreshed_at, refresh_duration_ms
 ), attempt AS (
     UPDATE %[3]s SET outcome = 'succeeded', method = $6, reason = nullif($7, ''), warning = nullif($8, ''),
-        data_as_of = $9, finished_at = $2, lock_wait_ms = $10, duration_ms = $11
+        data_as_of = $9, finished_at = $2, lock_wait_ms = $10, duration_ms = $11, rows_inserted = $20, rows_deleted = $21
     WHERE id = $12
     RETURNING id
 ), unannounced AS (
@@ -47,7 +47,7 @@ WITH logged AS (
 )
 INSERT INTO %[2]s AS s (view_name, last_attempt_at, last_outcome, data_as_of, view_oid, view_filenode, view_xmin,
                         logged_refreshed_at, logged_duration_ms, size_bytes, change_counters)
-SELECT $1, $14, 'succeeded', $9, $16, $17, $18, logged.last_refreshed_at, logged.refresh_duration_ms, $19, $20
+SELECT $1, $14, 'succeeded', $9, $16, $17, $18, logged.last_refreshed_at, logged.refresh_duration_ms, $19, $22
 FROM (SELECT) AS one
 LEFT JOIN attempt ON true
 LEFT JOIN logged ON true
@@ -58,6 +58,8 @@ ON CONFLICT (view_name) DO UPDATE SET
     change_counters = EXCLUDED.change_counters`
 
 // record writes log, state and history, in the transaction that filled the view.
+// The log's duration includes the wait for a lock, as its readers take what it
+// leaves of last_refreshed_at for the as-of.
 func record(batch *pgx.Batch, schema, view string, done refreshed, o outcome) {
 	duration := ceilMillis(done.finishedAt.Sub(done.startedAt))
 	sql := fmt.Sprintf(recordSQL,
@@ -65,8 +67,9 @@ func record(batch *pgx.Batch, schema, view string, done refreshed, o outcome) {
 		postgres.QuoteIdent(schema, "materialized_view_refresh_state"),
 		postgres.QuoteIdent(schema, "materialized_view_refresh_history"))
 	batch.Queue(sql, view, done.finishedAt, min(duration, math.MaxInt32), o.totalJobs, o.totalObjects,
-		string(o.method), o.reason, o.warning, done.asOf, o.lockWait.Milliseconds(), duration, o.attempt,
-		o.trigger, done.startedAt, o.attemptedBy, done.oid, done.filenode, done.xmin, done.sizeBytes, o.counted)
+		string(o.method), o.reason, o.warning, done.asOf, o.lockWait.Milliseconds(), ceilMillis(o.duration), o.attempt,
+		o.trigger, done.startedAt, o.attemptedBy, done.oid, done.filenode, done.xmin, done.sizeBytes,
+		done.rowsInserted, done.rowsDeleted, o.counted)
 }
 
 // ceilMillis rounds up: the log's readers take last_refreshed_at less the
@@ -104,7 +107,7 @@ var ErrTakenOver = errors.New("the attempt was recorded otherwise meanwhile")
 // recordFailure records in a transaction of its own, on any connection.
 func (r *Refresher) recordFailure(ctx context.Context, a *attempt, cause error) error {
 	sql := fmt.Sprintf(failedSQL, postgres.QuoteIdent(r.schema, "materialized_view_refresh_state"), r.history())
-	tag, err := r.pool.Exec(ctx, sql, a.id, postgres.Message(cause), postgres.SQLState(cause))
+	tag, err := r.pool.Exec(ctx, sql, a.id, postgres.Message(cause), sqlState(cause))
 	if err != nil {
 		return fmt.Errorf("the failure could not be recorded: %w", err)
 	}
