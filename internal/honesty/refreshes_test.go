@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
@@ -42,6 +43,9 @@ func refreshInHaste(ctx context.Context, w *world, e *event) error {
 	req.LockTimeout = time.Millisecond + e.upTo(30*time.Millisecond)
 	req.StatementTimeout = time.Millisecond + e.upTo(50*time.Millisecond)
 	_, err := oneOf(e, w.ours...).Refresh(ctx, req)
+	if state := postgres.SQLState(err); state == postgres.LockNotAvailable || state == postgres.QueryCanceled {
+		return nil // as was meant
+	}
 	return err
 }
 

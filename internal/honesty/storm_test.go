@@ -137,30 +137,28 @@ func (j *journal) add(e entry) {
 	j.entries = append(j.entries, e)
 }
 
-// succeeded counts the events of each kind that did what they were to do.
-func (j *journal) succeeded() (by map[string]int, all int) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	by = map[string]int{}
-	for _, e := range j.entries {
-		if e.err == nil {
-			by[e.event.kind.name]++
-			all++
-		}
-	}
-	return by, all
+// counts is how often a kind was tried, how often it did what it was to do, and
+// an example of why it did not.
+type counts struct {
+	tried, succeeded int
+	failure          error
 }
 
-// failures gives an example of why events of a kind failed.
-func (j *journal) failures(kind string) string {
+func (j *journal) counts() map[string]counts {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	by := map[string]counts{}
 	for _, e := range j.entries {
-		if e.event.kind.name == kind && e.err != nil {
-			return e.err.Error()
+		c := by[e.event.kind.name]
+		c.tried++
+		if e.err == nil {
+			c.succeeded++
+		} else if c.failure == nil {
+			c.failure = e.err
 		}
+		by[e.event.kind.name] = c
 	}
-	return "there was none"
+	return by
 }
 
 // latest is what happened at the end, for whoever looks into a lie.
