@@ -79,6 +79,7 @@ func (s Swap) finish(ctx context.Context, tx pgx.Tx, t twin) error {
 func (s Swap) exchange(ctx context.Context, tx pgx.Tx, t twin, d dressed, deadline time.Time) error {
 	pause := minPause
 	for attempt := 1; ; attempt++ {
+		start := time.Now()
 		savepoint, err := tx.Begin(ctx)
 		if err != nil {
 			return err
@@ -95,6 +96,7 @@ func (s Swap) exchange(ctx context.Context, tx pgx.Tx, t twin, d dressed, deadli
 		// Not all at once, where several sessions wait for each other.
 		wait := pause/2 + rand.N(pause)
 		if time.Now().Add(wait).After(deadline) {
+			s.addWait(time.Since(start))
 			return &ExchangeError{View: s.View.Name, Patience: s.Patience, Attempts: attempt, Err: err}
 		}
 		select {
@@ -102,7 +104,14 @@ func (s Swap) exchange(ctx context.Context, tx pgx.Tx, t twin, d dressed, deadli
 			return ctx.Err()
 		case <-time.After(wait):
 		}
+		s.addWait(time.Since(start))
 		pause = min(2*pause, maxPause)
+	}
+}
+
+func (s Swap) addWait(d time.Duration) {
+	if s.Waited != nil {
+		*s.Waited += d
 	}
 }
 

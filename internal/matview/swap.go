@@ -41,6 +41,13 @@ type Swap struct {
 	// Started is called right before the statement that reads the data: the
 	// place to read the clock for an as-of.
 	Started func(ctx context.Context) error
+
+	// Filled is called when the twin has its data and nobody waits for anything
+	// yet: the place to read what depends on the data.
+	Filled func(ctx context.Context, twin Name, oid uint32) error
+
+	// Waited, if not nil, grows by the time spent waiting for others' locks.
+	Waited *time.Duration
 }
 
 // twin is the view that is being built.
@@ -82,6 +89,11 @@ func (s Swap) Run(ctx context.Context, tx pgx.Tx) error {
 	t, err := s.build(ctx, tx, definition.Definition)
 	if err != nil {
 		return err
+	}
+	if s.Filled != nil {
+		if err := s.Filled(ctx, t.Name, t.OID); err != nil {
+			return err
+		}
 	}
 	return s.finish(ctx, tx, t)
 }

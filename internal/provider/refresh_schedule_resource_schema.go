@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
@@ -60,11 +61,11 @@ func (r *refreshScheduleResource) Schema(_ context.Context, _ resource.SchemaReq
 				Validators:          []validator.String{timeZone()},
 			},
 			"method": schema.StringAttribute{
-				MarkdownDescription: "How to refresh: `blocking` (`REFRESH MATERIALIZED VIEW`, readers wait), `concurrently` (readers never wait; needs a unique index and a populated view) or `auto`, which picks what is possible and disturbs readers least. Default: `auto`.",
+				MarkdownDescription: "How to refresh: `blocking` (`REFRESH MATERIALIZED VIEW`, readers wait), `concurrently` (readers never wait; needs a unique index and a populated view; takes several times as long), `swap` (fills a twin of the view and exchanges the two, for which readers wait some milliseconds; needs `CREATE` on the schema, membership in the owners of the plain views over it, and nothing else that depends on it) or `auto`, which chooses by what the last refreshes took and changed, and says why in the history. Default: `auto`.",
 				Optional:            true,
 				Computed:            true,
 				Default:             stringdefault.StaticString("auto"),
-				Validators:          []validator.String{stringvalidator.OneOf("auto", "blocking", "concurrently")},
+				Validators:          []validator.String{stringvalidator.OneOf(refresh.Methods...)},
 			},
 			"enabled": schema.BoolAttribute{
 				MarkdownDescription: "Whether the schedule runs. A disabled one keeps its row, and the view still shows as stale when it grows old. Default: `true`.",

@@ -178,7 +178,7 @@ func TestAccRefreshScheduleRefuses(t *testing.T) {
 		"negative duration":       {view + `every = "-5m"`, `"-5m" must be at least 1s`},
 		"no lock timeout":         {view + every + `lock_timeout = "100us"`, `"100us" must be at least 1ms`},
 		"endless timeout":         {view + every + `statement_timeout = "10000h"`, `must be at most`},
-		"unknown method":          {view + every + `method = "swap"`, `value must be one of: ["auto" "blocking" "concurrently"]`},
+		"unknown method":          {view + every + `method = "sideways"`, `value must be one of: ["auto" "blocking" "concurrently" "swap"]`},
 		"unknown setting":         {view + every + `settings = { work_memory = "1MB" }`, `PostgreSQL has no setting "work_memory"`},
 		"setting of a superuser":  {view + every + `settings = { temp_file_limit = "1MB" }`, `a plain role, which refreshes views, may not set "temp_file_limit"`},
 		"value of a setting":      {view + every + `settings = { work_mem = "lots" }`, `invalid value for parameter "work_mem": "lots"`},

@@ -28,6 +28,9 @@ type attempt struct {
 	// a broken network may not tell for minutes.
 	alive  context.Context //nolint:containedctx // it is the attempt's own
 	cancel context.CancelCauseFunc
+
+	blocked  sync.Mutex
+	blockers string // who last held a lock that it waited for
 }
 
 var errBackendGone = errors.New("the server has ended its session, or the connection to it is lost")
@@ -77,7 +80,7 @@ func (r *Refresher) begin(ctx context.Context, req Request) (*attempt, error) {
 		if errors.Is(err, pgx.ErrNoRows) { // frozen between the claim and now
 			return nil, ErrTakenOver
 		}
-		return nil, fmt.Errorf("record the attempt: %w", err)
+		return nil, recordError(err)
 	}
 	a.alive, a.cancel = context.WithCancelCause(ctx)
 	r.beat.add(a.id, a.cancel)

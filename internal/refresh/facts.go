@@ -21,9 +21,25 @@ type facts struct {
 	Populated   bool
 	UniqueIndex bool // one that REFRESH CONCURRENTLY can use
 	MayRefresh  bool
-	ReadsViews  bool      // of any kind: only then can there be upstreams
-	Clock       time.Time // the database's, when it read this
+	ReadsViews  bool    // of any kind: only then can there be upstreams
+	Rows        float64 // when it was last analyzed; -1 or 0: never
+	Recent      recent
+	// Inserted and Deleted are what the session has counted of the view so far:
+	// of earlier transactions, too, until it has flushed that.
+	Inserted, Deleted int64
+	Clock             time.Time // the database's, when it read this
 }
+
+// recent is what the last refreshes of a view were like; nil where there was
+// none by that method among the last [recentRefreshes].
+type recent struct {
+	Blocking   *time.Duration // also the first population
+	Swap       *time.Duration
+	Concurrent *concurrent
+}
+
+// recentRefreshes is how far back a measurement counts.
+const recentRefreshes = 20
 
 func (f facts) name() matview.Name { return matview.Name{Schema: f.Schema, Relation: f.Relation} }
 
@@ -40,27 +56,47 @@ SELECT c.oid, n.nspname::text, c.relname::text, pg_get_userbyid(c.relowner)::tex
                JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
                JOIN pg_class AS up ON up.oid = d.refobjid AND up.relkind IN ('v', 'm')
                WHERE r.ev_class = c.oid AND up.oid <> c.oid),
-       clock_timestamp()
+       c.reltuples, h.blocking, h.swap, h.concurrently[1][1], h.concurrently[1][2], h.concurrently[1][3],
+       coalesce(pg_stat_get_xact_tuples_inserted(c.oid), 0), coalesce(pg_stat_get_xact_tuples_deleted(c.oid), 0), clock_timestamp()
 FROM pg_class AS c
-JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_namespace AS n ON n.oid = c.relnamespace,
+LATERAL (SELECT (array_agg(duration_ms ORDER BY started_at DESC) FILTER (WHERE method IN ('blocking', 'create', 'recreate')))[1] AS blocking,
+                (array_agg(duration_ms ORDER BY started_at DESC) FILTER (WHERE method = 'swap'))[1] AS swap,
+                (array_agg(ARRAY[duration_ms, rows_inserted, rows_deleted] ORDER BY started_at DESC)
+                     FILTER (WHERE method = 'concurrently' AND rows_inserted IS NOT NULL))[1:1] AS concurrently
+         FROM (SELECT * FROM %s WHERE view_name = $3 AND outcome = 'succeeded' AND trigger <> 'external'
+               ORDER BY started_at DESC LIMIT $4) AS past) AS h
 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'm'`
 
 // queueFacts reads catalogs only; the view itself is neither read nor locked.
 func (a *attempt) queueFacts(batch *pgx.Batch) {
-	batch.Queue(factsSQL, a.name.Schema, a.name.Relation)
+	batch.Queue(fmt.Sprintf(factsSQL, a.history()), a.name.Schema, a.name.Relation, a.view, recentRefreshes)
 }
 
 func scanFacts(row pgx.Row) (facts, error) {
 	var f facts
+	var blocking, swap, concurrently, inserted, deleted *int64
 	err := row.Scan(&f.OID, &f.Schema, &f.Relation, &f.Owner, &f.Populated, &f.UniqueIndex,
-		&f.MayRefresh, &f.ReadsViews, &f.Clock)
+		&f.MayRefresh, &f.ReadsViews, &f.Rows, &blocking, &swap, &concurrently, &inserted, &deleted, &f.Inserted, &f.Deleted, &f.Clock)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return facts{}, errors.New("there is no such materialized view")
 	}
 	if err != nil {
 		return facts{}, fmt.Errorf("look it up: %w", err)
 	}
+	f.Recent.Blocking, f.Recent.Swap = duration(blocking), duration(swap)
+	if took := duration(concurrently); took != nil && inserted != nil && deleted != nil {
+		f.Recent.Concurrent = &concurrent{Duration: *took, Inserted: *inserted, Deleted: *deleted}
+	}
 	return f, nil
+}
+
+func duration(ms *int64) *time.Duration {
+	if ms == nil {
+		return nil
+	}
+	d := time.Duration(*ms) * time.Millisecond
+	return &d
 }
 
 // session is a connection or a transaction on one.

@@ -76,7 +76,9 @@ func RecordPopulation(ctx context.Context, tx pgx.Tx, schema string, p Populatio
 	}
 	done.asOf = oldest(p.StartedAt, p.asOf, after)
 	batch := &pgx.Batch{}
-	record(batch, schema, view, done, outcome{trigger: TriggerTerraform, method: Method(method), attemptedBy: "terraform"})
+	record(batch, schema, view, done, outcome{
+		trigger: TriggerTerraform, method: Method(method), attemptedBy: "terraform", duration: done.finishedAt.Sub(done.startedAt),
+	})
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return false, fmt.Errorf("record the population of %s: %w", name, recordError(err))
 	}

@@ -19,7 +19,7 @@ type outcome struct {
 	trigger                 string
 	method                  Method
 	reason, warning         string
-	lockWait                time.Duration
+	lockWait, duration      time.Duration
 	totalJobs, totalObjects *int64
 	attemptedBy             string
 }
@@ -37,7 +37,7 @@ WITH logged AS (
     RETURNING last_refreshed_at, refresh_duration_ms
 ), attempt AS (
     UPDATE %[3]s SET outcome = 'succeeded', method = $6, reason = nullif($7, ''), warning = nullif($8, ''),
-        data_as_of = $9, finished_at = $2, lock_wait_ms = $10, duration_ms = $11
+        data_as_of = $9, finished_at = $2, lock_wait_ms = $10, duration_ms = $11, rows_inserted = $20, rows_deleted = $21
     WHERE id = $12
     RETURNING id
 ), unannounced AS (
@@ -57,6 +57,8 @@ ON CONFLICT (view_name) DO UPDATE SET
     change_counters = NULL`
 
 // record writes log, state and history, in the transaction that filled the view.
+// The log's duration includes the wait for a lock, as its readers take what it
+// leaves of last_refreshed_at for the as-of.
 func record(batch *pgx.Batch, schema, view string, done refreshed, o outcome) {
 	duration := ceilMillis(done.finishedAt.Sub(done.startedAt))
 	sql := fmt.Sprintf(recordSQL,
@@ -64,8 +66,9 @@ func record(batch *pgx.Batch, schema, view string, done refreshed, o outcome) {
 		postgres.QuoteIdent(schema, "materialized_view_refresh_state"),
 		postgres.QuoteIdent(schema, "materialized_view_refresh_history"))
 	batch.Queue(sql, view, done.finishedAt, min(duration, math.MaxInt32), o.totalJobs, o.totalObjects,
-		string(o.method), o.reason, o.warning, done.asOf, o.lockWait.Milliseconds(), duration, o.attempt,
-		o.trigger, done.startedAt, o.attemptedBy, done.oid, done.filenode, done.xmin, done.sizeBytes)
+		string(o.method), o.reason, o.warning, done.asOf, o.lockWait.Milliseconds(), ceilMillis(o.duration), o.attempt,
+		o.trigger, done.startedAt, o.attemptedBy, done.oid, done.filenode, done.xmin, done.sizeBytes,
+		done.rowsInserted, done.rowsDeleted)
 }
 
 // ceilMillis rounds up: the log's readers take last_refreshed_at less the

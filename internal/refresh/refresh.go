@@ -30,7 +30,8 @@ type Request struct {
 	View    string // any name that matview.ParseName reads; the canonical one is recorded
 	Method  Method // "" is [Auto]
 	Trigger string
-	// LockTimeout bounds each wait for a lock; 0 is none.
+	// LockTimeout bounds each wait for a lock, of which there are up to
+	// [lockTries]; 0 is none, and then there is one.
 	LockTimeout time.Duration
 	// StatementTimeout bounds the refresh statement; 0 leaves the server's.
 	StatementTimeout time.Duration
@@ -49,9 +50,14 @@ type Result struct {
 	Reason     string // why that one
 	AsOf       *time.Time
 	FinishedAt time.Time
-	LockWait   time.Duration
-	Duration   time.Duration
-	TotalJobs  *int64
+	// LockWait is the time spent waiting for others' locks, failed tries for them
+	// included; Duration is that of the refresh without it.
+	LockWait time.Duration
+	Duration time.Duration
+	// RowsInserted and RowsDeleted are how many rows a concurrent refresh wrote,
+	// a changed one counting in both; nil for the other methods, which write all.
+	RowsInserted, RowsDeleted *int64
+	TotalJobs                 *int64
 	// TotalObjects is null too where the expression failed; Warning says why.
 	TotalObjects *int64
 	Warning      string
@@ -106,11 +112,46 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 	return Result{}, err
 }
 
-// run is the transaction. Nothing in it reads or locks the view before the
+// run tries until the refresh is done: again where a lock was not free within
+// lock_timeout or a table was seen by halves, and by another method where a swap that nobody insisted on is
+// impossible. Each try is a transaction of its own, so that between two of them
+// nobody waits for us, and the as-of is that of the one that succeeded.
+func (a *attempt) run(ctx context.Context) (Result, error) {
+	var waited time.Duration
+	wanted := choice{method: a.request.Method}
+	for try := 1; ; {
+		start := time.Now()
+		result, chosen, err := a.try(ctx, wanted)
+		if err == nil {
+			result.LockWait += waited
+			return result, nil
+		}
+		switch {
+		case ctx.Err() != nil:
+			return Result{}, err
+		case chosen.instead != "" && isImpossible(err):
+			waited += result.LockWait
+			wanted = choice{method: chosen.instead, reason: fmt.Sprintf("instead of swap (%s), since %s", chosen.reason, postgres.Message(a.lockError(ctx, err, try)))}
+		case try < lockTries && a.request.LockTimeout > 0 && isLocked(err):
+			if err := pause(ctx, min(a.request.LockTimeout, maxPause)); err != nil {
+				return Result{}, err
+			}
+			waited += time.Since(start)
+			try++
+		case try < lockTries && isRewritten(err):
+			waited += time.Since(start)
+			try++
+		default:
+			return Result{}, a.lockError(ctx, err, try)
+		}
+	}
+}
+
+// try is the transaction. Nothing in it reads or locks the view before the
 // refresh statement: a session that holds any lock of the view jumps the queue
 // of those that wait for it, and an older snapshot in the queue would overwrite
-// ours afterwards.
-func (a *attempt) run(ctx context.Context) (result Result, err error) {
+// ours afterwards. The result of a failed one has no more than LockWait.
+func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen choice, err error) {
 	conn := a.conn.Conn()
 	defer func() {
 		if err != nil && !conn.IsClosed() {
@@ -120,137 +161,73 @@ func (a *attempt) run(ctx context.Context) (result Result, err error) {
 		}
 	}()
 	lockStart := time.Now()
-	facts, err := a.prepare(ctx, conn)
+	tx, facts, err := a.prepare(ctx, conn)
 	if err != nil {
-		return Result{}, err
+		return Result{}, choice{}, err
 	}
 	result = Result{View: a.view, LockWait: time.Since(lockStart)}
-	if result.Method, result.Reason, err = choose(a.request.Method, facts); err != nil {
-		return Result{}, err
+	if chosen, err = choose(wanted, facts); err != nil {
+		return Result{}, choice{}, err
 	}
-	done, err := a.refresh(ctx, conn, facts, result.Method)
+	result.Method, result.Reason = chosen.method, chosen.reason
+	var done refreshed
+	if chosen.method == Swap {
+		done, err = a.swap(ctx, tx, facts)
+	} else {
+		done, err = a.refresh(ctx, conn, facts, chosen.method)
+	}
+	result.LockWait += done.lockWait
 	if err != nil {
-		return Result{}, err
+		return Result{LockWait: result.LockWait}, chosen, err
 	}
-	result.AsOf, result.FinishedAt, result.Duration = done.asOf, done.finishedAt, done.finishedAt.Sub(done.startedAt)
-	result.TotalJobs, result.TotalObjects, result.Warning = a.totals(ctx, conn, facts)
+	result.AsOf, result.FinishedAt = done.asOf, done.finishedAt
+	result.Duration = done.finishedAt.Sub(done.startedAt) - done.lockWait
+	result.RowsInserted, result.RowsDeleted = done.rowsInserted, done.rowsDeleted
+	if done.totals == nil {
+		done.totals = a.totals(ctx, conn, facts)
+	}
+	result.TotalJobs, result.TotalObjects, result.Warning = done.totals.jobs, done.totals.objects, done.totals.warning
 	batch := &pgx.Batch{}
 	record(batch, a.schema, a.view, done, outcome{
 		attempt: a.id, method: result.Method, reason: result.Reason, warning: result.Warning,
-		lockWait: result.LockWait, totalJobs: result.TotalJobs, totalObjects: result.TotalObjects,
+		lockWait: result.LockWait, duration: result.Duration, totalJobs: result.TotalJobs, totalObjects: result.TotalObjects,
 	})
 	batch.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, batch).Close(); err != nil {
-		return Result{}, recordError(err)
+		return Result{}, chosen, recordError(err)
 	}
-	return result, nil
+	return result, chosen, nil
 }
 
 // prepare opens the transaction, takes the view's advisory lock, which is a
 // statement of its own as the snapshot of any later one must follow it, and
 // reads the catalog. One round trip.
-func (a *attempt) prepare(ctx context.Context, conn *pgx.Conn) (facts, error) {
+func (a *attempt) prepare(ctx context.Context, conn *pgx.Conn) (pgx.Tx, facts, error) {
 	batch := &pgx.Batch{}
 	// Explicitly: a default of REPEATABLE READ would put the snapshot before the lock.
-	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+	batch.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 	a.configure(batch)
 	matview.QueueLock(batch, a.view)
 	a.queueFacts(batch)
+	defer a.watch().stop()
 	results := conn.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }()
 	for _, step := range []string{"begin", "apply its settings", "wait for another refresh of it"} {
 		if _, err := results.Exec(); err != nil {
-			return facts{}, fmt.Errorf("%s: %w", step, err)
+			return nil, facts{}, fmt.Errorf("%s: %w", step, err)
 		}
 	}
 	f, err := scanFacts(results.QueryRow())
 	if err != nil {
-		return facts{}, err
+		return nil, facts{}, err
 	}
 	if err := results.Close(); err != nil {
-		return facts{}, err
+		return nil, facts{}, err
 	}
 	if !f.MayRefresh {
-		return facts{}, a.missingRight(ctx, conn, f)
+		return nil, facts{}, a.missingRight(ctx, conn, f)
 	}
-	return f, nil
-}
-
-// refreshed is what the database said about a view right after it was filled.
-type refreshed struct {
-	asOf       *time.Time // nil: unknown
-	startedAt  time.Time
-	finishedAt time.Time
-	oid        uint32
-	filenode   uint32
-	xmin       uint32
-	sizeBytes  int64
-}
-
-func (a *attempt) refresh(ctx context.Context, tx *pgx.Conn, f facts, method Method) (refreshed, error) {
-	// The clock was read before the statement: REFRESH takes its snapshot before
-	// it waits for its lock.
-	done := refreshed{startedAt: f.Clock}
-	var before map[uint32]upstream
-	if f.ReadsViews {
-		var err error
-		if before, err = upstreams(ctx, tx, a.schema, f.OID); err != nil {
-			return refreshed{}, err
-		}
-		// That may have taken a while, which is no part of the refresh.
-		if err := tx.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&done.startedAt); err != nil {
-			return refreshed{}, err
-		}
-	}
-	batch := &pgx.Batch{}
-	batch.Queue(tablesSQL, f.OID)
-	batch.Queue(method.statement(f.name()))
-	batch.Queue(readBackSQL, f.OID)
-	batch.Queue(tablesSQL, f.OID)
-	results := tx.SendBatch(ctx, batch)
-	defer func() { _ = results.Close() }()
-	tablesBefore, err := scanTables(results.Query())
-	if err != nil {
-		return refreshed{}, err
-	}
-	if _, err := results.Exec(); err != nil {
-		return refreshed{}, refreshError(err, method, f)
-	}
-	if err := done.readBack(results.QueryRow()); err != nil {
-		return refreshed{}, err
-	}
-	tablesAfter, err := scanTables(results.Query())
-	if err != nil {
-		return refreshed{}, err
-	}
-	if err := tablesBefore.unchanged(tablesAfter); err != nil {
-		return refreshed{}, fmt.Errorf("%s: %w", method, err)
-	}
-	if err := results.Close(); err != nil {
-		return refreshed{}, err
-	}
-	done.asOf = &done.startedAt
-	if f.ReadsViews {
-		after, err := upstreams(ctx, tx, a.schema, f.OID)
-		if err != nil {
-			return refreshed{}, err
-		}
-		done.asOf = oldest(done.startedAt, before, after)
-	}
-	return done, nil
-}
-
-// readBackSQL reads the finish time and the fingerprint. The transaction holds
-// the view's lock by then, so that taking its size does not wait.
-const readBackSQL = `
-SELECT clock_timestamp(), c.oid, c.relfilenode, c.xmin, pg_total_relation_size(c.oid)
-FROM pg_class AS c WHERE c.oid = $1`
-
-func (d *refreshed) readBack(row pgx.Row) error {
-	if err := row.Scan(&d.finishedAt, &d.oid, &d.filenode, &d.xmin, &d.sizeBytes); err != nil {
-		return fmt.Errorf("read its state back: %w", err)
-	}
-	return nil
+	return results.Tx(), f, nil
 }
 
 // idleTimeout ends a transaction whose client went silent between two
@@ -286,15 +263,4 @@ FROM (SELECT unnest($1::text[]) AS name, unnest($2::text[]) AS value
 
 func millis(d time.Duration) string {
 	return fmt.Sprintf("%dms", (d+time.Millisecond-1)/time.Millisecond)
-}
-
-// refreshError says what to do about the failures that have a known remedy.
-func refreshError(err error, method Method, f facts) error {
-	if postgres.SQLState(err) == postgres.LockNotAvailable {
-		return fmt.Errorf("%s: a lock on the view was not free within lock_timeout: %w", method, err)
-	}
-	if postgres.SQLState(err) == postgres.InsufficientRight {
-		return fmt.Errorf("%s, with the rights of its owner %s: %w", method, f.Owner, err)
-	}
-	return fmt.Errorf("%s: %w", method, err)
 }

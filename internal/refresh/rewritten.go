@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -67,6 +68,11 @@ type rewrittenError struct{ table matview.Name }
 
 func (e *rewrittenError) Error() string {
 	return fmt.Sprintf("%s was truncated or rewritten meanwhile, so that the refresh could not see all of it; the view keeps the data that it had", e.table)
+}
+
+func isRewritten(err error) bool {
+	var rewritten *rewrittenError
+	return errors.As(err, &rewritten)
 }
 
 // unchanged is an error if a table got another file while the view was filled.

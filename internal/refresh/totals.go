@@ -1,14 +1,24 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
+
+// totals are what the schedule's expressions gave; null with a warning where one
+// failed.
+type totals struct {
+	jobs, objects *int64
+	warning       string
+}
 
 // totals evaluates the schedule's expressions on the new data. One that fails is
 // null and a warning; the refresh stands.
@@ -17,40 +27,76 @@ import (
 // only, and whatever they did is rolled back. A function in one could take the
 // session's own role back, and from there any role that the login may act as,
 // so a login that may act as more than the owner does not run them at all.
-func (a *attempt) totals(ctx context.Context, tx *pgx.Conn, f facts) (jobs, objects *int64, warning string) {
+func (a *attempt) totals(ctx context.Context, tx *pgx.Conn, f facts) *totals {
+	t, _ := a.totalsFrom(ctx, tx, f, relation{sql: f.name().SQL()})
+	return t
+}
+
+// totalsOfTwin evaluates them on a twin under the name of the view. It is nil
+// where that would not do: an expression that reads the view by its name again,
+// in a subquery or through a view over it, would get the old data.
+func (a *attempt) totalsOfTwin(ctx context.Context, tx *pgx.Conn, f facts, twin matview.Name) *totals {
+	t, err := a.totalsFrom(ctx, tx, f, relation{sql: twin.SQL() + " AS " + postgres.QuoteIdent(f.Relation), not: f.OID})
+	switch state := postgres.SQLState(err); {
+	case errors.Is(err, errReadsOld), state == postgres.LockNotAvailable, // of the old view
+		state == postgres.UndefinedTable, state == postgres.UndefinedColumn: // with the view's schema in front
+		return nil
+	}
+	return t
+}
+
+// relation is what expressions are evaluated on.
+type relation struct {
+	sql string
+	not uint32 // the OID of one that they must not read, 0 if any will do
+}
+
+var errReadsOld = errors.New("it reads the view as it was before")
+
+// totalsFrom also returns the first error that became a warning.
+func (a *attempt) totalsFrom(ctx context.Context, tx *pgx.Conn, f facts, from relation) (t *totals, failure error) {
+	t = &totals{}
 	if a.request.TotalJobs == "" && a.request.TotalObjects == "" {
-		return nil, nil, ""
+		return t, nil
 	}
 	excess, err := excessRole(ctx, tx, f)
 	if err != nil {
-		return nil, nil, "totals not evaluated: " + postgres.Message(err)
+		t.warning = "totals not evaluated: " + postgres.Message(err)
+		return t, nil
 	}
 	if excess != "" {
-		return nil, nil, fmt.Sprintf("totals not evaluated: this login may act as %s, which the view's owner %s may not; refresh this view with a login that is a member of its owner only", excess, f.Owner)
+		t.warning = fmt.Sprintf("totals not evaluated: this login may act as %s, which the view's owner %s may not; refresh this view with a login that is a member of its owner only", excess, f.Owner)
+		return t, nil
 	}
 	// Both in one pass over the view; one by one only if that fails.
-	both, err := a.evaluate(ctx, tx, f, a.request.TotalJobs, a.request.TotalObjects)
+	both, err := a.evaluate(ctx, tx, f, from, a.request.TotalJobs, a.request.TotalObjects)
 	if err == nil && (both[0] == nil || *both[0] <= maxTotalJobs) {
-		return both[0], both[1], ""
+		t.jobs, t.objects = both[0], both[1]
+		return t, nil
+	}
+	if errors.Is(err, errReadsOld) {
+		return t, err
 	}
 	var warnings []string
 	one := func(name, expression string, limit int64) *int64 {
 		if expression == "" {
 			return nil
 		}
-		value, err := a.evaluate(ctx, tx, f, expression)
+		value, err := a.evaluate(ctx, tx, f, from, expression)
 		if err == nil && value[0] != nil && *value[0] > limit {
 			err = fmt.Errorf("%d does not fit the log's column", *value[0])
 		}
 		if err != nil {
+			failure = cmp.Or(failure, err)
 			warnings = append(warnings, fmt.Sprintf("%s is null: %s", name, postgres.Message(err)))
 			return nil
 		}
 		return value[0]
 	}
-	jobs = one("total_jobs", a.request.TotalJobs, maxTotalJobs)
-	objects = one("total_objects", a.request.TotalObjects, maxTotalObjects)
-	return jobs, objects, strings.Join(warnings, "; ")
+	t.jobs = one("total_jobs", a.request.TotalJobs, maxTotalJobs)
+	t.objects = one("total_objects", a.request.TotalObjects, maxTotalObjects)
+	t.warning = strings.Join(warnings, "; ")
+	return t, failure
 }
 
 // excessRole is a role that the login may act as and the view's owner may not;
@@ -77,7 +123,7 @@ const (
 )
 
 // evaluate runs the expressions in one query and rolls back all that it did.
-func (a *attempt) evaluate(ctx context.Context, tx *pgx.Conn, f facts, expressions ...string) (values []*int64, err error) {
+func (a *attempt) evaluate(ctx context.Context, tx *pgx.Conn, f facts, from relation, expressions ...string) (values []*int64, err error) {
 	if _, err := tx.Exec(ctx, "SAVEPOINT totals"); err != nil {
 		return nil, err
 	}
@@ -102,10 +148,19 @@ func (a *attempt) evaluate(ctx context.Context, tx *pgx.Conn, f facts, expressio
 	}
 	// count(*) makes an expression with a value for each row an error. By the
 	// extended protocol, which takes a single statement only.
-	sql := "SELECT " + strings.Join(columns, ", ") + ", count(*) FROM " + f.name().SQL()
+	sql := "SELECT " + strings.Join(columns, ", ") + ", count(*) FROM " + from.sql
 	targets = append(targets, new(int64))
 	if err := tx.QueryRow(ctx, sql, pgx.QueryExecModeExec).Scan(targets...); err != nil {
 		return nil, err
 	}
-	return values, nil
+	if from.not == 0 {
+		return values, nil
+	}
+	// Whatever a transaction has read it has locked, by whichever way.
+	var read bool
+	err = tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation' AND relation = $1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))", from.not).Scan(&read)
+	if err == nil && read {
+		err = errReadsOld
+	}
+	return values, err
 }
