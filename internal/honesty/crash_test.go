@@ -23,11 +23,11 @@ ALTER TABLE materialized_view_refresh_log DISABLE TRIGGER USER;`
 
 // record is all that is known of a view, with what it holds.
 const recordSQL = `
-SELECT concat_ws(' | ', (SELECT l FROM materialized_view_refresh_log AS l WHERE l.view_name = 'chain1'),
-    (SELECT row(data_as_of, view_oid, view_filenode, view_xmin, logged_refreshed_at) FROM materialized_view_refresh_state WHERE view_name = 'chain1'),
-    (SELECT row(data_as_of, stale_reason) FROM materialized_view_freshness WHERE view_name = 'chain1'),
-    (SELECT row(oid, relfilenode, xmin) FROM pg_class WHERE oid = 'chain1'::regclass),
-    (SELECT n FROM chain1))`
+SELECT concat_ws(' | ', (SELECT l FROM materialized_view_refresh_log AS l WHERE l.view_name = 'under_plain'),
+    (SELECT row(data_as_of, view_oid, view_filenode, view_xmin, logged_refreshed_at) FROM materialized_view_refresh_state WHERE view_name = 'under_plain'),
+    (SELECT row(data_as_of, stale_reason) FROM materialized_view_freshness WHERE view_name = 'under_plain'),
+    (SELECT row(oid, relfilenode, xmin) FROM pg_class WHERE oid = 'under_plain'::regclass),
+    (SELECT n FROM under_plain))`
 
 // A crash between REFRESH and the end of its COMMIT: neither data nor record
 // moved. After it the next refresh moves both.
@@ -50,12 +50,12 @@ func (w *world) crashBeforeCommit(t *testing.T, method refresh.Method, point str
 	t.Helper()
 	refreshNow := func() error {
 		_, err := w.ours[0].Refresh(t.Context(), refresh.Request{
-			View: "chain1", Method: method, Trigger: refresh.TriggerManual, LockTimeout: 10 * time.Second,
+			View: "under_plain", Method: method, Trigger: refresh.TriggerManual, LockTimeout: 10 * time.Second,
 		})
 		return err
 	}
-	if !scan[bool](t, w, "SELECT relispopulated FROM pg_class WHERE relname = 'chain1'") {
-		w.exec(t, w.ownerSocketURL(), "REFRESH MATERIALIZED VIEW chain1")
+	if !scan[bool](t, w, "SELECT relispopulated FROM pg_class WHERE relname = 'under_plain'") {
+		w.exec(t, w.ownerSocketURL(), "REFRESH MATERIALIZED VIEW under_plain")
 	}
 	if err := refreshNow(); err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func (w *world) crashBeforeCommit(t *testing.T, method refresh.Method, point str
 	if after := scan[string](t, w, recordSQL); after == before {
 		t.Errorf("nothing moved with the next refresh: %s", after)
 	}
-	if !scan[bool](t, w, "SELECT f.stale_reason IS NULL AND c.n = h.n FROM materialized_view_freshness AS f, chain1 AS c, heartbeat AS h WHERE f.view_name = 'chain1'") {
+	if !scan[bool](t, w, "SELECT f.stale_reason IS NULL AND c.n = h.n FROM materialized_view_freshness AS f, under_plain AS c, heartbeat AS h WHERE f.view_name = 'under_plain'") {
 		t.Error("the next refresh did not make it fresh")
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
 // fromEnv is a number from the environment.
@@ -87,6 +89,15 @@ func (w *world) measure(t *testing.T, s storm, events int, raged time.Duration) 
 		t.Logf("%4d of %4d × %s; a failure: %v", c.succeeded, c.tried, k.name, c.failure)
 		if c.succeeded == 0 && c.tried >= 10 {
 			t.Errorf("none of %d events %q succeeded", c.tried, k.name)
+		}
+	}
+	t.Log("refreshes: " + scan[string](t, w, `
+SELECT string_agg(format('%s %s by %s', n, outcome, who), ', ' ORDER BY who, outcome) FROM (
+    SELECT concat_ws(' ', trigger, method) AS who, outcome, count(*) AS n FROM materialized_view_refresh_history GROUP BY 1, 2) AS h`))
+	for _, method := range []refresh.Method{refresh.Blocking, refresh.Concurrently, refresh.Swap} {
+		n := scan[int](t, w, "SELECT count(*) FROM materialized_view_refresh_history WHERE outcome = 'succeeded' AND method = "+literal(string(method)))
+		if n < 10 && events >= 1000 {
+			t.Errorf("%d refreshes only were %s", n, method)
 		}
 	}
 	for _, v := range w.views {

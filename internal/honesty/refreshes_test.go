@@ -22,7 +22,7 @@ var refreshKinds = []kind{
 }
 
 // methods are all that there are.
-var methods = []refresh.Method{refresh.Auto, refresh.Blocking, refresh.Concurrently}
+var methods = []refresh.Method{refresh.Auto, refresh.Blocking, refresh.Concurrently, refresh.Swap}
 
 func (e *event) method() refresh.Method { return oneOf(e, methods...) }
 
@@ -120,7 +120,7 @@ func exporterRefreshFrozen(ctx context.Context, w *world, e *event) error {
 
 func scheduleChanged(ctx context.Context, w *world, e *event) error {
 	return w.session(ctx, e, func(s *session) error {
-		method := oneOf(e, "auto", "auto", "blocking", "concurrently")
+		method := oneOf(e, "auto", "auto", "blocking", "concurrently", "swap")
 		if e.view.unique == "" && method == "concurrently" {
 			method = "auto"
 		}

@@ -46,6 +46,7 @@ func views() []*view {
 		{name: "chain3", query: "SELECT id, n FROM chain2", every: "2 seconds", leaf: true},
 		{name: "over_plain", query: "SELECT id, n FROM heartbeat_plain", unique: "id", every: "1 second", leaf: true},
 		{name: "over_both", query: "SELECT id, n FROM chain2_plain", unique: "id", every: "2 seconds", leaf: true},
+		{name: "under_plain", query: "SELECT id, n FROM heartbeat", unique: "id", every: "1 second"},
 		{name: "partitions", query: "SELECT n % 4 AS part, max(n) AS n FROM ticks GROUP BY 1", unique: "part", every: "1 second", leaf: true},
 		{name: "two_bases", query: "SELECT id, least(n, (SELECT coalesce(max(t.n), 0) FROM ticks AS t)) AS n FROM heartbeat", every: "1 second", leaf: true},
 		{name: quoted, key: quoted, query: "SELECT id, n FROM public.heartbeat", unique: "id", every: "1 second", leaf: true},
@@ -167,10 +168,11 @@ func (w *world) setUp(t *testing.T) {
 	}
 	sql := basesSQL
 	for _, v := range w.views {
-		if v.name == "over_both" {
-			sql += "CREATE VIEW chain2_plain AS SELECT id, n FROM chain2;"
-		}
 		sql += v.createSQL("NO DATA")
+		switch v.name {
+		case "chain2", "under_plain":
+			sql += "CREATE VIEW " + v.name + "_plain AS SELECT id, n FROM " + v.name + ";"
+		}
 		if v.every != "" {
 			sql += fmt.Sprintf("INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES (%s, '%s');", literal(v.key), v.every)
 		}
