@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -151,8 +152,10 @@ func TestMigrateRefreshStatusCheck(t *testing.T) {
 	for _, w := range []want{
 		{[]string{"status"}, exitFailed, "", "not installed in schema public: run `matview-exporter migrate`"},
 		{[]string{"check"}, exitUnknown, "", "not installed"},
-		{[]string{"migrate"}, exitOK, "complete, at version 3", ""},
-		{[]string{"migrate"}, exitOK, "complete, at version 3", ""},
+		{[]string{"migrate"}, exitOK, fmt.Sprintf("complete, at version %d.\n", migrations.Version()), ""},
+		{[]string{"migrate", "--track-external-refreshes"}, exitOK, "Refreshes by others are recorded.", ""},
+		{[]string{"migrate"}, exitOK, "Refreshes by others are recorded.", ""},
+		{[]string{"migrate", "--no-track-external-refreshes"}, exitOK, fmt.Sprintf("complete, at version %d.\n", migrations.Version()), ""},
 		{[]string{"check"}, exitUnknown, "", "nothing to check"},
 		{[]string{"check", "no_such_view"}, exitUnknown, "", "there is no materialized view no_such_view"},
 		{[]string{"check", "above"}, exitStale, "above: STALE (never_refreshed), of unknown age", ""},

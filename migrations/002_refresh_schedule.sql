@@ -51,9 +51,6 @@ CREATE TABLE IF NOT EXISTS materialized_view_refresh_state (
     change_counters       JSONB
 ) WITH (fillfactor = 50);
 
-CREATE INDEX IF NOT EXISTS materialized_view_refresh_state_due
-    ON materialized_view_refresh_state (next_run_at);
-
 -- One row an attempt.
 CREATE TABLE IF NOT EXISTS materialized_view_refresh_history (
     id            BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -80,12 +77,24 @@ CREATE TABLE IF NOT EXISTS materialized_view_refresh_history (
     heartbeat_at  TIMESTAMP WITH TIME ZONE
 ) WITH (fillfactor = 80);
 
-CREATE INDEX IF NOT EXISTS materialized_view_refresh_history_view
-    ON materialized_view_refresh_history (view_name, started_at DESC);
-CREATE INDEX IF NOT EXISTS materialized_view_refresh_history_started
-    ON materialized_view_refresh_history (started_at);
-CREATE INDEX IF NOT EXISTS materialized_view_refresh_history_running
-    ON materialized_view_refresh_history (view_name) WHERE outcome = 'running';
+-- CREATE INDEX IF NOT EXISTS would lock the table also where the index exists, and
+-- so wait for whoever has refreshed a view and not committed yet.
+DO $$
+BEGIN
+    IF to_regclass('materialized_view_refresh_state_due') IS NULL THEN
+        CREATE INDEX materialized_view_refresh_state_due ON materialized_view_refresh_state (next_run_at);
+    END IF;
+    IF to_regclass('materialized_view_refresh_history_view') IS NULL THEN
+        CREATE INDEX materialized_view_refresh_history_view ON materialized_view_refresh_history (view_name, started_at DESC);
+    END IF;
+    IF to_regclass('materialized_view_refresh_history_started') IS NULL THEN
+        CREATE INDEX materialized_view_refresh_history_started ON materialized_view_refresh_history (started_at);
+    END IF;
+    IF to_regclass('materialized_view_refresh_history_running') IS NULL THEN
+        CREATE INDEX materialized_view_refresh_history_running ON materialized_view_refresh_history (view_name) WHERE outcome = 'running';
+    END IF;
+END
+$$;
 
 -- What holds for the whole installation: a single row.
 CREATE TABLE IF NOT EXISTS materialized_view_refresh_settings (

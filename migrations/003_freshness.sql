@@ -102,6 +102,14 @@ CREATE OR REPLACE VIEW materialized_view_freshness AS
         FROM schedule AS s
         LEFT JOIN renamed AS r ON r.view_name = s.view_name
     ),
+    -- A table that a subscription fills is about the views of another server.
+    replicated AS MATERIALIZED (
+        SELECT coalesce(bool_or(c.relname = 'materialized_view_refresh_log'), false) AS log,
+               coalesce(bool_or(c.relname = 'materialized_view_refresh_state'), false) AS state
+        FROM pg_subscription_rel AS r
+        JOIN pg_class AS c ON c.oid = r.srrelid
+        JOIN pg_class AS ours ON ours.oid = 'materialized_view_refresh_state'::regclass AND ours.relnamespace = c.relnamespace
+    ),
     running AS (
         SELECT DISTINCT view_name
         FROM materialized_view_refresh_history
@@ -138,12 +146,13 @@ CREATE OR REPLACE VIEW materialized_view_freshness AS
                         AND a.refresh_duration_ms IS NOT DISTINCT FROM st.logged_duration_ms, false) AS is_ours,
                coalesce(st.view_oid = a.view_oid, false) AS is_same_view,
                -- Nobody has touched the view since our last refresh.
-               coalesce(st.view_oid = a.view_oid AND st.view_filenode = a.filenode AND st.view_xmin = a.row_xmin, false) AS is_intact,
+               coalesce(st.view_oid = a.view_oid AND st.view_filenode = a.filenode AND st.view_xmin = a.row_xmin AND NOT replicated.state, false) AS is_intact,
                st.data_as_of AS recorded_as_of,
                r.view_name IS NOT NULL AS refresh_in_progress,
-               clock.now
+               clock.now, replicated.log AS is_replicated
         FROM asked AS a
         CROSS JOIN clock
+        CROSS JOIN replicated
         LEFT JOIN materialized_view_refresh_state AS st ON st.view_name = a.view_name
         LEFT JOIN running AS r ON r.view_name = a.view_name
     ),
@@ -155,7 +164,7 @@ CREATE OR REPLACE VIEW materialized_view_freshness AS
                    WHEN k.is_intact AND k.recorded_as_of > k.now THEN NULL
                    -- Nobody refreshed it since we did, whatever the log says.
                    WHEN k.is_intact THEN k.recorded_as_of
-                   WHEN k.is_ours THEN NULL
+                   WHEN k.is_ours OR k.is_replicated THEN NULL
                    -- A row by somebody else: as far as it can be believed.
                    WHEN k.refresh_duration_ms IS NULL OR k.refresh_duration_ms < 0 OR k.last_refreshed_at > k.now THEN NULL
                    WHEN EXISTS (SELECT FROM materialized_view_upstreams(k.view_oid)) THEN NULL

@@ -13,6 +13,8 @@ import (
 type Installation struct {
 	// HistoryRetention is how long attempts are kept, to the microsecond.
 	HistoryRetention time.Duration
+	// TrackExternal is whether refreshes by others are recorded; see [Track].
+	TrackExternal bool
 	Roles
 }
 
@@ -25,7 +27,7 @@ func Install(ctx context.Context, conn *pgx.Conn, schema string, want Installati
 		if err != nil {
 			return err
 		}
-		if err := apply(ctx, tx, schema); err != nil {
+		if err := apply(ctx, tx, schema, tracking{set: true, on: want.TrackExternal}); err != nil {
 			return err
 		}
 		if err := setRetention(ctx, tx, schema, want.HistoryRetention); err != nil {
@@ -96,6 +98,8 @@ var ours = []struct{ kind, name string }{
 	{"VIEW", "materialized_view_names"},
 	{"FUNCTION", logRowsFunction},
 	{"FUNCTION", upstreamsFunction},
+	{"FUNCTION", trackedFunction},
+	{"FUNCTION", recordExternalFunction},
 	{"TABLE", "materialized_view_refresh_schedule"},
 	{"FUNCTION", "materialized_view_refresh_schedule_changed()"},
 	{"TABLE", "materialized_view_refresh_state"},
@@ -115,6 +119,9 @@ func Uninstall(ctx context.Context, conn *pgx.Conn, schema string, roles Roles, 
 			return err
 		}
 		if err := Revoke(ctx, tx, schema, slices.Concat(roles.Writers, roles.Readers)); err != nil {
+			return err
+		}
+		if err := dropTriggers(ctx, tx, schema); err != nil {
 			return err
 		}
 		objects := ours

@@ -51,23 +51,27 @@ func (e *NewerError) Error() string {
 // Apply installs, upgrades or repairs the tables in schema, which it creates
 // where it is missing. It is one transaction: either all of it is there
 // afterwards, or nothing has changed. A log table that exists already is kept
-// with its rows; one that cannot be used gives an [IncompatibleLogError].
+// with its rows; one that cannot be used gives an [IncompatibleLogError]. Whether
+// refreshes by others are tracked stays as it is; see [Track].
 //
 // Two that run at once wait for each other. It takes ACCESS EXCLUSIVE on the
 // freshness view for a few milliseconds, and no lock on any materialized view.
 func Apply(ctx context.Context, conn *pgx.Conn, schema string) error {
-	return exclusively(ctx, conn, func(tx pgx.Tx) error { return apply(ctx, tx, schema) })
+	return exclusively(ctx, conn, func(tx pgx.Tx) error { return apply(ctx, tx, schema, tracking{}) })
 }
 
-func apply(ctx context.Context, tx pgx.Tx, schema string) error {
+func apply(ctx context.Context, tx pgx.Tx, schema string, track tracking) error {
 	if err := ensureSchema(ctx, tx, schema); err != nil {
 		return err
 	}
 	if err := checkLog(ctx, tx, schema); err != nil {
 		return err
 	}
-	err := applyFiles(ctx, tx, schema)
+	err := applyFiles(ctx, tx, schema, track)
 	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock not available
+		return fmt.Errorf("%w: a session that has read or written the tables of matview keeps its transaction open; end it (see pg_stat_activity) and try again", err)
+	}
 	if errors.As(err, &pgErr) && pgErr.Code == "42501" { // insufficient privilege
 		return fmt.Errorf("%w; do this as the owner of what is installed already, or as a role that may create tables there", err)
 	}
@@ -92,6 +96,10 @@ func exclusively(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) err
 }
 
 const maxAttempts = 5
+
+// lockTimeout bounds each wait for a lock: readers of the freshness view queue
+// behind that wait.
+const lockTimeout = "5s"
 
 // worthRetrying: the advisory lock keeps our own changes apart, but not those
 // of others, such as a GRANT on the same schema at the same moment.
@@ -153,7 +161,7 @@ func ensureSchema(ctx context.Context, tx pgx.Tx, schema string) error {
 	return nil
 }
 
-func applyFiles(ctx context.Context, tx pgx.Tx, schema string) error {
+func applyFiles(ctx context.Context, tx pgx.Tx, schema string, track tracking) error {
 	versionTable := pgx.Identifier{schema, VersionTable}.Sanitize()
 	// The transaction is ours: tern would commit after each file.
 	migrator, err := migrate.NewMigratorEx(ctx, tx.Conn(), versionTable, &migrate.MigratorOptions{DisableTx: true})
@@ -180,7 +188,7 @@ func applyFiles(ctx context.Context, tx pgx.Tx, schema string) error {
 	for _, m := range migrator.Migrations {
 		// tern resets all settings after each file.
 		m.UpSQL = "SET LOCAL search_path = " + pgx.Identifier{schema}.Sanitize() + ", pg_temp;\n" +
-			"SET LOCAL client_min_messages = warning;\n" + m.UpSQL
+			"SET LOCAL client_min_messages = warning;\nSET LOCAL lock_timeout = '" + lockTimeout + "';\n" + track.sql() + m.UpSQL
 	}
 	if err := migrator.Migrate(ctx); err != nil {
 		return fmt.Errorf("install the tables of matview in schema %q: %w", schema, err)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
@@ -36,7 +37,12 @@ WHERE outcome = 'running' AND coalesce(heartbeat_at, started_at) < clock_timesta
 	}
 	for _, d := range found {
 		s.endBackend(ctx, d)
-		if err := s.abandon(ctx, d); err != nil {
+		err := s.abandon(ctx, d)
+		if postgres.SQLState(err) == postgres.LockNotAvailable { // in a later round then
+			s.Logger.Debug("an abandoned attempt is not recorded yet: another session has not committed its refresh", "view", d.View)
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("record the abandoned attempt on %s: %w", d.View, err)
 		}
 	}
@@ -58,7 +64,10 @@ SELECT pg_terminate_backend(a.pid) FROM pg_stat_get_activity($1) AS a WHERE a.ba
 }
 
 func (s *Scheduler) abandon(ctx context.Context, d dead) error {
-	tag, err := s.Pool.Exec(ctx, `
+	batch := &pgx.Batch{} // one transaction
+	batch.Queue(impatience)
+	var recorded int64
+	batch.Queue(`
 WITH abandoned AS (
     UPDATE `+s.table("history")+`
     SET outcome = 'abandoned', finished_at = clock_timestamp(), error = $3
@@ -71,8 +80,12 @@ SELECT view_name, clock_timestamp(), started_at, 'abandoned', $3, 1 FROM abandon
 ON CONFLICT (view_name) DO UPDATE SET
     next_run_at = least(st.next_run_at, EXCLUDED.next_run_at), last_attempt_at = EXCLUDED.last_attempt_at,
     last_outcome = EXCLUDED.last_outcome, last_error = EXCLUDED.last_error, consecutive_failures = st.consecutive_failures + 1`,
-		d.ID, refresh.DeadAfter.Seconds(), d.reason())
-	if err == nil && tag.RowsAffected() > 0 {
+		d.ID, refresh.DeadAfter.Seconds(), d.reason()).Exec(func(tag pgconn.CommandTag) error {
+		recorded = tag.RowsAffected()
+		return nil
+	})
+	err := s.Pool.SendBatch(ctx, batch).Close()
+	if err == nil && recorded > 0 {
 		s.Logger.Warn("found an abandoned attempt", "view", d.View, "attempted_by", d.attemptedBy())
 	}
 	return err

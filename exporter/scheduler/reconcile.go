@@ -185,32 +185,47 @@ func firstRun(row schedule.Row, name string, view freshness.View, now time.Time)
 }
 
 // store writes the plans, each unless another exporter was first: its run may
-// have begun already.
+// have begun already. A view whose state is locked is left for the next round.
 func (s *Scheduler) store(ctx context.Context, changed []*planned) error {
-	batch := &pgx.Batch{}
 	for _, p := range changed {
-		var problem *string
-		if p.err != nil {
-			text := "schedule: " + p.err.Error()
-			problem = &text
+		err := s.storePlan(ctx, p)
+		if postgres.SQLState(err) == postgres.LockNotAvailable {
+			s.Logger.Debug("the next run is not stored yet: another session has not committed its refresh", "view", p.view)
+			continue
 		}
-		batch.Queue(`UPDATE `+s.table("state")+` SET schedule_name = NULL, next_run_at = NULL WHERE schedule_name = $1 AND view_name <> $2`,
-			p.row.ViewName, p.view)
-		batch.Queue(`
+		if err != nil {
+			return fmt.Errorf("store the next run of %s: %w", p.view, err)
+		}
+	}
+	return nil
+}
+
+// impatience bounds the wait for a row of ours that a session holds which has
+// refreshed its view and not committed yet: the event trigger records within
+// that transaction, which may be idle for hours.
+const impatience = `SELECT set_config('lock_timeout', '200ms', true)`
+
+func (s *Scheduler) storePlan(ctx context.Context, p *planned) error {
+	var problem *string
+	if p.err != nil {
+		text := "schedule: " + p.err.Error()
+		problem = &text
+	}
+	batch := &pgx.Batch{} // one transaction
+	batch.Queue(impatience)
+	batch.Queue(`UPDATE `+s.table("state")+` SET schedule_name = NULL, next_run_at = NULL WHERE schedule_name = $1 AND view_name <> $2`,
+		p.row.ViewName, p.view)
+	batch.Queue(`
 INSERT INTO `+s.table("state")+` AS st (view_name, schedule_name, scheduled_by, next_run_at, last_error) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (view_name) DO UPDATE SET schedule_name = EXCLUDED.schedule_name, scheduled_by = EXCLUDED.scheduled_by,
     next_run_at = EXCLUDED.next_run_at, last_error = coalesce(EXCLUDED.last_error, st.last_error)
 WHERE (st.schedule_name, st.scheduled_by) IS DISTINCT FROM (EXCLUDED.schedule_name, EXCLUDED.scheduled_by)`,
-			p.view, p.row.ViewName, p.spec, p.next, problem)
-		if gap := longestGap(p); gap > 0 {
-			batch.Queue(`UPDATE `+s.table("schedule")+` SET longest_gap = $2::bigint * interval '1 microsecond' WHERE view_name = $1 AND longest_gap IS NULL`,
-				p.row.ViewName, gap.Microseconds())
-		}
+		p.view, p.row.ViewName, p.spec, p.next, problem)
+	if gap := longestGap(p); gap > 0 {
+		batch.Queue(`UPDATE `+s.table("schedule")+` SET longest_gap = $2::bigint * interval '1 microsecond' WHERE view_name = $1 AND longest_gap IS NULL`,
+			p.row.ViewName, gap.Microseconds())
 	}
-	if err := s.Pool.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("store the next runs: %w", err)
-	}
-	return nil
+	return s.Pool.SendBatch(ctx, batch).Close()
 }
 
 // longestGap is 0 where it is known already, or not needed.

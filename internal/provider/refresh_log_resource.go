@@ -34,6 +34,7 @@ type refreshLogModel struct {
 	ID                 types.String         `tfsdk:"id"`
 	Schema             types.String         `tfsdk:"schema"`
 	HistoryRetention   timetypes.GoDuration `tfsdk:"history_retention"`
+	TrackExternal      types.Bool           `tfsdk:"track_external_refreshes"`
 	WriterRoles        types.Set            `tfsdk:"writer_roles"`
 	ReaderRoles        types.Set            `tfsdk:"reader_roles"`
 	DeletionProtection types.Bool           `tfsdk:"deletion_protection"`
@@ -196,7 +197,7 @@ func (r *refreshLogResource) install(ctx context.Context, plan refreshLogModel, 
 	}
 	err = r.client.withConn(ctx, func(conn *pgx.Conn) error {
 		adopted, err = migrations.Install(ctx, conn, plan.Schema.ValueString(),
-			migrations.Installation{HistoryRetention: retention, Roles: plan.roles()}, before)
+			migrations.Installation{HistoryRetention: retention, TrackExternal: plan.TrackExternal.ValueBool(), Roles: plan.roles()}, before)
 		return err
 	})
 	return adopted, err
@@ -224,6 +225,11 @@ func (m *refreshLogModel) refresh(ctx context.Context, db interface {
 		return err
 	}
 	m.HistoryRetention = timetypes.NewGoDurationValue(retention)
+	tracks, err := migrations.Tracking(ctx, db, schema)
+	if err != nil {
+		return err
+	}
+	m.TrackExternal = types.BoolValue(tracks)
 	equipped, err := migrations.Equipped(ctx, db, schema, m.roles())
 	if err != nil {
 		return err

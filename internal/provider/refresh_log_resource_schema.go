@@ -43,6 +43,16 @@ func (r *refreshLogResource) Schema(_ context.Context, _ resource.SchemaRequest,
 				Validators:          []validator.String{positiveDuration()},
 				PlanModifiers:       []planmodifier.String{sameDuration()},
 			},
+			"track_external_refreshes": schema.BoolAttribute{
+				MarkdownDescription: "Whether an event trigger records every `REFRESH MATERIALIZED VIEW` by anyone else (psql, pg_cron, a function), of any view in the database, in the transaction that refreshes. " +
+					"Without it such a view shows as `changed_outside`, and its age is unknown. Default: `false`. " +
+					"To turn it on or off takes a superuser; on Amazon RDS and Aurora, the master user or another member of `rds_superuser`. " +
+					"Before a major upgrade of RDS, and of any server where `pg_upgrade` or a restore runs without a superuser, set it to `false` and apply: event triggers have to be dropped there, and are part of a `pg_dump`. " +
+					"See the guide *Refreshes by others*.",
+				Optional: true,
+				Computed: true,
+				Default:  booldefault.StaticBool(false),
+			},
 			"writer_roles": schema.SetAttribute{
 				MarkdownDescription: "Roles that record refreshes, such as the login of the exporter: they may read all of these tables and write the log, the state and the history, but change no schedule. " +
 					"They must exist. Changed in place: a role that is taken out loses these privileges; a role that has lost one of them shows as a change.",

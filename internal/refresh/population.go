@@ -45,7 +45,9 @@ func BeginPopulation(ctx context.Context, tx pgx.Tx, schema string) (Population,
 			}
 		}
 	}
-	if err := tx.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&p.StartedAt); err != nil {
+	// The mark tells the event trigger for the refreshes of others that a REFRESH
+	// in this transaction is ours.
+	if err := tx.QueryRow(ctx, "SELECT clock_timestamp(), set_config('matview.own', txid_current()::text, true)").Scan(&p.StartedAt, nil); err != nil {
 		return p, err
 	}
 	return p, nil

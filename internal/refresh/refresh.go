@@ -252,12 +252,15 @@ func (a *attempt) configure(batch *pgx.Batch) {
 		names, values = append(names, name), append(values, value)
 	}
 	// client_connection_check_interval (14+) ends the backend of a killed client
-	// within a second, in the middle of its statement.
+	// within a second, in the middle of its statement. The mark keeps the event
+	// trigger for the refreshes of others from recording this one too.
 	batch.Queue(`
 SELECT set_config(s.name, s.value, true)
 FROM (SELECT unnest($1::text[]) AS name, unnest($2::text[]) AS value
       UNION ALL
-      SELECT 'client_connection_check_interval', '1s' WHERE current_setting('server_version_num')::int >= 140000) AS s`,
+      SELECT 'client_connection_check_interval', '1s' WHERE current_setting('server_version_num')::int >= 140000
+      UNION ALL
+      SELECT 'matview.own', txid_current()::text) AS s`,
 		names, values)
 }
 
