@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/matview/terraform-provider-matview/migrations"
 )
 
 func isLeaf(v *view) bool { return v.leaf }
@@ -18,6 +20,7 @@ var shapeKinds = []kind{
 	{name: "base rewritten", weight: 6, run: rewritten},
 	{name: "default isolation changed", weight: 4, run: defaultIsolation},
 	{name: "log dropped and created", weight: 2, run: logRecreated},
+	{name: "tracking turned on or off", weight: 3, run: tracking},
 }
 
 func recreated(ctx context.Context, w *world, e *event) error {
@@ -132,4 +135,14 @@ func logRecreated(ctx context.Context, w *world, _ *event) error {
 CREATE TABLE materialized_view_refresh_log (view_name TEXT PRIMARY KEY, last_refreshed_at TIMESTAMP WITH TIME ZONE NOT NULL,
     refresh_duration_ms INTEGER, total_jobs INTEGER, total_objects BIGINT); COMMIT`)
 	})
+}
+
+// tracking has the refreshes of others recorded, or not.
+func tracking(ctx context.Context, w *world, e *event) error {
+	conn, err := connect(ctx, w.superURL(), "by hand")
+	if err != nil {
+		return err
+	}
+	defer closeNow(conn)
+	return migrations.Track(ctx, conn, "public", e.chance(75))
 }
