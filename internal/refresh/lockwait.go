@@ -81,7 +81,6 @@ type watch struct {
 
 func (a *attempt) watch() *watch {
 	w := &watch{done: make(chan struct{})}
-	// Its number now: the attempt may have ended by the first look.
 	go w.look(a, a.conn.Conn().PgConn().PID())
 	return w
 }
