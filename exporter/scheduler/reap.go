@@ -70,7 +70,7 @@ func (s *Scheduler) abandon(ctx context.Context, d dead) error {
 	batch.Queue(`
 WITH abandoned AS (
     UPDATE `+s.table("history")+`
-    SET outcome = 'abandoned', finished_at = clock_timestamp(), error = $3
+    SET outcome = 'abandoned', finished_at = clock_timestamp(), error = $3, sqlstate = '57P01' -- its session was terminated
     WHERE id = $1 AND outcome = 'running'
       AND coalesce(heartbeat_at, started_at) < clock_timestamp() - $2 * interval '1 second'
     RETURNING view_name, started_at

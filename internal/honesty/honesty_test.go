@@ -96,14 +96,14 @@ SELECT string_agg(format('%s %s by %s', n, outcome, who), ', ' ORDER BY who, out
     SELECT concat_ws(' ', trigger, method) AS who, outcome, count(*) AS n FROM materialized_view_refresh_history GROUP BY 1, 2) AS h`))
 	for _, method := range []refresh.Method{refresh.Blocking, refresh.Concurrently, refresh.Swap} {
 		n := scan[int](t, w, "SELECT count(*) FROM materialized_view_refresh_history WHERE outcome = 'succeeded' AND method = "+literal(string(method)))
-		if n < 10 && events >= 1000 {
+		if n < 5 && events >= 1000 {
 			t.Errorf("%d refreshes only were %s", n, method)
 		}
 	}
 	for _, v := range w.views {
 		seen := w.checker.counts[v.name]
 		t.Logf("%s: verified %d times, of another program %d, unknown %v", v.name, seen.verified, seen.foreign, seen.unknown)
-		if seen.verified < 100 && events >= 1000 {
+		if seen.verified < 30 && events >= 1000 {
 			t.Errorf("the as-of of %s was verified %d times only", v.name, seen.verified)
 		}
 	}

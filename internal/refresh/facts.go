@@ -79,7 +79,7 @@ func scanFacts(row pgx.Row) (facts, error) {
 	err := row.Scan(&f.OID, &f.Schema, &f.Relation, &f.Owner, &f.Populated, &f.UniqueIndex,
 		&f.MayRefresh, &f.ReadsViews, &f.Rows, &blocking, &swap, &concurrently, &inserted, &deleted, &f.Inserted, &f.Deleted, &f.Clock)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return facts{}, errors.New("there is no such materialized view")
+		return facts{}, &statedError{errors.New("there is no such materialized view"), postgres.UndefinedTable}
 	}
 	if err != nil {
 		return facts{}, fmt.Errorf("look it up: %w", err)
@@ -116,7 +116,7 @@ func (a *attempt) missingRight(ctx context.Context, tx session, f facts) error {
 	if version >= 170000 {
 		remedy = fmt.Sprintf("GRANT MAINTAIN ON %s TO %s, or %s", f.name().SQL(), postgres.QuoteIdent(user), remedy)
 	}
-	return fmt.Errorf("%s may not refresh it, since it belongs to %s: %s", user, f.Owner, remedy)
+	return &statedError{fmt.Errorf("%s may not refresh it, since it belongs to %s: %s", user, f.Owner, remedy), postgres.InsufficientRight}
 }
 
 // upstream is a materialized view that the one to refresh reads.

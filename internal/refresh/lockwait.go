@@ -81,7 +81,7 @@ type watch struct {
 
 func (a *attempt) watch() *watch {
 	w := &watch{done: make(chan struct{})}
-	go w.look(a)
+	go w.look(a, a.conn.Conn().PgConn().PID())
 	return w
 }
 
@@ -113,8 +113,8 @@ FROM pg_stat_get_activity($1) AS b`
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
 )
 
-func (w *watch) look(a *attempt) {
-	start, pid := time.Now(), a.conn.Conn().PgConn().PID()
+func (w *watch) look(a *attempt, pid uint32) {
+	start := time.Now()
 	var asked time.Time
 	for wait := firstLook; ; wait = min(max(nextLook, time.Since(start)/20), maxLook) {
 		select {

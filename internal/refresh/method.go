@@ -60,9 +60,9 @@ func choose(wanted choice, f facts) (choice, error) {
 	case wanted.method != Blocking && !f.Populated:
 		return firstPopulation, nil
 	case wanted.method == Concurrently && !f.UniqueIndex:
-		return choice{}, fmt.Errorf(
+		return choice{}, &statedError{fmt.Errorf(
 			"concurrently needs a unique index on plain columns without WHERE, and the view has none; create one, such as CREATE UNIQUE INDEX ON %s (KEY_COLUMNS), or use another method",
-			f.name().SQL())
+			f.name().SQL()), notInPrerequisite}
 	}
 	_, err := ParseMethod(string(wanted.method))
 	return wanted, err

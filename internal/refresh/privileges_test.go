@@ -70,6 +70,7 @@ func TestMaintain(t *testing.T) {
 	if err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("err = %v\nwant %s", err, want)
 	}
+	failedWith(t, db.Pool(t), postgres.InsufficientRight)
 	db.Exec(t, "GRANT MAINTAIN ON job_progress TO "+maintainer)
 	for range 2 {
 		if result := mustRefresh(t, pool, req); result.TotalJobs != nil || !strings.Contains(result.Warning, "total_jobs is null: act as the view's owner "+owner) {

@@ -106,7 +106,7 @@ var ErrTakenOver = errors.New("the attempt was recorded otherwise meanwhile")
 // recordFailure records in a transaction of its own, on any connection.
 func (r *Refresher) recordFailure(ctx context.Context, a *attempt, cause error) error {
 	sql := fmt.Sprintf(failedSQL, postgres.QuoteIdent(r.schema, "materialized_view_refresh_state"), r.history())
-	tag, err := r.pool.Exec(ctx, sql, a.id, postgres.Message(cause), postgres.SQLState(cause))
+	tag, err := r.pool.Exec(ctx, sql, a.id, postgres.Message(cause), sqlState(cause))
 	if err != nil {
 		return fmt.Errorf("the failure could not be recorded: %w", err)
 	}

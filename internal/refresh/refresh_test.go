@@ -123,6 +123,15 @@ func TestMissingView(t *testing.T) {
 	if want := `refresh "No.Such view": there is no such materialized view`; err == nil || err.Error() != want {
 		t.Errorf("err = %v, want %s", err, want)
 	}
+	failedWith(t, pool, postgres.UndefinedTable)
+}
+
+// failedWith is for the SQLSTATE of the last attempt in the history.
+func failedWith(t *testing.T, pool *pgxpool.Pool, state string) {
+	t.Helper()
+	if got := scan[string](t, pool, "SELECT outcome || ' ' || coalesce(sqlstate, 'null') FROM materialized_view_refresh_history ORDER BY id DESC LIMIT 1"); got != "failed "+state {
+		t.Errorf("the history says %s, want failed %s", got, state)
+	}
 }
 
 func TestConcurrentlyWithoutIndex(t *testing.T) {
@@ -133,6 +142,7 @@ func TestConcurrentlyWithoutIndex(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `CREATE UNIQUE INDEX ON "public"."v" (KEY_COLUMNS)`) {
 		t.Errorf("err = %v", err)
 	}
+	failedWith(t, pool, "55000")
 	if got := mustRefresh(t, pool, manual("v", refresh.Auto)); got.Method != refresh.Swap {
 		t.Errorf("auto chose %s without a usable index or a measurement", got.Method)
 	}
@@ -380,7 +390,7 @@ func TestCancelledRefreshEndsOnTheServer(t *testing.T) {
 		t.Errorf("err = %v", err)
 	}
 	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'REFRESH%' AND datname = current_database() AND state <> 'idle')`)
-	waitFor(t, pool, `SELECT EXISTS (SELECT FROM materialized_view_refresh_history WHERE outcome = 'failed')`)
+	waitFor(t, pool, `SELECT EXISTS (SELECT FROM materialized_view_refresh_history WHERE outcome = 'failed' AND sqlstate = '57014')`)
 }
 
 func TestTwoAtOnceWaitForEachOther(t *testing.T) {

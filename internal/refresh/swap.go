@@ -12,9 +12,13 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// defaultPatience is how long a swap goes on trying where there is no
-// lock_timeout.
-const defaultPatience = 10 * time.Second
+// How long a swap goes on trying to exchange the two is lock_timeout, or
+// defaultPatience where there is none; but no longer than maxPatience, as the
+// snapshots and locks of its transaction hold up vacuum and ALTER TABLE.
+const (
+	defaultPatience = 10 * time.Second
+	maxPatience     = time.Minute
+)
 
 // swap fills a twin of the view and exchanges the two. What it reads of the old
 // view waits for a blocking refresh by somebody else, for lock_timeout at most,
@@ -31,14 +35,14 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 		return done, err
 	}
 	if view == nil || view.OID != f.OID {
-		return done, errors.New("swap: somebody else is replacing it; try again")
+		return done, &statedError{errors.New("swap: somebody else is replacing it; try again"), serializationFailure}
 	}
 	var twin uint32
 	var path string
 	var before, after map[uint32]upstream
 	var tablesBefore tables
 	s := matview.Swap{
-		View: view, Patience: a.request.LockTimeout, Waited: &done.lockWait,
+		View: view, Patience: min(a.request.LockTimeout, maxPatience), Waited: &done.lockWait,
 		Started: func(ctx context.Context) error {
 			if f.ReadsViews {
 				if before, err = upstreams(ctx, tx, a.schema, f.OID); err != nil {

@@ -144,6 +144,7 @@ CREATE MATERIALIZED VIEW beats AS SELECT id, at FROM beat; CREATE UNIQUE INDEX O
 	if err == nil || !strings.Contains(err.Error(), "refresh beats: swap: beats cannot be exchanged for a successor: materialized view public.down") {
 		t.Errorf("err = %v", err)
 	}
+	failedWith(t, pool, "55000")
 	if v := fresh(t, pool, "beats"); *v.LastOutcome != "failed" || !strings.Contains(*v.LastError, "materialized view public.down") || v.StaleReason != nil {
 		t.Errorf("%+v", v)
 	}

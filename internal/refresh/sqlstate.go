@@ -1,0 +1,48 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// statedError is a failure that we have seen before the server did, with the
+// SQLSTATE that it would have given.
+type statedError struct {
+	error
+	state string
+}
+
+func (e *statedError) Unwrap() error { return e.error }
+
+// SQLSTATEs of failures that are not the server's.
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+const (
+	connectionFailure    = "08006"
+	notInPrerequisite    = "55000" // object_not_in_prerequisite_state
+	serializationFailure = "40001"
+)
+
+// sqlState is the SQLSTATE of any failure, for the history; "" if none fits.
+func sqlState(err error) string {
+	var stated *statedError
+	var obstacles *matview.ObstaclesError
+	var changed *matview.ChangedError
+	switch state := postgres.SQLState(err); {
+	case state != "":
+		return state
+	case errors.As(err, &stated):
+		return stated.state
+	case errors.As(err, &obstacles):
+		return notInPrerequisite
+	case errors.As(err, &changed):
+		return serializationFailure
+	case errors.Is(err, errBackendGone):
+		return connectionFailure
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return postgres.QueryCanceled
+	}
+	return ""
+}
