@@ -43,6 +43,28 @@ BEGIN
         RETURN;
     END IF;
     FOR refreshed IN SELECT objid FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass LOOP
+        -- TRUNCATE, and ALTER TABLE where it rewrites, are not MVCC-safe: of a table
+        -- that got another file after its snapshot, REFRESH saw neither the old rows
+        -- nor the new. Of which moment the view is then, nobody can say.
+        CONTINUE WHEN EXISTS (
+            WITH RECURSIVE reads(relid, relkind) AS (
+                SELECT refreshed, 'v'::"char"
+                UNION
+                SELECT c.oid, c.relkind
+                FROM reads
+                CROSS JOIN LATERAL (
+                    SELECT d.refobjid
+                    FROM pg_rewrite AS r
+                    JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                                       AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> reads.relid
+                    WHERE reads.relkind = 'v' AND r.ev_class = reads.relid
+                    UNION ALL
+                    SELECT i.inhrelid FROM pg_inherits AS i WHERE reads.relkind <> 'v' AND i.inhparent = reads.relid
+                ) AS next(relid)
+                JOIN pg_class AS c ON c.oid = next.relid AND c.relkind IN ('r', 'p', 'v')
+            )
+            SELECT FROM reads JOIN pg_class AS c ON c.oid = reads.relid
+            WHERE c.relkind = 'r' AND c.relfilenode <> 0 AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)::oid);
         PERFORM %1$I.materialized_view_refresh_record_external(
             refreshed,
             (SELECT relfilenode FROM pg_class WHERE oid = refreshed),

@@ -127,7 +127,7 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 }
 
 // run tries until the refresh is done: again where a lock was not free within
-// lock_timeout, and by another method where a swap that nobody insisted on is
+// lock_timeout or a table was seen by halves, and by another method where a swap that nobody insisted on is
 // impossible. Each try is a transaction of its own, so that between two of them
 // nobody waits for us, and the as-of is that of the one that succeeded.
 func (a *attempt) run(ctx context.Context) (Result, error) {
@@ -150,6 +150,9 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 			if err := pause(ctx, min(a.request.LockTimeout, maxPause)); err != nil {
 				return Result{}, err
 			}
+			waited += time.Since(start)
+			try++
+		case try < lockTries && isRewritten(err):
 			waited += time.Since(start)
 			try++
 		default:

@@ -31,8 +31,8 @@ func (a *attempt) refresh(ctx context.Context, tx *pgx.Conn, f facts, method Met
 	// it waits for its lock.
 	done := refreshed{startedAt: f.Clock}
 	var before map[uint32]upstream
-	var err error
 	if f.ReadsViews {
+		var err error
 		if before, err = upstreams(ctx, tx, a.schema, f.OID); err != nil {
 			return refreshed{}, err
 		}
@@ -42,12 +42,18 @@ func (a *attempt) refresh(ctx context.Context, tx *pgx.Conn, f facts, method Met
 		}
 	}
 	batch := &pgx.Batch{}
+	batch.Queue(tablesSQL, f.OID)
 	batch.Queue(method.statement(f.name()))
 	batch.Queue(readBackSQL, f.OID)
+	batch.Queue(tablesSQL, f.OID)
 	watch := a.watch()
 	defer watch.stop()
 	results := tx.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }()
+	tablesBefore, err := scanTables(results.Query())
+	if err != nil {
+		return refreshed{}, err
+	}
 	if _, err := results.Exec(); err != nil {
 		return refreshed{}, refreshError(err, method, f)
 	}
@@ -58,6 +64,13 @@ func (a *attempt) refresh(ctx context.Context, tx *pgx.Conn, f facts, method Met
 	if method == Concurrently {
 		inserted, deleted := done.counted.inserted-f.Inserted, done.counted.deleted-f.Deleted
 		done.rowsInserted, done.rowsDeleted = &inserted, &deleted
+	}
+	tablesAfter, err := scanTables(results.Query())
+	if err != nil {
+		return refreshed{}, err
+	}
+	if err := tablesBefore.unchanged(tablesAfter); err != nil {
+		return refreshed{}, fmt.Errorf("%s: %w", method, err)
 	}
 	if err := results.Close(); err != nil {
 		return refreshed{}, err

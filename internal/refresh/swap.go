@@ -40,6 +40,7 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 	var twin uint32
 	var path string
 	var before, after map[uint32]upstream
+	var tablesBefore tables
 	s := matview.Swap{
 		View: view, Patience: min(a.request.LockTimeout, maxPatience), Waited: &done.lockWait,
 		Started: func(ctx context.Context) error {
@@ -48,12 +49,22 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 					return err
 				}
 			}
+			if tablesBefore, err = scanTables(tx.Query(ctx, tablesSQL, f.OID)); err != nil {
+				return err
+			}
 			return tx.QueryRow(ctx, "SELECT clock_timestamp(), current_setting('search_path')").Scan(&done.startedAt, &path)
 		},
 		// All that can be done before the exchange: readers wait for what is done
 		// after.
 		Filled: func(ctx context.Context, t matview.Name, oid uint32) error {
 			twin = oid
+			tablesAfter, err := scanTables(tx.Query(ctx, tablesSQL, twin))
+			if err != nil {
+				return err
+			}
+			if err := tablesBefore.unchanged(tablesAfter); err != nil {
+				return err
+			}
 			if f.ReadsViews {
 				if after, err = upstreams(ctx, tx, a.schema, twin); err != nil {
 					return err

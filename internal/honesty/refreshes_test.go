@@ -1,0 +1,135 @@
+package honesty
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
+)
+
+// refreshKinds are refreshes by our own programs.
+var refreshKinds = []kind{
+	{name: "refresh", weight: 60, run: refreshOurs},
+	{name: "refresh with hardly any time", weight: 10, run: refreshInHaste},
+	{name: "refresh cancelled", weight: 6, run: refreshCancelled},
+	{name: "exporter refresh", weight: 10, run: exporterRefresh},
+	{name: "exporter refresh killed", weight: 5, run: exporterRefreshKilled},
+	{name: "exporter refresh frozen", weight: 3, run: exporterRefreshFrozen},
+	{name: "schedule changed", weight: 8, run: scheduleChanged, on: func(v *view) bool { return v.every != "" }},
+}
+
+// methods are all that there are.
+var methods = []refresh.Method{refresh.Auto, refresh.Blocking, refresh.Concurrently, refresh.Swap}
+
+func (e *event) method() refresh.Method { return oneOf(e, methods...) }
+
+func (e *event) request() refresh.Request {
+	return refresh.Request{
+		View: e.view.key, Method: e.method(), Trigger: oneOf(e, refresh.TriggerManual, refresh.TriggerTerraform),
+		LockTimeout: 100*time.Millisecond + e.upTo(3*time.Second), TotalObjects: "max(n)",
+	}
+}
+
+func refreshOurs(ctx context.Context, w *world, e *event) error {
+	_, err := oneOf(e, w.ours...).Refresh(ctx, e.request())
+	return err
+}
+
+func refreshInHaste(ctx context.Context, w *world, e *event) error {
+	req := e.request()
+	req.LockTimeout = time.Millisecond + e.upTo(30*time.Millisecond)
+	req.StatementTimeout = time.Millisecond + e.upTo(50*time.Millisecond)
+	_, err := oneOf(e, w.ours...).Refresh(ctx, req)
+	if state := postgres.SQLState(err); state == postgres.LockNotAvailable || state == postgres.QueryCanceled {
+		return nil // as was meant
+	}
+	return err
+}
+
+func refreshCancelled(ctx context.Context, w *world, e *event) error {
+	soon, cancel := context.WithTimeout(ctx, time.Millisecond+e.upTo(60*time.Millisecond))
+	defer cancel()
+	_, err := oneOf(e, w.ours...).Refresh(soon, e.request())
+	if soon.Err() != nil {
+		return nil // as was meant
+	}
+	return err
+}
+
+func (e *event) command() []string {
+	switch e.IntN(4) {
+	case 0:
+		return []string{"refresh", "--all"}
+	case 1:
+		return []string{"refresh", "--due"}
+	default:
+		return []string{"refresh", "--method=" + string(e.method()), e.view.key}
+	}
+}
+
+func exporterRefresh(_ context.Context, w *world, e *event) error {
+	p, err := w.exporters.start(e.command()...)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+	case <-time.After(eventTimeout):
+		p.kill()
+		return fmt.Errorf("it did not end: %s", p.log.String())
+	}
+	if !p.cmd.ProcessState.Success() {
+		return fmt.Errorf("it failed: %s", p.log.String())
+	}
+	return nil
+}
+
+func exporterRefreshKilled(ctx context.Context, w *world, e *event) error {
+	p, err := w.exporters.start(e.command()...)
+	if err != nil {
+		return err
+	}
+	pause(ctx, e.upTo(200*time.Millisecond))
+	p.kill()
+	return nil
+}
+
+func exporterRefreshFrozen(ctx context.Context, w *world, e *event) error {
+	p, err := w.exporters.start(e.command()...)
+	if err != nil {
+		return err
+	}
+	defer p.kill()
+	pause(ctx, e.upTo(150*time.Millisecond))
+	frozen := e.upTo(500 * time.Millisecond)
+	if e.chance(10) {
+		frozen += refresh.DeadAfter + 2*time.Second // long enough to be given up
+	}
+	if err := p.freeze(ctx, frozen); err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+func scheduleChanged(ctx context.Context, w *world, e *event) error {
+	return w.session(ctx, e, func(s *session) error {
+		method := oneOf(e, "auto", "auto", "blocking", "concurrently", "swap")
+		if e.view.unique == "" && method == "concurrently" {
+			method = "auto"
+		}
+		return s.exec(`UPDATE materialized_view_refresh_schedule SET every = $2, method = $3 WHERE view_name = $1`,
+			e.view.key, oneOf(e, "300 milliseconds", "700 milliseconds", "2 seconds"), method)
+	})
+}
+
+// advisoryKey is the second key of the lock that our refreshes of a view take.
+func advisoryLock(s *session, v *view) error {
+	return s.exec("SELECT pg_advisory_xact_lock($1, hashtext($2))", matview.LockClass, v.key)
+}
