@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -20,6 +21,8 @@ type refreshFlags struct {
 	views    []string
 	all, due bool
 	method   string
+
+	maxConcurrent int
 	pushURL  string
 	pushJob  string
 
@@ -32,6 +35,7 @@ func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) 
 	c.Flag("all", "Refresh every materialized view of the database.").BoolVar(&f.all)
 	c.Flag("due", "Refresh the scheduled views that are due.").BoolVar(&f.due)
 	c.Flag("method", "auto, blocking or concurrently; by default what the view's schedule says, else auto.").EnumVar(&f.method, "auto", "blocking", "concurrently")
+	c.Flag("max-concurrent", "How many views may be refreshed at once, those apart that one reads.").Default("2").IntVar(&f.maxConcurrent)
 	c.Flag("push.gateway-url", "Pushgateway to push the freshness of the views to when the run is over.").PlaceHolder("URL").StringVar(&f.pushURL)
 	c.Flag("push.job", "Label job of what is pushed.").Default("matview-exporter").StringVar(&f.pushJob)
 	f.cloudwatch.add(c)
@@ -40,6 +44,9 @@ func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) 
 }
 
 func (f refreshFlags) validate() error {
+	if f.maxConcurrent < 1 {
+		return errors.New("--max-concurrent must be at least 1")
+	}
 	given := 0
 	for _, set := range []bool{len(f.views) > 0, f.all, f.due} {
 		if set {
@@ -56,23 +63,24 @@ func (a *app) refresh(ctx context.Context, f refreshFlags) int {
 	if err := f.validate(); err != nil {
 		return a.fail(exitUsage, err)
 	}
-	// One connection refreshes, one says that this process lives.
-	pool, err := a.open(ctx, 3)
+	// One connection for each refresh, one says that this process lives.
+	pool, err := a.open(ctx, f.maxConcurrent+2)
 	if err != nil {
 		return a.fail(exitFailed, err)
 	}
 	defer pool.Close()
 	r := &refreshing{app: a, pool: pool, flags: f, refresher: refresh.New(pool, a.schema, attemptedBy())}
 	r.scheduler = scheduler.New(scheduler.Options{
-		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: 1, Logger: a.logger,
+		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: f.maxConcurrent, Logger: a.logger,
 	})
 	if err := r.announce(ctx); err != nil {
 		return a.fail(exitFailed, err)
 	}
 	defer r.publish(ctx)
 	views, err := r.wanted(ctx)
-	if err == nil {
-		views, err = refresh.Order(ctx, pool, a.schema, views)
+	var reads refresh.Reads
+	if err == nil && len(views) > 1 {
+		reads, err = refresh.ReadReads(ctx, pool)
 	}
 	if err != nil {
 		return a.fail(exitFailed, a.hint(err))
@@ -80,16 +88,17 @@ func (a *app) refresh(ctx context.Context, f refreshFlags) int {
 	if len(views) == 0 {
 		fmt.Fprintln(a.stdout, "Nothing to refresh.")
 	}
-	code := exitOK
-	for _, view := range views {
-		if ctx.Err() != nil {
-			return a.fail(exitFailed, errors.New("interrupted; the views not named above were not refreshed"))
-		}
-		if !r.one(ctx, view) {
-			code = exitFailed
-		}
+	begun := 0
+	reads.Each(ctx, views, f.maxConcurrent, func(ctx context.Context, view string, upstream *refresh.UpstreamError) error {
+		r.mu.Lock()
+		begun++
+		r.mu.Unlock()
+		return r.one(ctx, view, upstream)
+	})
+	if begun < len(views) {
+		return a.fail(exitFailed, errors.New("interrupted; the views not named above were not refreshed"))
 	}
-	return code
+	return r.code
 }
 
 // refreshing is one run of the refresh command.
@@ -100,7 +109,11 @@ type refreshing struct {
 	refresher *refresh.Refresher
 	scheduler *scheduler.Scheduler
 	before    map[string]freshness.View
-	attempts  []cloudwatch.Attempt
+
+	mu       sync.Mutex // guards what follows, and the output
+	attempts []cloudwatch.Attempt
+	code     int // of the exit
+
 	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
 	announced chan struct{}
 }
@@ -130,36 +143,41 @@ func (r *refreshing) wanted(ctx context.Context) ([]string, error) {
 }
 
 // one refreshes one view and prints what came of it.
-func (r *refreshing) one(ctx context.Context, view string) (ok bool) {
+func (r *refreshing) one(ctx context.Context, view string, upstream *refresh.UpstreamError) (err error) {
 	var result refresh.Result
 	claimed := true
-	var err error
 	if r.flags.due {
 		result, claimed, err = r.scheduler.RefreshDue(ctx, view)
 	} else {
-		result, err = r.named(ctx, view)
+		result, err = r.named(ctx, view, upstream)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if claimed || err != nil {
 		r.attempts = append(r.attempts, r.attempt(view, result, err))
 	}
 	switch {
 	case err != nil:
+		r.code = exitFailed
 		fmt.Fprintf(r.stderr, "%s: FAILED: %s\n", view, postgres.Message(err))
-		return false
 	case !claimed:
 		fmt.Fprintf(r.stdout, "%s: taken by another exporter meanwhile\n", view)
-		return true
+	default:
+		fmt.Fprintf(r.stdout, "%s: refreshed in %s, %s: %s\n", result.View, seconds(result.Duration.Seconds()), result.Method, result.Reason)
+		if result.Warning != "" {
+			fmt.Fprintf(r.stderr, "%s: warning: %s\n", result.View, result.Warning)
+		}
 	}
-	fmt.Fprintf(r.stdout, "%s: refreshed in %s, %s: %s\n", result.View, seconds(result.Duration.Seconds()), result.Method, result.Reason)
-	if result.Warning != "" {
-		fmt.Fprintf(r.stderr, "%s: warning: %s\n", result.View, result.Warning)
-	}
-	return true
+	return err
 }
 
-// named refreshes as the view's schedule says, if it has one.
-func (r *refreshing) named(ctx context.Context, view string) (refresh.Result, error) {
+// named refreshes as the view's schedule says, if it has one; where a view that
+// it reads has just failed, it records that instead: the data would be no younger.
+func (r *refreshing) named(ctx context.Context, view string, upstream *refresh.UpstreamError) (refresh.Result, error) {
 	req := refresh.Request{View: view, Trigger: refresh.TriggerManual, LockTimeout: schedule.DefaultLockTimeout}
+	if upstream != nil {
+		return refresh.Result{}, r.refresher.RecordUpstream(ctx, req, upstream)
+	}
 	row, found, err := schedule.Of(ctx, r.pool, r.schema, view)
 	if err != nil {
 		return refresh.Result{}, err

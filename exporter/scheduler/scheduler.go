@@ -36,8 +36,11 @@ type Options struct {
 	MaxConcurrent int
 	// ShutdownTimeout is how long refreshes may go on after Run's context ends.
 	ShutdownTimeout time.Duration
-	Observer        Observer
-	Logger          *slog.Logger
+	// UpstreamWait is how long a view that is due waits for those that it reads;
+	// 0 means [DefaultUpstreamWait].
+	UpstreamWait time.Duration
+	Observer     Observer
+	Logger       *slog.Logger
 }
 
 // Scheduler claims due refreshes and runs them.
@@ -47,10 +50,14 @@ type Scheduler struct {
 	workers chan struct{} // a token for each refresh under way
 	running sync.WaitGroup
 	ignored map[string]bool // second schedules of one view, said once
+	upstreams
 }
 
 // New makes a scheduler; [Scheduler.Run] starts it.
 func New(o Options) *Scheduler {
+	if o.UpstreamWait == 0 {
+		o.UpstreamWait = DefaultUpstreamWait
+	}
 	return &Scheduler{Options: o, wake: make(chan struct{}, 1), workers: make(chan struct{}, o.MaxConcurrent), ignored: map[string]bool{}}
 }
 
@@ -66,6 +73,9 @@ const (
 	maxRetry    = 10 * time.Second
 	// shortestWait keeps the loop from spinning on what another exporter holds.
 	shortestWait = 50 * time.Millisecond
+	// waitingPoll is for as long as a view waits for another that it reads, which
+	// another exporter may be refreshing.
+	waitingPoll = 250 * time.Millisecond
 )
 
 // Run schedules until ctx ends. It then claims nothing more, waits for running
@@ -140,6 +150,7 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 		if err := s.reconcile(ctx); err != nil {
 			return 0, err
 		}
+		s.forgetUpstreams()
 	}
 	if outlook.abandoned {
 		if err := s.reap(ctx); err != nil {
@@ -149,6 +160,17 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 	if outlook.changed || outlook.abandoned {
 		if outlook, err = s.look(ctx); err != nil {
 			return 0, err
+		}
+	}
+	if outlook.untilDue <= 0 {
+		fresh, err := s.readUpstreams(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if fresh {
+			if outlook, err = s.look(ctx); err != nil {
+				return 0, err
+			}
 		}
 	}
 	for outlook.untilDue <= 0 {
@@ -170,6 +192,9 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 			return 0, err
 		}
 	}
+	if outlook.waiting {
+		return min(outlook.untilDue, waitingPoll), nil
+	}
 	return outlook.untilDue, nil
 }
 
@@ -189,7 +214,7 @@ func (s *Scheduler) start(ctx context.Context, c claim) {
 
 func (s *Scheduler) refresh(ctx context.Context, c claim) {
 	began := time.Now()
-	result, err := s.Refresher.Refresh(ctx, c.request())
+	result, err := s.attempt(ctx, c)
 	log := s.Logger.With("view", c.view, "trigger", refresh.TriggerSchedule)
 	if err != nil {
 		s.Observer.Observe(c.view, c.row.Method, "failed", time.Since(began))
@@ -198,7 +223,6 @@ func (s *Scheduler) refresh(ctx context.Context, c claim) {
 			return
 		}
 		log.Error("refresh failed", "method", c.row.Method, "duration", time.Since(began).Round(time.Millisecond), "err", postgres.Message(err))
-		s.backOff(ctx, c)
 		return
 	}
 	s.Observer.Observe(c.view, string(result.Method), "succeeded", result.Duration)
@@ -209,6 +233,20 @@ func (s *Scheduler) refresh(ctx context.Context, c claim) {
 		return
 	}
 	log.Info("refreshed")
+}
+
+// attempt makes the claimed refresh, or records why it is not made, and puts the
+// next one off where it failed.
+func (s *Scheduler) attempt(ctx context.Context, c claim) (result refresh.Result, err error) {
+	if c.upstream != nil {
+		err = s.Refresher.RecordUpstream(ctx, c.request(), c.upstream)
+	} else {
+		result, err = s.Refresher.Refresh(ctx, c.request())
+	}
+	if err != nil && !errors.Is(err, refresh.ErrTakenOver) {
+		s.backOff(ctx, c)
+	}
+	return result, err
 }
 
 func (s *Scheduler) wakeUp() {
