@@ -23,8 +23,8 @@ type refreshFlags struct {
 	method   string
 
 	maxConcurrent int
-	pushURL  string
-	pushJob  string
+	pushURL       string
+	pushJob       string
 
 	cloudwatch cloudwatchFlags
 }

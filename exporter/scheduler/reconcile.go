@@ -168,18 +168,26 @@ func (s *Scheduler) planNext(ctx context.Context, changed []*planned) error {
 }
 
 // firstRun is now for a view without a verified record, and for one whose
-// interval has passed.
+// interval or target has passed.
 func firstRun(row schedule.Row, name string, view freshness.View, now time.Time) time.Time {
 	parsed, err := schedule.Parse(row.Spec)
 	if err != nil || view.DataAsOf == nil || view.LastRefreshedAt == nil {
 		return now
 	}
+	var took time.Duration
+	if view.RefreshDurationMS != nil {
+		took = time.Duration(*view.RefreshDurationMS) * time.Millisecond
+	}
+	if row.TargetStaleness > 0 {
+		goal := schedule.Goal{Staleness: row.TargetStaleness, Lead: took}
+		if next := goal.NextStart(name, *view.DataAsOf, time.Time{}, row.Jitter); next.After(now) {
+			return next
+		}
+		return now
+	}
 	var lastStart time.Time
 	if row.Every > 0 {
-		lastStart = *view.LastRefreshedAt
-		if view.RefreshDurationMS != nil {
-			lastStart = lastStart.Add(-time.Duration(*view.RefreshDurationMS) * time.Millisecond)
-		}
+		lastStart = view.LastRefreshedAt.Add(-took)
 		if !lastStart.Add(row.Every).After(now) {
 			return now
 		}

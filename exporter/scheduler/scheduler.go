@@ -58,7 +58,9 @@ func New(o Options) *Scheduler {
 	if o.UpstreamWait == 0 {
 		o.UpstreamWait = DefaultUpstreamWait
 	}
-	return &Scheduler{Options: o, wake: make(chan struct{}, 1), workers: make(chan struct{}, o.MaxConcurrent), ignored: map[string]bool{}}
+	s := &Scheduler{Options: o, wake: make(chan struct{}, 1), workers: make(chan struct{}, o.MaxConcurrent), ignored: map[string]bool{}}
+	s.unreachable = map[string]bool{}
+	return s
 }
 
 const (
@@ -215,9 +217,14 @@ func (s *Scheduler) start(ctx context.Context, c claim) {
 func (s *Scheduler) refresh(ctx context.Context, c claim) {
 	began := time.Now()
 	result, err := s.attempt(ctx, c)
-	log := s.Logger.With("view", c.view, "trigger", refresh.TriggerSchedule)
+	s.report(c, began, result, err)
+}
+
+// report tells the observer and the log what came of an attempt.
+func (s *Scheduler) report(c claim, began time.Time, result refresh.Result, err error, more ...any) {
+	log := s.Logger.With("view", c.view, "trigger", refresh.TriggerSchedule).With(more...)
 	if err != nil {
-		s.Observer.Observe(c.view, c.row.Method, "failed", time.Since(began))
+		s.observe(c.view, c.row.Method, "failed", time.Since(began))
 		if errors.Is(err, refresh.ErrTakenOver) {
 			log.Warn("another exporter has taken this refresh over", "err", postgres.Message(err))
 			return
@@ -225,7 +232,7 @@ func (s *Scheduler) refresh(ctx context.Context, c claim) {
 		log.Error("refresh failed", "method", c.row.Method, "duration", time.Since(began).Round(time.Millisecond), "err", postgres.Message(err))
 		return
 	}
-	s.Observer.Observe(c.view, string(result.Method), "succeeded", result.Duration)
+	s.observe(c.view, string(result.Method), "succeeded", result.Duration)
 	log = log.With("method", string(result.Method), "duration", result.Duration.Round(time.Millisecond),
 		"lock_wait", result.LockWait.Round(time.Millisecond), "reason", result.Reason)
 	if result.Warning != "" {
@@ -235,16 +242,31 @@ func (s *Scheduler) refresh(ctx context.Context, c claim) {
 	log.Info("refreshed")
 }
 
-// attempt makes the claimed refresh, or records why it is not made, and puts the
-// next one off where it failed.
+func (s *Scheduler) observe(view, method, outcome string, duration time.Duration) {
+	if s.Observer != nil {
+		s.Observer.Observe(view, method, outcome, duration)
+	}
+}
+
+// attempt makes the claimed refresh, or records why it is not made, and settles
+// when the next one is.
 func (s *Scheduler) attempt(ctx context.Context, c claim) (result refresh.Result, err error) {
+	if c.row.TargetStaleness > 0 && c.upstream == nil {
+		c.upstream = s.pull(ctx, c)
+	}
 	if c.upstream != nil {
 		err = s.Refresher.RecordUpstream(ctx, c.request(), c.upstream)
 	} else {
 		result, err = s.Refresher.Refresh(ctx, c.request())
 	}
-	if err != nil && !errors.Is(err, refresh.ErrTakenOver) {
+	switch {
+	case errors.Is(err, refresh.ErrTakenOver):
+	case err != nil:
 		s.backOff(ctx, c)
+	default:
+		if err := s.planNextStart(context.WithoutCancel(ctx), c); err != nil {
+			s.Logger.Error("cannot plan the next refresh; it is tried when the target has passed", "view", c.view, "err", postgres.Message(err))
+		}
 	}
 	return result, err
 }

@@ -220,7 +220,7 @@ func TestScheduleThatCannotRunSaysSo(t *testing.T) {
 	db := installed(t)
 	p := pool(t, db)
 	db.Exec(t, `INSERT INTO materialized_view_refresh_schedule (view_name, cron, target_staleness, method) VALUES
-('job_progress', NULL, '5 min', 'auto'), ('other', '61 * * * *', NULL, 'auto')`)
+('job_progress', '0 0 30 2 *', NULL, 'auto'), ('other', '61 * * * *', NULL, 'auto')`)
 	start(t, options(t, p, newAttempts()))
 	waitFor(t, p, `SELECT count(*) = 2 FROM materialized_view_refresh_state WHERE last_error LIKE 'schedule: %' AND next_run_at IS NULL`)
 	db.Exec(t, `UPDATE materialized_view_refresh_schedule SET cron = '* * * * *' WHERE view_name = 'other'`)

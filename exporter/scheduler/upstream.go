@@ -29,6 +29,14 @@ type upstreams struct {
 	readAt time.Time
 	// readers and read are the same as pairs, through materialized views too.
 	readers, read []string
+	unreachable   map[string]bool // targets of views, said once
+}
+
+// upstreamsOf are all that a view reads, each after those that it reads itself.
+func (s *Scheduler) upstreamsOf(view string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads.Upstreams(view)
 }
 
 // readUpstreams reads the dependencies unless they are known; fresh is whether it did.
@@ -76,12 +84,13 @@ func (s *Scheduler) pairs() (readers, read []string) {
 // is due.
 const waitsSQL = `(
     st.next_run_at > clock_timestamp() - $3 * interval '1 second' AND st.view_name IN (
-        SELECT e.reader
-        FROM unnest($1::text[], $2::text[]) AS e(reader, read)
-        WHERE e.read IN (SELECT u.view_name FROM %[1]s AS u JOIN %[2]s AS us ON us.view_name = u.schedule_name AND us.enabled
-                         WHERE $4 AND u.next_run_at <= clock_timestamp()
-                         UNION ALL
-                         SELECT h.view_name FROM %[3]s AS h WHERE h.outcome = 'running')))`
+        SELECT e.reader FROM unnest($1::text[], $2::text[]) AS e(reader, read) WHERE e.read IN ` + busySQL + `))`
+
+const busySQL = `(
+    SELECT u.view_name FROM %[1]s AS u JOIN %[2]s AS us ON us.view_name = u.schedule_name AND us.enabled
+    WHERE $4 AND u.next_run_at <= clock_timestamp()
+    UNION ALL
+    SELECT h.view_name FROM %[3]s AS h WHERE h.outcome = 'running')`
 
 // failedUpstreamSQL is, for each claimed view, the one that it reads and waited
 // for, and that failed: of several the one where it began. Once: the view's next

@@ -80,8 +80,11 @@ func (r Reads) Each(ctx context.Context, views []string, limit int, run func(ctx
 }
 
 // RecordUpstream records an attempt that was not made, as failed, and why:
-// whoever waits for the view sees at once where to look. It returns why.
+// whoever waits for the view sees at once where to look. It returns why. It
+// records also where ctx has ended.
 func (r *Refresher) RecordUpstream(ctx context.Context, req Request, why *UpstreamError) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
 	attempt, err := r.begin(ctx, req)
 	if err != nil {
 		return fmt.Errorf("refresh %s: %w", req.View, err)
