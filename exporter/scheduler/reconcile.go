@@ -41,6 +41,7 @@ type outlook struct {
 	abandoned bool          // attempts without a heartbeat
 	untilDue  time.Duration // by the database's clock; not positive when a view is due
 	waiting   bool          // a view is due that waits for one that it reads
+	standby   bool          // the server takes no writes
 }
 
 // A view whose attempt is running is not due until that has ended, nor one that
@@ -57,14 +58,15 @@ SELECT EXISTS (SELECT FROM %[2]s AS s LEFT JOIN %[1]s AS st ON st.schedule_name 
           AND NOT (st.next_run_at <= clock_timestamp() AND ` + waitsSQL + `)
         ORDER BY st.next_run_at LIMIT 1),
        cardinality($1::text[]) > 0
-       AND EXISTS (SELECT FROM %[1]s AS st WHERE st.next_run_at <= clock_timestamp() AND ` + waitsSQL + `)`
+       AND EXISTS (SELECT FROM %[1]s AS st WHERE st.next_run_at <= clock_timestamp() AND ` + waitsSQL + `),
+       pg_is_in_recovery()`
 
 func (s *Scheduler) look(ctx context.Context) (outlook, error) {
 	var o outlook
 	var seconds *float64
 	readers, read := s.pairs()
 	err := s.Pool.QueryRow(ctx, fmt.Sprintf(lookSQL, s.table("state"), s.table("schedule"), s.table("history")),
-		readers, read, s.UpstreamWait.Seconds(), true, refresh.DeadAfter.Seconds()).Scan(&o.changed, &o.abandoned, &seconds, &o.waiting)
+		readers, read, s.UpstreamWait.Seconds(), true, refresh.DeadAfter.Seconds()).Scan(&o.changed, &o.abandoned, &seconds, &o.waiting, &o.standby)
 	if err != nil {
 		return outlook{}, fmt.Errorf("look for due refreshes: %w", err)
 	}

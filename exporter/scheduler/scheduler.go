@@ -50,6 +50,7 @@ type Scheduler struct {
 	workers chan struct{} // a token for each refresh under way
 	running sync.WaitGroup
 	ignored map[string]bool // second schedules of one view, said once
+	standby bool            // what the server was last seen to be
 	upstreams
 }
 
@@ -148,6 +149,9 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+	if s.idles(outlook.standby) {
+		return pollInterval, nil
+	}
 	if outlook.changed {
 		if err := s.reconcile(ctx); err != nil {
 			return 0, err
@@ -198,6 +202,25 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 		return min(outlook.untilDue, waitingPoll), nil
 	}
 	return outlook.untilDue, nil
+}
+
+// idles is whether there is nothing to do because the server is a standby, or was
+// made one. It is said once, and once when that is over.
+func (s *Scheduler) idles(standby bool) bool {
+	if standby != s.standby {
+		s.standby = standby
+		if standby {
+			s.Logger.Warn("the database is a standby, which cannot be refreshed; idle until it is promoted, or another of the hosts is the primary")
+		} else {
+			s.Logger.Info("the database takes writes; scheduling again")
+		}
+	}
+	if standby {
+		// Of several hosts, another one may be the primary by now: that is found
+		// out by connecting.
+		s.Pool.Reset()
+	}
+	return standby
 }
 
 // start runs one claimed refresh in a goroutine of its own.

@@ -359,38 +359,3 @@ func TestBackendGoneWithoutAWord(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
-
-func TestDatabaseAway(t *testing.T) {
-	server, err := postgrestest.Start(t.Context(), postgrestest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop() })
-	p, err := postgres.Open(t.Context(), postgres.Config{URL: server.URL("postgres"), MaxConnections: 6})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
-	conn, err := p.Acquire(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := migrations.Apply(t.Context(), conn.Conn(), "public"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Exec(t.Context(), `CREATE MATERIALIZED VIEW v AS SELECT 1 AS x; INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '1 s')`); err != nil {
-		t.Fatal(err)
-	}
-	conn.Release()
-	seen := newAttempts()
-	start(t, options(t, p, seen))
-	seen.of(t, "v")
-	if err := server.Crash(); err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Restart(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for seen.of(t, "v").outcome != "succeeded" { //nolint:revive // until it is back
-	}
-}
