@@ -237,36 +237,9 @@ func TestLostExporterIsReplaced(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			db := stuck(t)
-
 			proxy := cuttableTo(t, db.URL())
 			lost := startProcess(t, proxy.url+"&application_name=stuck")
-			conn := db.Connect(t)
-			waitFor(t, conn, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database())`)
-			startDaemon(t, db.URL(), "public: true\n")
-			reader := db.Connect(t)
-			var at time.Time
-			if err := conn.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&at); err != nil {
-				t.Fatal(err)
-			}
-			lose(t, lost, proxy)
-			if _, err := reader.Exec(t.Context(), "SELECT count(*) FROM v"); err != nil && !strings.Contains(err.Error(), "has not been populated") {
-				t.Error(err)
-			}
-			var readable time.Time
-			if err := conn.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&readable); err != nil {
-				t.Fatal(err)
-			}
-			waitFor(t, conn, `SELECT EXISTS (SELECT FROM materialized_view_refresh_history WHERE outcome = 'succeeded')`)
-			var taken time.Time
-			var abandoned int
-			err := conn.QueryRow(t.Context(), `SELECT max(started_at) FILTER (WHERE outcome = 'succeeded'), count(*) FILTER (WHERE outcome IN ('abandoned', 'failed')) FROM materialized_view_refresh_history`).Scan(&taken, &abandoned)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("readable after %s, taken over after %s", readable.Sub(at), taken.Sub(at))
-			if readable.Sub(at) > 10*time.Second || taken.Sub(at) > 10*time.Second || abandoned != 1 {
-				t.Errorf("readable after %s, taken over after %s, %d attempts abandoned", readable.Sub(at), taken.Sub(at), abandoned)
-			}
+			conn := replaced(t, db, func() { lose(t, lost, proxy) })
 			if name != "SIGSTOP" {
 				return
 			}
@@ -283,4 +256,38 @@ func TestLostExporterIsReplaced(t *testing.T) {
 			}
 		})
 	}
+}
+
+// replaced loses an exporter once it is stuck in its refresh, and measures what
+// becomes of it.
+func replaced(t *testing.T, db *postgrestest.Database, lose func()) *pgx.Conn {
+	t.Helper()
+	conn := db.Connect(t)
+	waitFor(t, conn, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database())`)
+	startDaemon(t, db.URL(), "public: true\n")
+	reader := db.Connect(t)
+	var at time.Time
+	if err := conn.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&at); err != nil {
+		t.Fatal(err)
+	}
+	lose()
+	if _, err := reader.Exec(t.Context(), "SELECT count(*) FROM v"); err != nil && !strings.Contains(err.Error(), "has not been populated") {
+		t.Error(err)
+	}
+	var readable time.Time
+	if err := conn.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&readable); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, conn, `SELECT EXISTS (SELECT FROM materialized_view_refresh_history WHERE outcome = 'succeeded')`)
+	var taken time.Time
+	var abandoned int
+	err := conn.QueryRow(t.Context(), `SELECT max(started_at) FILTER (WHERE outcome = 'succeeded'), count(*) FILTER (WHERE outcome IN ('abandoned', 'failed')) FROM materialized_view_refresh_history`).Scan(&taken, &abandoned)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("readable after %s, taken over after %s", readable.Sub(at), taken.Sub(at))
+	if readable.Sub(at) > 10*time.Second || taken.Sub(at) > 10*time.Second || abandoned != 1 {
+		t.Errorf("readable after %s, taken over after %s, %d attempts abandoned", readable.Sub(at), taken.Sub(at), abandoned)
+	}
+	return conn
 }

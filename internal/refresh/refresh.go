@@ -124,6 +124,9 @@ func (a *attempt) run(ctx context.Context) (result Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if err := a.showBackend(ctx, conn); err != nil {
+		return Result{}, err
+	}
 	result = Result{View: a.view, LockWait: time.Since(lockStart)}
 	if result.Method, result.Reason, err = choose(a.request.Method, facts); err != nil {
 		return Result{}, err
