@@ -110,9 +110,7 @@ func (l *lines) await(t *testing.T, text string) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); l.count(text) == 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			t.Fatalf("does not say %q:\n%s", text, l.b.String())
+			t.Fatalf("does not say %q", text)
 		}
 	}
 }
