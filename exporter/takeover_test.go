@@ -156,7 +156,7 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	p.says(t, "stopping")
 	p.signal(t, syscall.SIGTERM)
 	var exit *osexec.ExitError
-	if err := p.ends(t); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM { //nolint:forcetypeassert // of Unix
+	if err := p.ends(t); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
 		t.Errorf("ended with %v, want the signal", err)
 	}
 }
