@@ -44,7 +44,7 @@ func (a *app) lambda(ctx context.Context, f publishFlags) int {
 		return a.fail(exitFailed, err)
 	}
 	defer pool.Close()
-	kept, err := a.newRefreshing(ctx, pool, refreshFlags{publish: f})
+	kept, err := a.newRefreshing(ctx, pool, lambdaFlags(f))
 	if err != nil {
 		return a.fail(exitFailed, err)
 	}
@@ -55,6 +55,13 @@ func (a *app) lambda(ctx context.Context, f publishFlags) int {
 	return exitOK
 }
 
+// lambdaConcurrency is how many views an invocation refreshes at once.
+const lambdaConcurrency = 2
+
+func lambdaFlags(f publishFlags) refreshFlags {
+	return refreshFlags{publish: f, maxConcurrent: lambdaConcurrency}
+}
+
 // pongTimeout is how long a connection that was idle may take to show that it
 // still works.
 const pongTimeout = 2 * time.Second
@@ -63,7 +70,7 @@ const pongTimeout = 2 * time.Second
 // how long it cannot know: its clock may have stood still. So each connection is
 // tried before it is used.
 func (a *app) openWarm(ctx context.Context) (*pgxpool.Pool, error) {
-	c, err := a.database.config(refreshConnections).PoolConfig()
+	c, err := a.database.config(lambdaFlags(publishFlags{}).connections()).PoolConfig()
 	if err != nil {
 		return nil, err
 	}
@@ -112,8 +119,9 @@ func (f *function) invoke(ctx context.Context, event json.RawMessage) (answer, e
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := *f.kept
-	r.flags.views, r.flags.due = views, len(views) == 0
+	flags := f.kept.flags
+	flags.views, flags.due = views, len(views) == 0
+	r := f.kept.again(flags)
 	work, stop := beforeDeadline(ctx)
 	defer stop(nil)
 	defer context.AfterFunc(f.stopping, func() { stop(errStopped) })()
@@ -168,39 +176,42 @@ func beforeDeadline(ctx context.Context) (context.Context, context.CancelCauseFu
 	return work, func(cause error) { timer.Stop(); stop(cause) }
 }
 
-// all refreshes every view that is asked for, one after the other, and says
-// which of them were not.
+// all refreshes every view that is asked for, and says which of them were not.
 func (r *refreshing) all(ctx context.Context) (done answer, failures []string) {
 	done.Refreshed = []refreshedView{}
 	views, err := r.wanted(ctx)
+	var left []string
+	if err == nil {
+		left, err = r.each(ctx, views, func(string) {}, func(view string, result refresh.Result, claimed bool, err error) {
+			log := r.logger.With("view", view)
+			switch {
+			case err != nil:
+				log.Error("refresh failed", "err", postgres.Message(err))
+				failures = append(failures, postgres.Message(err))
+			case !claimed:
+				log.Info("taken by another exporter meanwhile")
+			case result.Skipped:
+				log.Info("skipped", "reason", result.Reason)
+			default:
+				log.Info("refreshed", "method", string(result.Method), "duration", result.Duration.Round(time.Millisecond), "reason", result.Reason)
+				if result.Warning != "" {
+					log.Warn("refreshed with a warning", "warning", result.Warning)
+				}
+				done.Refreshed = append(done.Refreshed, answered(result))
+			}
+		})
+	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = errors.Join(cause, err)
 		}
 		r.logger.Error("cannot refresh", "err", postgres.Message(err))
-		return done, []string{postgres.Message(err)}
+		return done, append(failures, postgres.Message(err))
 	}
-	for i, view := range views {
-		if ctx.Err() != nil {
-			left := strings.Join(views[i:], ", ")
-			r.logger.Error("not refreshed", "views", left, "err", context.Cause(ctx))
-			return done, append(failures, fmt.Sprintf("not refreshed: %s: %v", left, context.Cause(ctx)))
-		}
-		result, claimed, err := r.attempt(ctx, view)
-		log := r.logger.With("view", view)
-		switch {
-		case err != nil:
-			log.Error("refresh failed", "err", postgres.Message(err))
-			failures = append(failures, postgres.Message(err))
-		case !claimed:
-			log.Info("taken by another exporter meanwhile")
-		default:
-			log.Info("refreshed", "method", string(result.Method), "duration", result.Duration.Round(time.Millisecond), "reason", result.Reason)
-			if result.Warning != "" {
-				log.Warn("refreshed with a warning", "warning", result.Warning)
-			}
-			done.Refreshed = append(done.Refreshed, answered(result))
-		}
+	if len(left) > 0 {
+		names := strings.Join(left, ", ")
+		r.logger.Error("not refreshed", "views", names, "err", context.Cause(ctx))
+		failures = append(failures, fmt.Sprintf("not refreshed: %s: %v", names, context.Cause(ctx)))
 	}
 	return done, failures
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -91,4 +92,28 @@ set_config('TimeZone', 'Asia/Tokyo', false), set_config('default_transaction_iso
 		}
 	})
 	return sync.OnceFunc(func() { close(done); clients.Wait(); pool.Close() })
+}
+
+// Behind the pooler too, it is the backend of the refresh that is ended when its
+// exporter is frozen, and not one that serves somebody else by now.
+func TestE2EFrozenBehindPgBouncer(t *testing.T) {
+	db := stuck(t)
+	pooled := db.PgBouncer(t)
+	lost := startProcess(t, pooled+"&application_name=stuck", "--database.pgbouncer")
+	conn := replaced(t, db, func() {
+		eventually(t, "the attempt names the backend that refreshes", func() bool { return namesItsBackend(t, db) })
+		lost.signal(t, syscall.SIGSTOP)
+	})
+	var ended string
+	if err := conn.QueryRow(t.Context(), `SELECT outcome FROM materialized_view_refresh_history ORDER BY id LIMIT 1`).Scan(&ended); err != nil || ended != "abandoned" {
+		t.Errorf("%s, %v", ended, err)
+	}
+}
+
+func namesItsBackend(t *testing.T, db *postgrestest.Database) (recorded bool) {
+	t.Helper()
+	err := db.Connect(t).QueryRow(t.Context(), `
+SELECT EXISTS (SELECT FROM materialized_view_refresh_history AS h JOIN pg_stat_activity AS a ON a.pid = h.backend_pid AND a.backend_start = h.backend_start
+               WHERE h.outcome = 'running' AND a.wait_event = 'PgSleep')`).Scan(&recorded)
+	return err == nil && recorded
 }

@@ -4,25 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
+	"io"
 
 	"github.com/alecthomas/kingpin/v2"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
-	"github.com/matview/terraform-provider-matview/exporter/scheduler"
-	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
-	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
 type refreshFlags struct {
 	views    []string
 	all, due bool
 	method   string
-	publish  publishFlags
+
+	maxConcurrent int
+	output        string
+	publish       publishFlags
 }
 
 func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) {
@@ -31,12 +28,17 @@ func (a *app) addRefresh(cli *kingpin.Application, commands map[string]command) 
 	c.Flag("all", "Refresh every materialized view of the database.").BoolVar(&f.all)
 	c.Flag("due", "Refresh the scheduled views that are due.").BoolVar(&f.due)
 	c.Flag("method", "auto, blocking, concurrently or swap; by default what the view's schedule says, else auto.").EnumVar(&f.method, refresh.Methods...)
+	c.Flag("max-concurrent", "How many views may be refreshed at once, those apart that one reads.").Default("2").IntVar(&f.maxConcurrent)
+	c.Flag("output", "text, with progress on a terminal, or json: one line of JSON for each view as it is done, on standard output.").Default("text").EnumVar(&f.output, "text", "json")
 	f.publish.add(c)
 	c.Arg("view", "Views to refresh.").StringsVar(&f.views)
 	commands[c.FullCommand()] = func(ctx context.Context) int { return a.refresh(ctx, f) }
 }
 
 func (f refreshFlags) validate() error {
+	if f.maxConcurrent < 1 {
+		return errors.New("--max-concurrent must be at least 1")
+	}
 	given := 0
 	for _, set := range []bool{len(f.views) > 0, f.all, f.due} {
 		if set {
@@ -49,15 +51,11 @@ func (f refreshFlags) validate() error {
 	return nil
 }
 
-// refreshConnections are one that refreshes, one that says that this process
-// lives, and one for reading beside them.
-const refreshConnections = 3
-
 func (a *app) refresh(ctx context.Context, f refreshFlags) int {
 	if err := f.validate(); err != nil {
 		return a.fail(exitUsage, err)
 	}
-	pool, err := a.open(ctx, refreshConnections)
+	pool, err := a.open(ctx, f.connections())
 	if err != nil {
 		return a.fail(exitFailed, err)
 	}
@@ -73,132 +71,50 @@ func (a *app) refresh(ctx context.Context, f refreshFlags) int {
 	if err != nil {
 		return a.fail(exitFailed, err)
 	}
-	if len(views) == 0 {
+	if len(views) == 0 && f.output == "text" {
 		fmt.Fprintln(a.stdout, "Nothing to refresh.")
 	}
-	code := exitOK
-	for _, view := range views {
-		if ctx.Err() != nil {
-			return a.fail(exitFailed, errors.New("interrupted; the views not named above were not refreshed"))
-		}
-		if !r.one(ctx, view) {
+	return a.shown(ctx, r, views)
+}
+
+// shown refreshes the views and says how that goes.
+func (a *app) shown(ctx context.Context, r *refreshing, views []string) (code int) {
+	p := newProgress(a, r.pool)
+	if r.flags.output == "json" {
+		p.terminal = nil
+	}
+	stop := p.watch(ctx, views)
+	left, err := r.each(ctx, views, p.begin, func(view string, result refresh.Result, claimed bool, err error) {
+		if err != nil {
 			code = exitFailed
 		}
+		if result.Warning != "" && r.flags.output == "text" {
+			p.print(a.stderr, fmt.Sprintf("%s: warning: %s", result.View, result.Warning))
+		}
+		to, line := r.said(view, result, claimed, err)
+		p.end(view, to, line)
+	})
+	stop()
+	switch {
+	case err != nil:
+		return a.fail(exitFailed, err)
+	case len(left) > 0:
+		return a.fail(exitFailed, errors.New("interrupted; the views not named above were not refreshed"))
 	}
 	return code
 }
 
-// refreshing is one run of the refresh command.
-type refreshing struct {
-	*app
-	pool      *pgxpool.Pool
-	flags     refreshFlags
-	refresher *refresh.Refresher
-	scheduler *scheduler.Scheduler
-	before    map[string]freshness.View
-	attempts  []cloudwatch.Attempt
-	reader    *freshness.Reader
-	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
-	announced chan struct{}         // closed when that is over
-}
-
-// newRefreshing makes what refreshes by the flags. It asks nobody yet.
-func (a *app) newRefreshing(ctx context.Context, pool *pgxpool.Pool, f refreshFlags) (_ *refreshing, err error) {
-	r := &refreshing{app: a, pool: pool, flags: f, refresher: refresh.New(pool, a.schema, attemptedBy())}
-	r.scheduler = scheduler.New(scheduler.Options{
-		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: 1, Logger: a.logger,
-	})
-	r.reader = freshness.NewReader(pool, a.schema, announceTimeout, time.Now)
-	r.publisher, err = a.newPublisher(ctx, f.publish.cloudwatch, r.reader, prometheus.NewRegistry())
-	return r, err
-}
-
-// wanted are the canonical names of the views to refresh, in order.
-func (r *refreshing) wanted(ctx context.Context) ([]string, error) {
-	views, err := r.asked(ctx)
-	if err == nil {
-		views, err = refresh.Order(ctx, r.pool, r.schema, views)
-	}
-	if err != nil {
-		return nil, r.hint(err)
-	}
-	return views, nil
-}
-
-func (r *refreshing) asked(ctx context.Context) ([]string, error) {
-	if r.flags.due {
-		return r.scheduler.Due(ctx)
-	}
-	var views []freshness.View
-	var err error
-	if r.flags.all {
-		views, err = freshness.All(ctx, r.pool, r.schema)
-	} else {
-		views, err = r.find(ctx, r.pool, r.flags.views)
-	}
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, v := range views {
-		if v.OID != nil || !r.flags.all {
-			names = append(names, v.Name)
-		}
-	}
-	return names, nil
-}
-
-// one refreshes one view and prints what came of it.
-func (r *refreshing) one(ctx context.Context, view string) (ok bool) {
-	result, claimed, err := r.attempt(ctx, view)
+// said is what is printed about a view, and where.
+func (r *refreshing) said(view string, result refresh.Result, claimed bool, err error) (to io.Writer, line string) {
 	switch {
+	case r.flags.output == "json":
+		return r.stdout, newRefreshed(view, result, claimed, err).line()
 	case err != nil:
-		fmt.Fprintf(r.stderr, "%s: FAILED: %s\n", view, postgres.Message(err))
-		return false
+		return r.stderr, fmt.Sprintf("%s: FAILED: %s", view, postgres.Message(err))
 	case !claimed:
-		fmt.Fprintf(r.stdout, "%s: taken by another exporter meanwhile\n", view)
-		return true
+		return r.stdout, view + ": taken by another exporter meanwhile"
+	case result.Skipped:
+		return r.stdout, fmt.Sprintf("%s: skipped, %s", result.View, result.Reason)
 	}
-	if result.Skipped {
-		fmt.Fprintf(r.stdout, "%s: skipped, %s\n", result.View, result.Reason)
-		return true
-	}
-	fmt.Fprintf(r.stdout, "%s: refreshed in %s, %s: %s\n", result.View, seconds(result.Duration.Seconds()), result.Method, result.Reason)
-	if result.Warning != "" {
-		fmt.Fprintf(r.stderr, "%s: warning: %s\n", result.View, result.Warning)
-	}
-	return true
-}
-
-// attempt refreshes one view; claimed is false if another exporter has taken it
-// meanwhile.
-func (r *refreshing) attempt(ctx context.Context, view string) (result refresh.Result, claimed bool, err error) {
-	if r.flags.due {
-		result, claimed, err = r.scheduler.RefreshDue(ctx, view)
-	} else {
-		claimed = true
-		result, err = r.named(ctx, view)
-	}
-	if claimed || err != nil {
-		r.attempts = append(r.attempts, r.attempted(view, result, err))
-	}
-	return result, claimed, err
-}
-
-// named refreshes as the view's schedule says, if it has one, but for
-// skip_unchanged: whoever asks for a refresh gets it.
-func (r *refreshing) named(ctx context.Context, view string) (refresh.Result, error) {
-	req := refresh.Request{View: view, Trigger: refresh.TriggerManual, LockTimeout: schedule.DefaultLockTimeout}
-	row, found, err := schedule.Of(ctx, r.pool, r.schema, view)
-	if err != nil {
-		return refresh.Result{}, err
-	}
-	if found {
-		req.Method, req.LockTimeout, req.StatementTimeout = refresh.Method(row.Method), row.LockTimeout, row.StatementTimeout
-		req.Settings, req.TotalJobs, req.TotalObjects = row.Settings, row.TotalJobs, row.TotalObjects
-	}
-	if r.flags.method != "" {
-		req.Method = refresh.Method(r.flags.method)
-	}
-	return r.refresher.Refresh(ctx, req)
+	return r.stdout, fmt.Sprintf("%s: refreshed in %s, %s: %s", result.View, seconds(result.Duration.Seconds()), result.Method, result.Reason)
 }

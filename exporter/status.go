@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/matview/terraform-provider-matview/exporter/api"
+	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
@@ -44,12 +45,14 @@ func (a *app) status(ctx context.Context, f statusFlags) int {
 	if err != nil {
 		return a.fail(exitFailed, a.hint(err))
 	}
+	why, err := scheduler.New(scheduler.Options{Pool: pool, Schema: a.schema, Logger: a.logger}).Why(ctx, views)
+	if err != nil {
+		return a.fail(exitFailed, a.hint(err))
+	}
 	if f.output == "json" {
-		encoder := json.NewEncoder(a.stdout)
-		encoder.SetIndent("", "  ")
-		err = encoder.Encode(api.NewStatus(views))
+		err = a.statusJSON(views, why)
 	} else {
-		err = a.table(views)
+		err = a.table(views, why)
 	}
 	if err != nil {
 		return a.fail(exitFailed, fmt.Errorf("write the status: %w", err))
@@ -57,16 +60,56 @@ func (a *app) status(ctx context.Context, f statusFlags) int {
 	return exitOK
 }
 
-func (a *app) table(views []freshness.View) error {
+// explained is a view as /cache/status has it, and why it runs when it does.
+type explained struct {
+	api.View
+	NextRunReason *string `json:"next_run_reason"`
+	Method        *string `json:"last_method"`
+	MethodReason  *string `json:"last_method_reason"`
+}
+
+func (a *app) statusJSON(views []freshness.View, why map[string]scheduler.Reasons) error {
+	status := struct {
+		Views []explained `json:"views"`
+	}{Views: make([]explained, len(views))}
+	for i, v := range views {
+		r := why[v.Name]
+		status.Views[i] = explained{View: api.NewView(v), NextRunReason: orNil(r.NextRun), Method: orNil(r.Method), MethodReason: orNil(r.Choice)}
+	}
+	encoder := json.NewEncoder(a.stdout)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(status)
+}
+
+func (a *app) table(views []freshness.View, why map[string]scheduler.Reasons) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "VIEW\tSTATE\tDATA AS OF\tREFRESHED\tTOOK\tNEXT RUN\tLAST ERROR")
+	fmt.Fprintln(w, "VIEW\tSTATE\tDATA AS OF\tREFRESHED\tTOOK\tNEXT RUN\tWHY\tLAST METHOD")
 	for _, v := range views {
+		r := why[v.Name]
 		fmt.Fprintln(w, strings.Join([]string{
 			v.Name, state(v), since(v.DataAsOf, v.StalenessSeconds), since(v.LastRefreshedAt, v.SecondsSinceRefresh),
-			took(v), nextRun(v), orDash(v.LastError),
+			took(v), nextRun(v), orDash(orNil(r.NextRun)), lastMethod(r),
 		}, "\t"))
 	}
 	return w.Flush()
+}
+
+func lastMethod(r scheduler.Reasons) string {
+	if r.Method == "" {
+		return "-"
+	}
+	if r.Choice == "" {
+		return r.Method
+	}
+	return r.Method + ": " + r.Choice
+}
+
+func orNil(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }
 
 func state(v freshness.View) string {

@@ -21,6 +21,8 @@ type claim struct {
 	dueAt   time.Time
 	nextRun time.Time
 	attempt int64
+	// upstream is not nil where the view waited for one that it reads, and that failed.
+	upstream *refresh.UpstreamError
 }
 
 func (c claim) request() refresh.Request {
@@ -36,10 +38,11 @@ const dueSQL = `
 SELECT ` + schedule.Columns + `, st.view_name, st.next_run_at, clock_timestamp()
 FROM %[1]s AS st
 JOIN %[2]s AS s ON s.view_name = st.schedule_name AND s.enabled
-WHERE st.next_run_at <= clock_timestamp() AND ($2 = '' OR st.view_name = $2)
+WHERE st.next_run_at <= clock_timestamp() AND ($4 OR st.view_name = $6)
   AND NOT EXISTS (SELECT FROM %[3]s AS h WHERE h.outcome = 'running' AND h.view_name = st.view_name)
+  AND NOT ` + waitsSQL + `
 ORDER BY st.next_run_at
-LIMIT $1
+LIMIT $5
 FOR UPDATE OF st SKIP LOCKED`
 
 // claim takes up to limit due refreshes, or only that of one view, in one short
@@ -50,7 +53,9 @@ func (s *Scheduler) claim(ctx context.Context, limit int, view string) ([]claim,
 		return nil, fmt.Errorf("claim due refreshes: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	rows, err := tx.Query(ctx, fmt.Sprintf(dueSQL, s.table("state"), s.table("schedule"), s.table("history")), limit, view)
+	readers, read := s.pairs()
+	rows, err := tx.Query(ctx, fmt.Sprintf(dueSQL, s.table("state"), s.table("schedule"), s.table("history")),
+		readers, read, s.UpstreamWait.Seconds(), view == "", limit, view)
 	if err != nil {
 		return nil, fmt.Errorf("claim due refreshes: %w", err)
 	}
@@ -60,6 +65,9 @@ func (s *Scheduler) claim(ctx context.Context, limit int, view string) ([]claim,
 	}
 	if len(claims) == 0 {
 		return nil, nil
+	}
+	if err := s.findFailed(ctx, tx, claims); err != nil {
+		return nil, fmt.Errorf("claim due refreshes: %w", err)
 	}
 	if err := s.take(ctx, tx, claims); err != nil {
 		return nil, fmt.Errorf("claim due refreshes: %w", err)

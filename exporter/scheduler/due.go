@@ -2,8 +2,8 @@ package scheduler
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -34,15 +34,46 @@ WHERE st.next_run_at <= clock_timestamp() ORDER BY st.next_run_at`)
 }
 
 // RefreshDue refreshes one view if it is still due; claimed is false if another
-// exporter has taken it meanwhile.
+// exporter has taken it meanwhile. It waits where another is refreshing a view
+// that this one reads.
 func (s *Scheduler) RefreshDue(ctx context.Context, view string) (result refresh.Result, claimed bool, err error) {
-	claims, err := s.claim(ctx, 1, view)
-	if err != nil || len(claims) == 0 {
+	if _, err := s.readUpstreams(ctx); err != nil {
 		return refresh.Result{}, false, err
 	}
-	result, err = s.Refresher.Refresh(ctx, claims[0].request())
-	if err != nil && !errors.Is(err, refresh.ErrTakenOver) {
-		s.backOff(ctx, claims[0])
+	for {
+		claims, err := s.claim(ctx, 1, view)
+		if err != nil {
+			return refresh.Result{}, false, err
+		}
+		if len(claims) > 0 {
+			result, err = s.attempt(ctx, claims[0])
+			return result, true, err
+		}
+		waits, err := s.waits(ctx, view)
+		if err != nil || !waits {
+			return refresh.Result{}, false, err
+		}
+		select {
+		case <-time.After(waitingPoll):
+		case <-ctx.Done():
+			return refresh.Result{}, false, ctx.Err()
+		}
+		if err := s.reap(ctx); err != nil {
+			return refresh.Result{}, false, err
+		}
 	}
-	return result, true, err
+}
+
+// waits is whether the view is due and one that it reads is being refreshed.
+func (s *Scheduler) waits(ctx context.Context, view string) (waits bool, err error) {
+	readers, read := s.pairs()
+	err = s.Pool.QueryRow(ctx, fmt.Sprintf(`
+SELECT EXISTS (SELECT FROM %[1]s AS st
+               WHERE st.view_name = $5 AND st.next_run_at <= clock_timestamp() AND `+waitsSQL+`
+                 AND NOT EXISTS (SELECT FROM %[3]s AS h WHERE h.outcome = 'running' AND h.view_name = st.view_name))`,
+		s.table("state"), s.table("schedule"), s.table("history")), readers, read, s.UpstreamWait.Seconds(), false, view).Scan(&waits)
+	if err != nil {
+		return false, fmt.Errorf("look what %s waits for: %w", view, err)
+	}
+	return waits, nil
 }

@@ -68,6 +68,7 @@ func (s *Scheduler) receive(ctx context.Context, l *listener) error {
 			return err
 		}
 		l.arrives.Store(true)
+		s.forgetUpstreams() // what is scheduled may be made anew, and another may have noticed first
 		s.wakeUp()
 	}
 }

@@ -40,25 +40,33 @@ type outlook struct {
 	changed   bool          // schedules that have no next run yet
 	abandoned bool          // attempts without a heartbeat
 	untilDue  time.Duration // by the database's clock; not positive when a view is due
+	waiting   bool          // a view is due that waits for one that it reads
+	standby   bool          // the server takes no writes
 }
 
-// A view whose attempt is running is not due until that has ended.
+// A view whose attempt is running is not due until that has ended, nor one that
+// waits for another.
 const lookSQL = `
-SELECT EXISTS (SELECT FROM %[1]s AS s LEFT JOIN %[2]s AS st ON st.schedule_name = s.view_name
+SELECT EXISTS (SELECT FROM %[2]s AS s LEFT JOIN %[1]s AS st ON st.schedule_name = s.view_name
                WHERE st.scheduled_by IS DISTINCT FROM ` + specSQL + `),
        EXISTS (SELECT FROM %[3]s WHERE outcome = 'running'
-               AND coalesce(heartbeat_at, started_at) < clock_timestamp() - $1 * interval '1 second'),
+               AND coalesce(heartbeat_at, started_at) < clock_timestamp() - $5 * interval '1 second'),
        (SELECT extract(epoch FROM st.next_run_at - clock_timestamp())::double precision
-        FROM %[2]s AS st JOIN %[1]s AS s ON s.view_name = st.schedule_name AND s.enabled
+        FROM %[1]s AS st JOIN %[2]s AS s ON s.view_name = st.schedule_name AND s.enabled
         WHERE st.next_run_at IS NOT NULL
           AND NOT EXISTS (SELECT FROM %[3]s AS h WHERE h.outcome = 'running' AND h.view_name = st.view_name)
-        ORDER BY st.next_run_at LIMIT 1)`
+          AND NOT (st.next_run_at <= clock_timestamp() AND ` + waitsSQL + `)
+        ORDER BY st.next_run_at LIMIT 1),
+       cardinality($1::text[]) > 0
+       AND EXISTS (SELECT FROM %[1]s AS st WHERE st.next_run_at <= clock_timestamp() AND ` + waitsSQL + `),
+       pg_is_in_recovery()`
 
 func (s *Scheduler) look(ctx context.Context) (outlook, error) {
 	var o outlook
 	var seconds *float64
-	err := s.Pool.QueryRow(ctx, fmt.Sprintf(lookSQL, s.table("schedule"), s.table("state"), s.table("history")),
-		refresh.DeadAfter.Seconds()).Scan(&o.changed, &o.abandoned, &seconds)
+	readers, read := s.pairs()
+	err := s.Pool.QueryRow(ctx, fmt.Sprintf(lookSQL, s.table("state"), s.table("schedule"), s.table("history")),
+		readers, read, s.UpstreamWait.Seconds(), true, refresh.DeadAfter.Seconds()).Scan(&o.changed, &o.abandoned, &seconds, &o.waiting, &o.standby)
 	if err != nil {
 		return outlook{}, fmt.Errorf("look for due refreshes: %w", err)
 	}
@@ -162,18 +170,26 @@ func (s *Scheduler) planNext(ctx context.Context, changed []*planned) error {
 }
 
 // firstRun is now for a view without a verified record, and for one whose
-// interval has passed.
+// interval or target has passed.
 func firstRun(row schedule.Row, name string, view freshness.View, now time.Time) time.Time {
 	parsed, err := schedule.Parse(row.Spec)
 	if err != nil || view.DataAsOf == nil || view.LastRefreshedAt == nil {
 		return now
 	}
+	var took time.Duration
+	if view.RefreshDurationMS != nil {
+		took = time.Duration(*view.RefreshDurationMS) * time.Millisecond
+	}
+	if row.TargetStaleness > 0 {
+		goal := schedule.Goal{Staleness: row.TargetStaleness, Lead: took}
+		if next := goal.NextStart(name, *view.DataAsOf, time.Time{}, row.Jitter); next.After(now) {
+			return next
+		}
+		return now
+	}
 	var lastStart time.Time
 	if row.Every > 0 {
-		lastStart = *view.LastRefreshedAt
-		if view.RefreshDurationMS != nil {
-			lastStart = lastStart.Add(-time.Duration(*view.RefreshDurationMS) * time.Millisecond)
-		}
+		lastStart = view.LastRefreshedAt.Add(-took)
 		if !lastStart.Add(row.Every).After(now) {
 			return now
 		}

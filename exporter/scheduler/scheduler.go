@@ -36,8 +36,11 @@ type Options struct {
 	MaxConcurrent int
 	// ShutdownTimeout is how long refreshes may go on after Run's context ends.
 	ShutdownTimeout time.Duration
-	Observer        Observer
-	Logger          *slog.Logger
+	// UpstreamWait is how long a view that is due waits for those that it reads;
+	// 0 means [DefaultUpstreamWait].
+	UpstreamWait time.Duration
+	Observer     Observer
+	Logger       *slog.Logger
 }
 
 // Scheduler claims due refreshes and runs them.
@@ -47,11 +50,18 @@ type Scheduler struct {
 	workers chan struct{} // a token for each refresh under way
 	running sync.WaitGroup
 	ignored map[string]bool // second schedules of one view, said once
+	standby bool            // what the server was last seen to be
+	upstreams
 }
 
 // New makes a scheduler; [Scheduler.Run] starts it.
 func New(o Options) *Scheduler {
-	return &Scheduler{Options: o, wake: make(chan struct{}, 1), workers: make(chan struct{}, o.MaxConcurrent), ignored: map[string]bool{}}
+	if o.UpstreamWait == 0 {
+		o.UpstreamWait = DefaultUpstreamWait
+	}
+	s := &Scheduler{Options: o, wake: make(chan struct{}, 1), workers: make(chan struct{}, o.MaxConcurrent), ignored: map[string]bool{}}
+	s.unreachable = map[string]bool{}
+	return s
 }
 
 const (
@@ -66,6 +76,9 @@ const (
 	maxRetry    = 10 * time.Second
 	// shortestWait keeps the loop from spinning on what another exporter holds.
 	shortestWait = 50 * time.Millisecond
+	// waitingPoll is for as long as a view waits for another that it reads, which
+	// another exporter may be refreshing.
+	waitingPoll = 250 * time.Millisecond
 )
 
 // Run schedules until ctx ends. It then claims nothing more, waits for running
@@ -136,10 +149,14 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+	if s.idles(outlook.standby) {
+		return pollInterval, nil
+	}
 	if outlook.changed {
 		if err := s.reconcile(ctx); err != nil {
 			return 0, err
 		}
+		s.forgetUpstreams()
 	}
 	if outlook.abandoned {
 		if err := s.reap(ctx); err != nil {
@@ -149,6 +166,17 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 	if outlook.changed || outlook.abandoned {
 		if outlook, err = s.look(ctx); err != nil {
 			return 0, err
+		}
+	}
+	if outlook.untilDue <= 0 {
+		fresh, err := s.readUpstreams(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if fresh {
+			if outlook, err = s.look(ctx); err != nil {
+				return 0, err
+			}
 		}
 	}
 	for outlook.untilDue <= 0 {
@@ -170,7 +198,29 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 			return 0, err
 		}
 	}
+	if outlook.waiting {
+		return min(outlook.untilDue, waitingPoll), nil
+	}
 	return outlook.untilDue, nil
+}
+
+// idles is whether there is nothing to do because the server is a standby, or was
+// made one. It is said once, and once when that is over.
+func (s *Scheduler) idles(standby bool) bool {
+	if standby != s.standby {
+		s.standby = standby
+		if standby {
+			s.Logger.Warn("the database is a standby, which cannot be refreshed; idle until it is promoted, or another of the hosts is the primary")
+		} else {
+			s.Logger.Info("the database takes writes; scheduling again")
+		}
+	}
+	if standby {
+		// Of several hosts, another one may be the primary by now: that is found
+		// out by connecting.
+		s.Pool.Reset()
+	}
+	return standby
 }
 
 // start runs one claimed refresh in a goroutine of its own.
@@ -189,24 +239,28 @@ func (s *Scheduler) start(ctx context.Context, c claim) {
 
 func (s *Scheduler) refresh(ctx context.Context, c claim) {
 	began := time.Now()
-	result, err := s.Refresher.Refresh(ctx, c.request())
-	log := s.Logger.With("view", c.view, "trigger", refresh.TriggerSchedule)
+	result, err := s.attempt(ctx, c)
+	s.report(c, began, result, err)
+}
+
+// report tells the observer and the log what came of an attempt.
+func (s *Scheduler) report(c claim, began time.Time, result refresh.Result, err error, more ...any) {
+	log := s.Logger.With("view", c.view, "trigger", refresh.TriggerSchedule).With(more...)
 	if err != nil {
-		s.Observer.Observe(c.view, c.row.Method, "failed", time.Since(began))
+		s.observe(c.view, c.row.Method, "failed", time.Since(began))
 		if errors.Is(err, refresh.ErrTakenOver) {
 			log.Warn("another exporter has taken this refresh over", "err", postgres.Message(err))
 			return
 		}
 		log.Error("refresh failed", "method", c.row.Method, "duration", time.Since(began).Round(time.Millisecond), "err", postgres.Message(err))
-		s.backOff(ctx, c)
 		return
 	}
 	if result.Skipped {
-		s.Observer.Observe(c.view, c.row.Method, "skipped", result.Duration)
+		s.observe(c.view, c.row.Method, "skipped", result.Duration)
 		log.Info("skipped", "reason", result.Reason, "data_as_of", result.AsOf, "duration", result.Duration.Round(time.Millisecond))
 		return
 	}
-	s.Observer.Observe(c.view, string(result.Method), "succeeded", result.Duration)
+	s.observe(c.view, string(result.Method), "succeeded", result.Duration)
 	log = log.With("method", string(result.Method), "duration", result.Duration.Round(time.Millisecond),
 		"lock_wait", result.LockWait.Round(time.Millisecond), "reason", result.Reason)
 	if result.Warning != "" {
@@ -214,6 +268,35 @@ func (s *Scheduler) refresh(ctx context.Context, c claim) {
 		return
 	}
 	log.Info("refreshed")
+}
+
+func (s *Scheduler) observe(view, method, outcome string, duration time.Duration) {
+	if s.Observer != nil {
+		s.Observer.Observe(view, method, outcome, duration)
+	}
+}
+
+// attempt makes the claimed refresh, or records why it is not made, and settles
+// when the next one is.
+func (s *Scheduler) attempt(ctx context.Context, c claim) (result refresh.Result, err error) {
+	if c.row.TargetStaleness > 0 && c.upstream == nil {
+		c.upstream = s.pull(ctx, c)
+	}
+	if c.upstream != nil {
+		err = s.Refresher.RecordUpstream(ctx, c.request(), c.upstream)
+	} else {
+		result, err = s.Refresher.Refresh(ctx, c.request())
+	}
+	switch {
+	case errors.Is(err, refresh.ErrTakenOver):
+	case err != nil:
+		s.backOff(ctx, c)
+	default:
+		if err := s.planNextStart(context.WithoutCancel(ctx), c); err != nil {
+			s.Logger.Error("cannot plan the next refresh; it is tried when the target has passed", "view", c.view, "err", postgres.Message(err))
+		}
+	}
+	return result, err
 }
 
 func (s *Scheduler) wakeUp() {

@@ -39,6 +39,7 @@ type refreshScheduleModel struct {
 	View             types.String         `tfsdk:"view"`
 	Cron             types.String         `tfsdk:"cron"`
 	Every            timetypes.GoDuration `tfsdk:"every"`
+	TargetStaleness  timetypes.GoDuration `tfsdk:"target_staleness"`
 	TimeZone         types.String         `tfsdk:"time_zone"`
 	Method           types.String         `tfsdk:"method"`
 	Enabled          types.Bool           `tfsdk:"enabled"`
@@ -61,7 +62,7 @@ func (r *refreshScheduleResource) Configure(_ context.Context, req resource.Conf
 }
 
 func (r *refreshScheduleResource) ConfigValidators(context.Context) []resource.ConfigValidator {
-	return []resource.ConfigValidator{resourcevalidator.ExactlyOneOf(path.MatchRoot("cron"), path.MatchRoot("every"))}
+	return []resource.ConfigValidator{resourcevalidator.ExactlyOneOf(path.MatchRoot("cron"), path.MatchRoot("every"), path.MatchRoot("target_staleness"))}
 }
 
 // ValidateConfig finds what is wrong only with cron and time zone together.

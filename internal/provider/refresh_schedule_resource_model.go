@@ -20,10 +20,11 @@ func (m refreshScheduleModel) row(viewName string) schedule.Row {
 	return schedule.Row{
 		ViewName: viewName,
 		Spec: schedule.Spec{
-			Cron:     m.Cron.ValueString(),
-			Every:    durationOf(m.Every),
-			TimeZone: m.TimeZone.ValueString(),
-			Jitter:   durationOf(m.Jitter),
+			Cron:            m.Cron.ValueString(),
+			Every:           durationOf(m.Every),
+			TargetStaleness: durationOf(m.TargetStaleness),
+			TimeZone:        m.TimeZone.ValueString(),
+			Jitter:          durationOf(m.Jitter),
 		},
 		Method:           m.Method.ValueString(),
 		Enabled:          m.Enabled.ValueBool(),
@@ -41,6 +42,7 @@ func (m refreshScheduleModel) row(viewName string) schedule.Row {
 func (m *refreshScheduleModel) set(row schedule.Row) {
 	m.Cron = stringOrNull(row.Cron)
 	m.Every = durationValue(row.Every)
+	m.TargetStaleness = durationValue(row.TargetStaleness)
 	m.TimeZone = types.StringValue(row.TimeZone)
 	m.Method = types.StringValue(row.Method)
 	m.Enabled = types.BoolValue(row.Enabled)

@@ -42,16 +42,24 @@ func (r *refreshScheduleResource) Schema(_ context.Context, _ resource.SchemaReq
 				PlanModifiers: []planmodifier.String{sameView()},
 			},
 			"cron": schema.StringAttribute{
-				MarkdownDescription: "When to refresh: five fields (minute, hour, day of month, month, day of week) as in crontab, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`; in `time_zone`. Exactly one of `cron` and `every` is required.",
+				MarkdownDescription: "When to refresh: five fields (minute, hour, day of month, month, day of week) as in crontab, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`; in `time_zone`. Exactly one of `cron`, `every` and `target_staleness` is required.",
 				Optional:            true,
 				Validators:          []validator.String{cronExpression()},
 			},
 			"every": schema.StringAttribute{
-				MarkdownDescription: "How often to refresh: the time from one refresh's start to the next one's, at least `1s`. Exactly one of `cron` and `every` is required.",
+				MarkdownDescription: "How often to refresh: the time from one refresh's start to the next one's, at least `1s`. Exactly one of `cron`, `every` and `target_staleness` is required.",
 				Optional:            true,
 				CustomType:          timetypes.GoDurationType{},
 				Validators:          []validator.String{durationBetween(time.Second, maxInterval, time.Microsecond)},
 				PlanModifiers:       []planmodifier.String{sameDuration()},
+			},
+			"target_staleness": schema.StringAttribute{
+				MarkdownDescription: "How old the data may grow, at least `5s`: a goal, not a limit. Each refresh starts early enough for the 95th percentile of how long the last fifty took. Materialized views that this one reads are refreshed before it where their data is older than half of this: those without a schedule, and those that theirs refreshes too rarely; not those whose schedule is disabled. " +
+					"Where refreshes take so long that the goal cannot be met, the exporter's log and `matview-exporter status` say so. Exactly one of `cron`, `every` and `target_staleness` is required.",
+				Optional:      true,
+				CustomType:    timetypes.GoDurationType{},
+				Validators:    []validator.String{durationBetween(5*time.Second, maxInterval, time.Microsecond)},
+				PlanModifiers: []planmodifier.String{sameDuration()},
 			},
 			"time_zone": schema.StringAttribute{
 				MarkdownDescription: "Time zone of `cron`, by its IANA name such as `America/New_York`. Default: `UTC`.",
@@ -74,7 +82,7 @@ func (r *refreshScheduleResource) Schema(_ context.Context, _ resource.SchemaReq
 				Default:             booldefault.StaticBool(true),
 			},
 			"jitter": schema.StringAttribute{
-				MarkdownDescription: "Spread the runs of many views over up to this long after they are due. Each view's own delay is always the same. Default: none.",
+				MarkdownDescription: "Spread the runs of many views over up to this long after they are due. Each view's own delay is always the same: with `every` the runs are at whole multiples of it, in UTC, and the delay; with `target_staleness` they are earlier by it, a quarter of the target at most. Default: none.",
 				Optional:            true,
 				CustomType:          timetypes.GoDurationType{},
 				Validators:          []validator.String{positiveDuration()},

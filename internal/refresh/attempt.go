@@ -49,13 +49,13 @@ const (
 	beginSQL = `
 INSERT INTO %s AS h (view_name, trigger, outcome, attempted_by, backend_pid, backend_start, heartbeat_at)
 SELECT CASE WHEN $1 = 'public' THEN quote_ident($2) ELSE quote_ident($1) || '.' || quote_ident($2) END,
-       $3, 'running', $4, pg_backend_pid(), ` + backendStart + `, clock_timestamp()
+       $3, 'running', $4, %s, %s, clock_timestamp()
 ` + commitLater + `
 RETURNING h.id, h.view_name`
 
 	beginClaimedSQL = `
 UPDATE %s AS h
-SET backend_pid = pg_backend_pid(), backend_start = ` + backendStart + `, heartbeat_at = clock_timestamp(), started_at = clock_timestamp()
+SET backend_pid = %s, backend_start = %s, heartbeat_at = clock_timestamp(), started_at = clock_timestamp()
 ` + commitLater + `
 WHERE h.id = $1 AND h.outcome = 'running'
 RETURNING h.id, h.view_name`
@@ -79,7 +79,8 @@ func (r *Refresher) begin(ctx context.Context, req Request) (*attempt, error) {
 	if req.Attempt != 0 {
 		sql, args = beginClaimedSQL, []any{req.Attempt}
 	}
-	if err := conn.QueryRow(ctx, fmt.Sprintf(sql, r.history()), args...).Scan(&a.id, &a.view); err != nil {
+	pid, start := r.ownBackend()
+	if err := conn.QueryRow(ctx, fmt.Sprintf(sql, r.history(), pid, start), args...).Scan(&a.id, &a.view); err != nil {
 		conn.Release()
 		if errors.Is(err, pgx.ErrNoRows) { // frozen between the claim and now
 			return nil, ErrTakenOver

@@ -179,6 +179,9 @@ func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen
 	if err != nil {
 		return Result{}, choice{}, err
 	}
+	if err := a.showBackend(ctx, conn); err != nil {
+		return Result{}, choice{}, err
+	}
 	result = Result{View: a.view, LockWait: time.Since(lockStart)}
 	if chosen, err = choose(wanted, facts); err != nil {
 		return Result{}, choice{}, err

@@ -44,7 +44,7 @@ func CheckSkipping(ctx context.Context, db session) error {
 }
 
 //go:embed unchanged_reads.sql
-var readsSQL string
+var queryReadsSQL string
 
 //go:embed unchanged.sql
 var fingerprintSQL string
@@ -225,7 +225,7 @@ func (a *attempt) count(ctx context.Context) (*counted, error) {
 		return nil, err
 	}
 	c := &counted{Settings: a.request.Settings}
-	if err := tx.QueryRow(ctx, readsSQL, oid).Scan(&c.Doubt, &c.Relations, &c.Functions, &c.Operators, &c.Collations, &c.ReadsViews); err != nil {
+	if err := tx.QueryRow(ctx, queryReadsSQL, oid).Scan(&c.Doubt, &c.Relations, &c.Functions, &c.Operators, &c.Collations, &c.ReadsViews); err != nil {
 		return nil, err
 	}
 	if err := tx.QueryRow(ctx, fingerprintSQL, c).Scan(&c.Fingerprint); err != nil {

@@ -3,9 +3,9 @@ package schedule
 import "time"
 
 // nextEvery is lastStart plus the smallest positive multiple of every that is later than after.
-func nextEvery(every, offset time.Duration, after, lastStart time.Time) time.Time {
+func nextEvery(every time.Duration, after, lastStart time.Time) time.Time {
 	if lastStart.IsZero() {
-		return after.Add(every + offset)
+		return after.Add(every)
 	}
 	since := after.Sub(lastStart)
 	if since < 0 {

@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -43,10 +44,10 @@ func TestNextRunEveryLongAgo(t *testing.T) {
 // Each run begins some time after it is due; the runs stay in phase.
 func TestEveryDoesNotDrift(t *testing.T) {
 	t.Parallel()
-	schedule := mustParse(t, Spec{Every: time.Minute, Jitter: 30 * time.Second})
-	first := schedule.NextRun("view", reference, time.Time{})
-	if late := first.Sub(reference.Add(time.Minute)); late < 0 || late >= 30*time.Second {
-		t.Errorf("the first run is at %s", first)
+	schedule := mustParse(t, Spec{Every: time.Minute})
+	first := schedule.NextRun("view", reference, reference.Add(-7*time.Second))
+	if want := reference.Add(53 * time.Second); !first.Equal(want) {
+		t.Errorf("the first run is at %s, want %s", first, want)
 	}
 	due := first
 	for i := range 1000 {
@@ -55,5 +56,40 @@ func TestEveryDoesNotDrift(t *testing.T) {
 	}
 	if want := first.Add(1000 * time.Minute); !due.Equal(want) {
 		t.Errorf("after 1000 runs: got %s, want %s", due, want)
+	}
+}
+
+// Views that were made together do not run together: wherever the last run was,
+// the next ones have their own place in the minute.
+func TestJitterShiftsEvery(t *testing.T) {
+	t.Parallel()
+	schedule := mustParse(t, Spec{Every: time.Minute, Jitter: 30 * time.Second})
+	places := map[time.Duration]bool{}
+	for i := range 100 {
+		view := fmt.Sprintf("view_%d", i)
+		run := schedule.NextRun(view, reference, reference)
+		place := run.Sub(reference)
+		if place != jitterOffset(view, 30*time.Second) {
+			t.Errorf("%s: %s after the full minute, want its jitter", view, place)
+		}
+		places[place] = true
+		for range 10 {
+			next := schedule.NextRun(view, run.Add(3*time.Second), run)
+			if next.Sub(run) != time.Minute {
+				t.Errorf("%s: %s between two runs", view, next.Sub(run))
+			}
+			run = next
+		}
+		if again := schedule.NextRun(view, run.Add(-time.Microsecond), reference.Add(17*time.Second)); !again.Equal(run) {
+			t.Errorf("%s: %s, but %s after another last run", view, run, again)
+		}
+	}
+	if len(places) < 90 {
+		t.Errorf("100 views run at %d places", len(places))
+	}
+	// Longer than the interval, it is a place in the interval all the same.
+	long := mustParse(t, Spec{Every: time.Minute, Jitter: time.Hour})
+	if wait := long.NextRun("view", reference, time.Time{}).Sub(reference); wait <= 0 || wait > time.Minute {
+		t.Errorf("waits %s", wait)
 	}
 }

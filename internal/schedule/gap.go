@@ -12,11 +12,12 @@ var reference = time.Date(2025, time.January, 1, 0, 0, 0, 0, time.UTC)
 
 const cycleYears = 28
 
-// LongestGap is the longest time between two consecutive runs, without jitter;
+// LongestGap is the longest time between two consecutive runs, without jitter,
+// or the target of one that has a TargetStaleness;
 // changes of the zone's offset in the 28 years from 2025 are included.
 func (s *Schedule) LongestGap() time.Duration {
 	if s.cron == nil {
-		return s.spec.Every
+		return s.interval()
 	}
 	return time.Duration(s.cron.longestGap()) * time.Second
 }

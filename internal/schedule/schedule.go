@@ -10,9 +10,6 @@ import (
 	_ "time/tzdata" // images without a zoneinfo directory know every zone too
 )
 
-// ErrUnsupported is what Parse wraps for a valid [Spec] that cannot be scheduled yet.
-var ErrUnsupported = errors.New("not supported by this version")
-
 // Spec is when a view is to be refreshed: exactly one of Cron, Every and TargetStaleness is set.
 type Spec struct {
 	Cron            string
@@ -116,25 +113,15 @@ func loadZone(name string) (*time.Location, error) {
 // Schedule is a compiled [Spec]. It is safe for concurrent use.
 type Schedule struct {
 	spec Spec
-	cron *cronSchedule // nil for Every
+	cron *cronSchedule // nil for Every and TargetStaleness
 }
 
-// Parse compiles a spec. The error wraps [ErrUnsupported] for a valid spec
-// with a TargetStaleness.
-func Parse(s Spec) (*Schedule, error) {
-	compiled, err := s.compile()
-	if err != nil {
-		return nil, err
-	}
-	if s.TargetStaleness > 0 {
-		return nil, fmt.Errorf("target_staleness is %w", ErrUnsupported)
-	}
-	return compiled, nil
-}
+// Parse compiles a spec.
+func Parse(s Spec) (*Schedule, error) { return s.compile() }
 
 // Next is the first run strictly after the given time, in UTC, without jitter;
-// the zero time if there is none within a century. For Every it counts from
-// the given time.
+// the zero time if there is none within a century. For Every and TargetStaleness
+// it counts from the given time.
 //
 // At a change of the zone's offset by up to three hours cron runs as ISC cron
 // does. An expression whose minute or hour starts with * follows the wall
@@ -143,7 +130,7 @@ func Parse(s Spec) (*Schedule, error) {
 // those of a repeated hour once, the first time.
 func (s *Schedule) Next(after time.Time) time.Time {
 	if s.cron == nil {
-		return after.UTC().Add(s.spec.Every)
+		return after.UTC().Add(s.interval())
 	}
 	next, ok := s.cron.next(after.Unix())
 	if !ok {
@@ -159,13 +146,23 @@ func (s *Schedule) Next(after time.Time) time.Time {
 // Cron depends on after alone: each nominal run is late by the view's jitter,
 // and passing the result as after yields the following run, none twice, none left out.
 //
-// Every counts from lastStart, or from after plus the view's jitter if lastStart
-// is zero. Pass the time at which the last run was due: the result then stays
-// in phase, however late that run really began.
+// Every counts from lastStart, or from after if lastStart is zero. Pass the time
+// at which the last run was due: the result then stays in phase, however late
+// that run really began. With jitter its runs are whole multiples of the interval
+// since 1970 instead, each late by the view's jitter: views that were made together
+// would else run together for ever.
+//
+// TargetStaleness depends on what [Goal.NextStart] is told; here it is the
+// latest that makes sense, for a view of which no more is known.
 func (s *Schedule) NextRun(viewName string, after, lastStart time.Time) time.Time {
 	offset := jitterOffset(viewName, s.spec.Jitter)
-	if s.cron == nil {
-		return nextEvery(s.spec.Every, offset, after.UTC(), lastStart.UTC())
+	switch {
+	case s.spec.TargetStaleness > 0:
+		return after.UTC().Add(s.spec.TargetStaleness)
+	case s.cron == nil && s.spec.Jitter > 0:
+		return nextEvery(s.spec.Every, after.UTC(), time.UnixMicro(0).UTC().Add(offset%s.spec.Every))
+	case s.cron == nil:
+		return nextEvery(s.spec.Every, after.UTC(), lastStart.UTC())
 	}
 	next := s.Next(after.Add(-offset))
 	if next.IsZero() {
@@ -173,3 +170,6 @@ func (s *Schedule) NextRun(viewName string, after, lastStart time.Time) time.Tim
 	}
 	return next.Add(offset)
 }
+
+// interval is the one that is set, without cron.
+func (s *Schedule) interval() time.Duration { return max(s.spec.Every, s.spec.TargetStaleness) }

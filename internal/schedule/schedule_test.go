@@ -1,7 +1,6 @@
 package schedule
 
 import (
-	"errors"
 	"testing"
 	"time"
 )
@@ -57,11 +56,14 @@ func TestValidateTimeZone(t *testing.T) {
 	}
 }
 
-func TestTargetStalenessIsUnsupported(t *testing.T) {
+func TestTargetStalenessParses(t *testing.T) {
 	t.Parallel()
-	_, err := Parse(Spec{TargetStaleness: time.Minute})
-	if !errors.Is(err, ErrUnsupported) || err.Error() != "target_staleness is not supported by this version" {
-		t.Errorf("got %v", err)
+	schedule := mustParse(t, Spec{TargetStaleness: 5 * time.Minute})
+	if gap := schedule.LongestGap(); gap != 5*time.Minute {
+		t.Errorf("longest gap %s", gap)
+	}
+	if next := schedule.NextRun("view", reference, reference); !next.Equal(reference.Add(5 * time.Minute)) {
+		t.Errorf("without more knowledge: %s", next)
 	}
 }
 

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/term"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// progress shows which views are being refreshed, since when, how long that
+// usually takes, and who holds the lock that one waits for: on a terminal below
+// what has been printed, drawn again and again; elsewhere one line for each wait.
+type progress struct {
+	pool        *pgxpool.Pool
+	schema      string
+	attemptedBy string
+	stdout      io.Writer
+	stderr      io.Writer
+	terminal    *os.File // nil: not on one
+
+	mu      sync.Mutex
+	running []*underWay
+	usual   map[string]time.Duration
+	drawn   int // lines
+}
+
+type underWay struct {
+	view  string
+	since time.Time
+	wait  string // for whom
+}
+
+const (
+	drawInterval = 200 * time.Millisecond
+	waitInterval = time.Second
+)
+
+func newProgress(a *app, pool *pgxpool.Pool) *progress {
+	p := &progress{pool: pool, schema: a.schema, attemptedBy: attemptedBy(), stdout: a.stdout, stderr: a.stderr}
+	file, ok := a.stdout.(*os.File)
+	if ok && term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb" { //nolint:gosec // a descriptor is small
+		p.terminal = file
+	}
+	return p
+}
+
+// watch keeps what is shown true until stop is called, which removes it.
+func (p *progress) watch(ctx context.Context, views []string) (stop func()) {
+	p.expect(ctx, views)
+	ctx, cancel := context.WithCancel(ctx)
+	var looping sync.WaitGroup
+	looping.Go(func() { every(ctx, waitInterval, func() { p.readWaits(ctx) }) })
+	if p.terminal != nil {
+		looping.Go(func() { every(ctx, drawInterval, func() { p.print(nil, "") }) })
+	}
+	return func() {
+		cancel()
+		looping.Wait()
+	}
+}
+
+func every(ctx context.Context, interval time.Duration, do func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			do()
+		}
+	}
+}
+
+func (p *progress) begin(view string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running = append(p.running, &underWay{view: view, since: time.Now()})
+	p.draw()
+}
+
+// end takes the view off and prints a line about it.
+func (p *progress) end(view string, to io.Writer, line string) {
+	p.mu.Lock()
+	for i, r := range p.running {
+		if r.view == view {
+			p.running = append(p.running[:i], p.running[i+1:]...)
+			break
+		}
+	}
+	p.mu.Unlock()
+	p.print(to, line)
+}
+
+// print writes a line above what is drawn, and draws that anew.
+func (p *progress) print(to io.Writer, line string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+	if to != nil {
+		fmt.Fprintln(to, line)
+	}
+	p.draw()
+}
+
+func (p *progress) erase() {
+	if p.drawn > 0 {
+		fmt.Fprintf(p.terminal, "\x1b[%dA\x1b[J", p.drawn) // up, and clear to the end
+		p.drawn = 0
+	}
+}
+
+// draw makes every line fit, since one that wraps cannot be erased.
+func (p *progress) draw() {
+	if p.terminal == nil {
+		return
+	}
+	p.erase()
+	width, _, err := term.GetSize(int(p.terminal.Fd())) //nolint:gosec // a descriptor is small
+	if err != nil || width <= 1 {
+		width = 80
+	}
+	var b strings.Builder
+	for _, r := range p.running {
+		line := fmt.Sprintf("%s: refreshing for %s", r.view, seconds(time.Since(r.since).Truncate(100*time.Millisecond).Seconds()))
+		if usual := p.usual[r.view]; usual > 0 {
+			line += ", usually " + seconds(usual.Seconds())
+		}
+		if r.wait != "" {
+			line += ", " + r.wait
+		}
+		if runes := []rune(line); len(runes) >= width {
+			line = string(runes[:width-2]) + "…"
+		}
+		b.WriteString(line + "\n")
+	}
+	fmt.Fprint(p.terminal, b.String())
+	p.drawn = len(p.running)
+}
+
+// expect reads how long the views usually take: not knowing is no error.
+func (p *progress) expect(ctx context.Context, views []string) {
+	if p.terminal == nil {
+		return
+	}
+	p.usual = map[string]time.Duration{}
+	rows, err := p.pool.Query(ctx, `
+SELECT v, (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY a.took)
+           FROM (SELECT extract(epoch FROM h.finished_at - h.started_at)::double precision AS took FROM `+p.history()+` AS h
+                 WHERE h.view_name = v AND h.outcome = 'succeeded' ORDER BY h.started_at DESC LIMIT 20) AS a)
+FROM unnest($1::text[]) AS v`, views)
+	if err != nil {
+		return
+	}
+	var view string
+	var took *float64
+	_, _ = pgx.ForEachRow(rows, []any{&view, &took}, func() error {
+		if took != nil {
+			p.usual[view] = time.Duration(*took * float64(time.Second))
+		}
+		return nil
+	})
+}
+
+// What a session that holds a lock does is its user's business: its query is not shown.
+const blockersSQL = `
+SELECT h.view_name,
+       string_agg(format('waits for pid %%s (%%s%%s), %%s', b.pid, coalesce(nullif(a.application_name, ''), 'unnamed'),
+                         coalesce(', ' || a.usename, ''),
+                         CASE WHEN a.state LIKE 'idle in transaction%%'
+                              THEN 'idle in its transaction of ' || to_char(a.xact_start AT TIME ZONE 'UTC', 'HH24:MI:SS') || ' UTC'
+                              WHEN a.query_start IS NOT NULL
+                              THEN 'busy since ' || to_char(a.query_start AT TIME ZONE 'UTC', 'HH24:MI:SS') || ' UTC'
+                              ELSE 'of which this role may not know more' END), '; ' ORDER BY b.pid)
+FROM %s AS h
+CROSS JOIN LATERAL (SELECT DISTINCT pid FROM unnest(pg_blocking_pids(h.backend_pid)) AS pid) AS b
+LEFT JOIN pg_stat_activity AS a ON a.pid = b.pid
+WHERE h.outcome = 'running' AND h.attempted_by = $1 AND h.backend_pid IS NOT NULL
+GROUP BY h.view_name`
+
+// readWaits asks, on a connection of its own, whom the refreshes wait for.
+func (p *progress) readWaits(ctx context.Context) {
+	rows, err := p.pool.Query(ctx, fmt.Sprintf(blockersSQL, p.history()), p.attemptedBy)
+	if err != nil {
+		return // the refreshes themselves will say what is wrong
+	}
+	waits := map[string]string{}
+	var view, text string
+	if _, err := pgx.ForEachRow(rows, []any{&view, &text}, func() error { waits[view] = text; return nil }); err != nil {
+		return
+	}
+	p.mu.Lock()
+	var news []string
+	for _, r := range p.running {
+		if wait := waits[r.view]; wait != r.wait {
+			r.wait = wait
+			if wait != "" {
+				news = append(news, r.view+": "+wait)
+			}
+		}
+	}
+	p.mu.Unlock()
+	if p.terminal == nil {
+		for _, line := range news {
+			p.print(p.stderr, line)
+		}
+	}
+}
+
+func (p *progress) history() string {
+	return postgres.QuoteIdent(p.schema, "materialized_view_refresh_history")
+}

@@ -1,0 +1,64 @@
+package scheduler_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/migrations"
+)
+
+// skewed gives a database of its own another clock, for everything in it.
+const skewed = `
+SET allow_system_table_mods = on;
+ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO real_clock_timestamp;
+ALTER FUNCTION pg_catalog.now() RENAME TO real_now;
+CREATE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$ SELECT pg_catalog.real_clock_timestamp() + interval '%[1]s' $$;
+CREATE FUNCTION pg_catalog.now() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT pg_catalog.real_now() + interval '%[1]s' $$;
+RESET allow_system_table_mods;`
+
+// Database time decides: an exporter whose clock is hours off, either way, does
+// the same at the same time, and records nothing of the future.
+func TestClockSkewIsHarmless(t *testing.T) {
+	for _, skew := range []string{"3 h", "-3 h"} {
+		t.Run(skew, func(t *testing.T) {
+			db := postgrestest.New(t)
+			db.Exec(t, fmt.Sprintf(skewed, skew))
+			conn := db.Connect(t)
+			if err := migrations.Apply(t.Context(), conn, "public"); err != nil {
+				t.Fatal(err)
+			}
+			p := pool(t, db)
+			db.Exec(t, `CREATE MATERIALIZED VIEW by_every AS SELECT 1 AS x; CREATE MATERIALIZED VIEW by_target AS SELECT 1 AS x; CREATE MATERIALIZED VIEW by_cron AS SELECT 1 AS x;
+INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, attempted_by, heartbeat_at) VALUES ('by_cron', 'schedule', 'running', 'frozen', clock_timestamp());
+INSERT INTO materialized_view_refresh_schedule (view_name, every, target_staleness, cron) VALUES ('by_every', '1 s', NULL, NULL), ('by_target', NULL, '5 s', NULL), ('by_cron', NULL, NULL, '0 3 1 1 *')`)
+			began := time.Now()
+			seen := newAttempts()
+			stop := start(t, options(t, p, seen))
+			count := map[string]int{}
+			for count["by_every"] < 3 || count["by_target"] < 2 || count["by_cron"] < 1 {
+				got := seen.next(t)
+				if got.outcome != "succeeded" {
+					t.Fatalf("%+v", got)
+				}
+				count[got.view]++
+			}
+			stop()
+			// One a second and one at once, not all at once and not in three hours.
+			if most := int(time.Since(began)/time.Second) + 2; count["by_every"] > most {
+				t.Errorf("refreshed %d times in %s, every second", count["by_every"], time.Since(began))
+			}
+			for _, view := range []string{"by_every", "by_target", "by_cron"} {
+				v, found, err := freshness.Find(t.Context(), p, "public", view)
+				if err != nil || !found || v.StalenessSeconds == nil || *v.StalenessSeconds < 0 || *v.StalenessSeconds > 60 {
+					t.Errorf("freshness %+v, %v", v, err)
+				}
+			}
+			if !scan[bool](t, p, `SELECT bool_and(next_run_at > clock_timestamp() - interval '1 min') FROM materialized_view_refresh_state`) {
+				t.Error("planned by another clock")
+			}
+		})
+	}
+}
