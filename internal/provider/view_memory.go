@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -19,6 +20,9 @@ type viewMemory struct {
 	DefinitionHash string                 `json:"definition_hash"`
 	SourcesHash    string                 `json:"sources_hash"`
 	Indexes        map[string]indexMemory `json:"indexes,omitempty"`
+
+	// view is what all of it was read of, where that was in this call.
+	view *matview.View
 }
 
 // indexMemory is an index as the server writes it, where the state has the
@@ -62,7 +66,7 @@ func (memory viewMemory) save(ctx context.Context, private privateWriter, diags 
 // remember reads what a view that was just created or changed is by the server's
 // own account. tx has locked the view, so none of this waits.
 func (m *viewModel) remember(ctx context.Context, db matview.DB, v *matview.View) (viewMemory, error) {
-	memory := viewMemory{DefinitionHash: v.DefinitionHash, SourcesHash: v.SourcesHash}
+	memory := viewMemory{DefinitionHash: v.DefinitionHash, SourcesHash: v.SourcesHash, view: v}
 	canonical, err := matview.Definition(ctx, db, v.OID)
 	if err != nil {
 		return memory, err
@@ -134,6 +138,9 @@ func (m *viewModel) means(ctx context.Context, db matview.DB, stored string) (bo
 
 // compareIndexes does for the indexes what compareDefinition does for the query.
 func (m *viewModel) compareIndexes(ctx context.Context, db matview.DB, v *matview.View, memory *viewMemory, diags *diag.Diagnostics) {
+	if !m.Indexes.IsNull() {
+		warnInvalid(v, diags)
+	}
 	if m.Indexes.IsNull() || memory.hasIndexes(v) {
 		return
 	}
@@ -148,10 +155,14 @@ func (m *viewModel) compareIndexes(ctx context.Context, db matview.DB, v *matvie
 	state := m.indexes(ctx, diags)
 	now := make(map[string]matview.Index, len(stored))
 	for _, x := range v.Indexes {
-		if !x.Valid {
-			continue // as good as missing: it will be built again
-		}
 		now[x.Name] = stored[x.Name]
+		if !x.Valid {
+			// Unlike any configuration: it is dropped, or built again.
+			invalid := stored[x.Name]
+			invalid.Keys = append(slices.Clone(invalid.Keys), "(invalid)")
+			now[x.Name] = invalid
+			continue
+		}
 		known, ok := memory.Indexes[x.Name]
 		if text, inState := state[x.Name]; ok && inState && known.Index.Equal(stored[x.Name]) {
 			now[x.Name] = text
@@ -159,6 +170,22 @@ func (m *viewModel) compareIndexes(ctx context.Context, db matview.DB, v *matvie
 	}
 	m.Indexes = indexesValue(now)
 	memory.rememberIndexes(v, stored)
+}
+
+// warnInvalid says why an index that is there is planned to be built.
+func warnInvalid(v *matview.View, diags *diag.Diagnostics) {
+	for _, x := range v.Indexes {
+		if !x.Valid {
+			diags.AddAttributeWarning(path.Root("indexes"), fmt.Sprintf("Index %q of materialized view %s is invalid", x.Name, v.ID),
+				"It is what is left of a CREATE INDEX CONCURRENTLY or REINDEX CONCURRENTLY that failed or is still running; no query uses it. The next apply drops it, and builds it again if it is among the indexes.")
+		}
+	}
+}
+
+// describes tells whether nothing about v is left to compare, as it is while a
+// lock hides it.
+func (memory *viewMemory) describes(v *matview.View, indexesManaged bool) bool {
+	return memory.DefinitionHash == v.DefinitionHash && memory.SourcesHash == v.SourcesHash && (!indexesManaged || memory.hasIndexes(v))
 }
 
 func (memory *viewMemory) hasIndexes(v *matview.View) bool {

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-go/tftypes"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 )
@@ -61,6 +63,29 @@ func (r *viewResource) Create(ctx context.Context, req resource.CreateRequest, r
 	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+	r.seal(ctx, memory.view, req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
+}
+
+// describedBy is the view as the catalog has it, where memory is of just that.
+func (r *viewResource) describedBy(ctx context.Context, memory viewMemory, m viewModel) *matview.View {
+	pool, err := r.client.open(ctx)
+	if err != nil {
+		return nil
+	}
+	v, err := r.client.catalog.read(ctx, pool, m.name())
+	if err != nil || v == nil || !memory.describes(v, !m.Indexes.IsNull()) {
+		return nil
+	}
+	return v
+}
+
+// seal spares the next plan the decoding of a state that has not changed; v is
+// nil where it is not known to be what the state describes.
+func (r *viewResource) seal(ctx context.Context, v *matview.View, config, state tftypes.Value, private privateWriter, diags *diag.Diagnostics) {
+	if diags.HasError() {
+		return
+	}
+	seal{}.save(ctx, r.client.version, v, config, state, private, diags)
 }
 
 func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp *resource.ReadResponse) {
@@ -99,6 +124,10 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+	if memory.describes(v, !state.Indexes.IsNull()) {
+		memory.view = v
+	}
+	sealedBefore(ctx, req.Private, &resp.Diagnostics).save(ctx, r.client.version, memory.view, tftypes.Value{}, resp.State.Raw, resp.Private, &resp.Diagnostics)
 }
 
 func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
@@ -120,6 +149,7 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	if plan.describesSameView(state) {
 		// Only what Terraform keeps for itself has changed: wait for nobody.
 		resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+		r.seal(ctx, r.describedBy(ctx, change.memory, plan), req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -135,6 +165,7 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+	r.seal(ctx, memory.view, req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
 }
 
 func (r *viewResource) Delete(ctx context.Context, req resource.DeleteRequest, resp *resource.DeleteResponse) {
