@@ -40,7 +40,7 @@ func main() {
 // app is what every command shares.
 type app struct {
 	stdout, stderr io.Writer
-	databaseURL    string
+	database       database
 	schema         string
 	logConfig      promslog.Config
 	logger         *slog.Logger
@@ -57,8 +57,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cli.UsageWriter(stdout).ErrorWriter(stderr)
 	exit := -1
 	cli.Terminate(func(code int) { exit = code }) // --help and --version
-	cli.Flag("database.url", "Connection URL, postgres://USER:PASSWORD@HOST:PORT/DATABASE. What it leaves out comes from the PG* variables.").
-		PlaceHolder("URL").StringVar(&a.databaseURL)
+	a.database.addFlags(cli)
 	cli.Flag("database.schema", "Schema of the tables of matview.").Default("public").StringVar(&a.schema)
 	promslogflag.AddFlags(cli, &a.logConfig)
 	commands := map[string]command{}
@@ -106,9 +105,7 @@ func setVariables(cli *kingpin.Application) {
 
 // open makes the pool without connecting. maxConnections 0 leaves it to the URL.
 func (a *app) open(ctx context.Context, maxConnections int) (*pgxpool.Pool, error) {
-	return postgres.Open(ctx, postgres.Config{
-		URL: a.databaseURL, ApplicationName: "matview-exporter", MaxConnections: maxConnections,
-	})
+	return postgres.Open(ctx, a.database.config(maxConnections))
 }
 
 // fail prints what went wrong and returns code.

@@ -131,7 +131,7 @@ func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) 
 
 // openReaders makes the pool of those who only read.
 func (a *app) openReaders(ctx context.Context) (*pgxpool.Pool, error) {
-	c, err := postgres.Config{URL: a.databaseURL, ApplicationName: "matview-exporter", MaxConnections: readConnections}.PoolConfig()
+	c, err := a.database.config(readConnections).PoolConfig()
 	if err != nil {
 		return nil, err
 	}

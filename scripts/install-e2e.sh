@@ -14,4 +14,5 @@ need \
   prometheus \
   promtool:prometheus \
   prometheus-pushgateway \
-  prometheus-postgres-exporter
+  prometheus-postgres-exporter \
+  pgbouncer

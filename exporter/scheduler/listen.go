@@ -5,8 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
@@ -25,6 +24,9 @@ func (l *listener) pollInterval() time.Duration {
 // transaction mode.
 func (s *Scheduler) listen(ctx context.Context) *listener {
 	l := &listener{}
+	if postgres.IsPooled(s.Pool) { // a LISTEN would stay behind in a session of the pooler's
+		return l
+	}
 	go func() {
 		for ctx.Err() == nil {
 			err := s.receive(ctx, l)
@@ -44,7 +46,7 @@ func (s *Scheduler) listen(ctx context.Context) *listener {
 // receive holds a connection of its own, outside the pool, which it would
 // otherwise shrink.
 func (s *Scheduler) receive(ctx context.Context, l *listener) error {
-	conn, err := pgx.ConnectConfig(ctx, s.Pool.Config().ConnConfig)
+	conn, err := postgres.Connect(ctx, s.Pool)
 	if err != nil {
 		return err
 	}

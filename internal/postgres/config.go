@@ -31,15 +31,24 @@ type Config struct {
 	Username string
 	Password string
 
-	SSLMode     string
-	SSLRootCert string // a file
-	SSLCert     string // a file
-	SSLKey      string // a file
+	SSLMode string
+	// Each of these is the name of a file, or a PEM text itself.
+	SSLRootCert string
+	SSLCert     string
+	SSLKey      string
 
 	ConnectTimeout time.Duration
 	// MaxConnections caps the pool; 0 means pgxpool's default.
 	MaxConnections  int
 	ApplicationName string
+
+	// IAM logs in with tokens of Amazon RDS; nil with the password.
+	IAM *IAM
+
+	// PgBouncer says that a pooler in transaction mode is between, which gives
+	// each transaction any of its sessions: no prepared statements then, and
+	// nothing that a session would have to remember.
+	PgBouncer bool
 }
 
 // maxIdle is how long an unused connection is kept: long enough for a plan and
@@ -52,6 +61,11 @@ const cancelGrace = 2 * time.Second
 
 // PoolConfig resolves the configuration without connecting.
 func (c Config) PoolConfig() (*pgxpool.Config, error) {
+	cleanUp, err := c.writeTexts()
+	if err != nil {
+		return nil, err
+	}
+	defer cleanUp() // pgx has read them by then
 	dsn, err := c.dsn()
 	if err != nil {
 		return nil, err
@@ -73,6 +87,17 @@ func (c Config) PoolConfig() (*pgxpool.Config, error) {
 	// for it: a refresh that goes on alone would keep its locks.
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelGrace}
+	}
+	if c.PgBouncer {
+		// Types are asked for once, with the unnamed statement, and each query is
+		// one round trip after that, which a pooler does not split.
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+		config.ConnConfig.StatementCacheCapacity = 0
+	}
+	if c.IAM != nil {
+		if err := c.IAM.authenticate(config); err != nil {
+			return nil, err
+		}
 	}
 	runtime := config.ConnConfig.RuntimeParams
 	if c.ApplicationName != "" && os.Getenv("PGAPPNAME") == "" && runtime["application_name"] == "" {
@@ -97,6 +122,23 @@ func OpenPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error
 		return nil, configError(err)
 	}
 	return pool, nil
+}
+
+// IsPooled reports whether the pool was opened with [Config.PgBouncer].
+func IsPooled(pool *pgxpool.Pool) bool {
+	return pool.Config().ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheDescribe
+}
+
+// Connect makes a connection like those of pool, outside of it, for a session
+// that is kept. Close it.
+func Connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
+	config := pool.Config()
+	if config.BeforeConnect != nil {
+		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	return pgx.ConnectConfig(ctx, config.ConnConfig)
 }
 
 // configError drops pgconn's rendering of the connection string: its redaction

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -75,14 +76,26 @@ func serverMessage(e *pgconn.PgError) string {
 
 func connectMessage(e *pgconn.ConnectError) string {
 	return fmt.Sprintf("cannot connect to PostgreSQL at %s, database %q, as user %q: %s",
-		endpoint(e.Config), e.Config.Database, e.Config.User, connectCause(e))
+		endpoints(e.Config), e.Config.Database, e.Config.User, connectCause(e))
 }
 
-func endpoint(c *pgconn.Config) string {
-	if strings.HasPrefix(c.Host, "/") {
-		return fmt.Sprintf("%s/.s.PGSQL.%d", c.Host, c.Port)
+// endpoints lists where it was tried, each once: the same server may be tried
+// with TLS and without.
+func endpoints(c *pgconn.Config) string {
+	all := []string{endpoint(c.Host, c.Port)}
+	for _, f := range c.Fallbacks {
+		if e := endpoint(f.Host, f.Port); !slices.Contains(all, e) {
+			all = append(all, e)
+		}
 	}
-	return net.JoinHostPort(c.Host, fmt.Sprint(c.Port))
+	return strings.Join(all, " or ")
+}
+
+func endpoint(host string, port uint16) string {
+	if strings.HasPrefix(host, "/") {
+		return fmt.Sprintf("%s/.s.PGSQL.%d", host, port)
+	}
+	return net.JoinHostPort(host, fmt.Sprint(port))
 }
 
 // connectCause names the cause without the addresses that Go's network errors
@@ -91,6 +104,7 @@ func connectCause(e *pgconn.ConnectError) string {
 	var pgErr *pgconn.PgError
 	var dns *net.DNSError
 	var op *net.OpError
+	var otherName x509.HostnameError
 	var unknownAuthority x509.UnknownAuthorityError
 	switch {
 	case errors.As(e, &pgErr):
@@ -107,6 +121,9 @@ func connectCause(e *pgconn.ConnectError) string {
 		return "the host name does not resolve"
 	case errors.As(e, &unknownAuthority):
 		return "the server's certificate is signed by an authority that is not trusted; set sslrootcert"
+	case errors.As(e, &otherName):
+		return fmt.Sprintf("the server's certificate is not for %s but for %s; connect by that name, or set sslmode to verify-ca",
+			otherName.Host, namesOf(otherName.Certificate))
 	case errors.As(e, &op):
 		return op.Err.Error() + "; is the server running there?"
 	case strings.Contains(e.Error(), "server refused TLS connection"):
@@ -114,6 +131,17 @@ func connectCause(e *pgconn.ConnectError) string {
 	}
 	causes := strings.Split(oneLine(e.Unwrap().Error()), "): ")
 	return causes[len(causes)-1]
+}
+
+func namesOf(c *x509.Certificate) string {
+	names := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		names = append(names, ip.String())
+	}
+	if len(names) == 0 {
+		return "no name"
+	}
+	return strings.Join(names, ", ")
 }
 
 // oneLine joins lines as sentences are joined: errors.Join puts each on its own.

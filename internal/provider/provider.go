@@ -54,6 +54,11 @@ type providerModel struct {
 	MaxConnections types.Int64      `tfsdk:"max_connections"`
 	URL            types.String     `tfsdk:"url"`
 	LogSchema      types.String     `tfsdk:"log_schema"`
+	PgBouncer      types.Bool       `tfsdk:"pgbouncer"`
+	IAMAuth        types.Bool       `tfsdk:"aws_rds_iam_auth"`
+	IAMRegion      types.String     `tfsdk:"aws_rds_iam_region"`
+	IAMProfile     types.String     `tfsdk:"aws_rds_iam_profile"`
+	IAMRoleARN     types.String     `tfsdk:"aws_rds_iam_provider_role_arn"`
 	ClientCert     *clientCertModel `tfsdk:"clientcert"`
 }
 
@@ -101,7 +106,7 @@ func (p *matviewProvider) Schema(_ context.Context, _ provider.SchemaRequest, re
 				Validators:          []validator.String{stringvalidator.OneOf("disable", "allow", "prefer", "require", "verify-ca", "verify-full")},
 			},
 			"sslrootcert": schema.StringAttribute{
-				MarkdownDescription: "File with the certificates (PEM) of the authorities to trust, for `verify-ca` and `verify-full`. Default: `PGSSLROOTCERT`.",
+				MarkdownDescription: "Certificates (PEM) of the authorities to trust, for `verify-ca` and `verify-full`: the name of a file, the text itself, or `system`. For Amazon RDS, the bundle that AWS publishes for the region. Default: `PGSSLROOTCERT`.",
 				Optional:            true,
 			},
 			"connect_timeout": schema.Int64Attribute{
@@ -124,19 +129,40 @@ func (p *matviewProvider) Schema(_ context.Context, _ provider.SchemaRequest, re
 				Optional:            true,
 				Validators:          []validator.String{schemaName()},
 			},
+			"pgbouncer": schema.BoolAttribute{
+				MarkdownDescription: "Whether a PgBouncer, or a pooler like it, in transaction mode is between: no prepared statements are kept then, and nothing that a session would have to remember. Default: `false`.",
+				Optional:            true,
+			},
+			"aws_rds_iam_auth": schema.BoolAttribute{
+				MarkdownDescription: "Whether to log in to Amazon RDS or Aurora with an IAM token in place of `password`. Each connection gets a new one, so that the 15 minutes that one lives limit nothing. It is sent over TLS only, and to one host. Default: `false`.",
+				Optional:            true,
+			},
+			"aws_rds_iam_region": schema.StringAttribute{
+				MarkdownDescription: "Region of the database, for `aws_rds_iam_auth`. Default: `AWS_REGION`, else that of the profile.",
+				Optional:            true,
+			},
+			"aws_rds_iam_profile": schema.StringAttribute{
+				MarkdownDescription: "Profile of the shared AWS configuration to take credentials from, for `aws_rds_iam_auth`. Default: the SDK's usual search, `AWS_PROFILE` among it.",
+				Optional:            true,
+			},
+			"aws_rds_iam_provider_role_arn": schema.StringAttribute{
+				MarkdownDescription: "Role to assume before a token is signed, for `aws_rds_iam_auth`.",
+				Optional:            true,
+			},
 		},
 		Blocks: map[string]schema.Block{
 			"clientcert": schema.SingleNestedBlock{
 				MarkdownDescription: "The client certificate to log in with, where the server asks for one.",
 				Attributes: map[string]schema.Attribute{
 					"cert": schema.StringAttribute{
-						MarkdownDescription: "File with the certificate (PEM). Required in this block.",
+						MarkdownDescription: "The certificate (PEM): the name of a file, or the text itself. Required in this block.",
 						Optional:            true,
 						Validators:          []validator.String{stringvalidator.AlsoRequires(keyOfClientCert)},
 					},
 					"key": schema.StringAttribute{
-						MarkdownDescription: "File with the certificate's private key (PEM). Required in this block.",
+						MarkdownDescription: "The certificate's private key (PEM): the name of a file, or the text itself. Required in this block.",
 						Optional:            true,
+						Sensitive:           true,
 						Validators:          []validator.String{stringvalidator.AlsoRequires(certOfClientCert)},
 					},
 				},
@@ -176,6 +202,10 @@ func (m providerModel) config() postgres.Config {
 		ConnectTimeout:  time.Duration(m.ConnectTimeout.ValueInt64()) * time.Second,
 		MaxConnections:  int(m.MaxConnections.ValueInt64()),
 		ApplicationName: applicationName,
+		PgBouncer:       m.PgBouncer.ValueBool(),
+	}
+	if m.IAMAuth.ValueBool() {
+		config.IAM = &postgres.IAM{Region: m.IAMRegion.ValueString(), Profile: m.IAMProfile.ValueString(), RoleARN: m.IAMRoleARN.ValueString()}
 	}
 	if m.ClientCert != nil {
 		config.SSLCert = m.ClientCert.Cert.ValueString()
@@ -210,6 +240,11 @@ func (m providerModel) unknown() []string {
 		{"max_connections", m.MaxConnections},
 		{"url", m.URL},
 		{"log_schema", m.LogSchema},
+		{"pgbouncer", m.PgBouncer},
+		{"aws_rds_iam_auth", m.IAMAuth},
+		{"aws_rds_iam_region", m.IAMRegion},
+		{"aws_rds_iam_profile", m.IAMProfile},
+		{"aws_rds_iam_provider_role_arn", m.IAMRoleARN},
 	} {
 		if a.value.IsUnknown() {
 			names = append(names, a.name)
@@ -232,5 +267,6 @@ func (p *matviewProvider) Resources(context.Context) []func() resource.Resource 
 func (p *matviewProvider) DataSources(context.Context) []func() datasource.DataSource {
 	return []func() datasource.DataSource{
 		NewFreshnessDataSource,
+		NewViewsDataSource,
 	}
 }

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"github.com/alecthomas/kingpin/v2"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+)
+
+// database is how the flags say to connect: as the provider's arguments of the
+// same names do.
+type database struct {
+	url       string
+	pgbouncer bool
+	iamAuth   bool
+	iam       postgres.IAM
+}
+
+func (d *database) addFlags(cli *kingpin.Application) {
+	cli.Flag("database.url", "Connection URL, postgres://USER:PASSWORD@HOST:PORT/DATABASE. What it leaves out comes from the PG* variables.").
+		PlaceHolder("URL").StringVar(&d.url)
+	cli.Flag("database.pgbouncer", "A PgBouncer, or a pooler like it, in transaction mode is between: keep no prepared statements, and nothing that a session would have to remember.").
+		BoolVar(&d.pgbouncer)
+	cli.Flag("database.aws-rds-iam-auth", "Log in to Amazon RDS or Aurora with IAM tokens in place of a password, a new one for each connection.").
+		BoolVar(&d.iamAuth)
+	cli.Flag("database.aws-rds-iam-region", "Region of the database, for IAM tokens; AWS_REGION by default.").
+		PlaceHolder("REGION").StringVar(&d.iam.Region)
+	cli.Flag("database.aws-rds-iam-profile", "Profile of the shared AWS configuration to sign IAM tokens with; AWS_PROFILE by default.").
+		PlaceHolder("PROFILE").StringVar(&d.iam.Profile)
+	cli.Flag("database.aws-rds-iam-provider-role-arn", "Role to assume before an IAM token is signed.").
+		PlaceHolder("ARN").StringVar(&d.iam.RoleARN)
+}
+
+// config leaves the number of connections to the URL where it is 0.
+func (d *database) config(maxConnections int) postgres.Config {
+	c := postgres.Config{URL: d.url, ApplicationName: "matview-exporter", MaxConnections: maxConnections, PgBouncer: d.pgbouncer}
+	if d.iamAuth {
+		c.IAM = &d.iam
+	}
+	return c
+}

@@ -1,0 +1,91 @@
+package postgres_test
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+)
+
+func TestSeveralHosts(t *testing.T) {
+	config, _ := server(t)
+	where := fmt.Sprintf("127.0.0.1:1,%s:%d", config.Host, config.Port)
+	login := url.UserPassword(config.Username, config.Password)
+	for name, c := range map[string]struct{ hosts, attributes, want string }{
+		"the first is down":  {hosts: where},
+		"read-write":         {hosts: where, attributes: "read-write"},
+		"primary":            {hosts: where, attributes: "primary"},
+		"none is a standby":  {hosts: where, attributes: "standby", want: fmt.Sprintf("at 127.0.0.1:1 or %s:%d, database", config.Host, config.Port)},
+		"neither is running": {hosts: "127.0.0.1:1,127.0.0.1:2", want: "at 127.0.0.1:1 or 127.0.0.1:2, database"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", login, c.hosts, config.Database)
+			if c.attributes != "" {
+				u += "&target_session_attrs=" + c.attributes
+			}
+			if c.want != "" {
+				if got := connect(t, postgres.Config{URL: u}); !strings.Contains(got, c.want) {
+					t.Errorf("got  %s\nwant %s", got, c.want)
+				}
+				return
+			}
+			mustConnect(t, postgres.Config{URL: u})
+		})
+	}
+}
+
+// What psql reads is read here too.
+func TestServiceAndPasswordFile(t *testing.T) {
+	config, _ := server(t)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	t.Setenv("PGSERVICEFILE", write("services", fmt.Sprintf("[here]\nhost=%s\nport=%d\ndbname=%s\nuser=%s\nsslmode=disable\n",
+		config.Host, config.Port, config.Database, config.Username)))
+	t.Setenv("PGPASSFILE", write("passwords", fmt.Sprintf("*:*:%s:%s:%s\n", config.Database, config.Username, config.Password)))
+	mustConnect(t, postgres.Config{URL: "service=here"})
+	t.Setenv("PGSERVICE", "here")
+	mustConnect(t, postgres.Config{})
+}
+
+func TestUnixSocket(t *testing.T) {
+	noEnvironment(t)
+	db := postgrestest.New(t)
+	conn, err := pgx.ParseConfig(db.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dir string
+	if err := db.Connect(t).QueryRow(t.Context(), "SELECT split_part(current_setting('unix_socket_directories'), ',', 1)").Scan(&dir); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(dir, "/") {
+		t.Skipf("the server has no socket in a folder, but %q", dir)
+	}
+	// The socket trusts whoever reaches it.
+	mustConnect(t, postgres.Config{Host: dir, Port: int(conn.Port), Database: conn.Database, Username: conn.User})
+}
+
+func mustConnect(t *testing.T, c postgres.Config) {
+	t.Helper()
+	pool, err := postgres.Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if err := pool.Ping(t.Context()); err != nil {
+		t.Error(postgres.Message(err))
+	}
+}
