@@ -65,7 +65,16 @@ func (s *server) UpgradeResourceState(ctx context.Context, req *tfprotov6.Upgrad
 // was made of.
 func (s *server) ReadResource(ctx context.Context, req *tfprotov6.ReadResourceRequest) (*tfprotov6.ReadResourceResponse, error) {
 	if req.TypeName == viewType && s.asSealed(ctx, req) {
-		return &tfprotov6.ReadResourceResponse{NewState: req.CurrentState, Private: req.Private, NewIdentity: req.CurrentIdentity}, nil
+		resp := &tfprotov6.ReadResourceResponse{NewState: req.CurrentState, Private: req.Private, NewIdentity: req.CurrentIdentity}
+		if resp.NewIdentity == nil || resp.NewIdentity.IdentityData == nil {
+			// This Terraform knows of none, or the state is of one that did not.
+			database, err := s.provider.client.database(ctx)
+			if err != nil {
+				return s.ProviderServer.ReadResource(ctx, req)
+			}
+			resp.NewIdentity = identityData(database, sealOf(req.Private).name())
+		}
+		return resp, nil
 	}
 	return s.ProviderServer.ReadResource(ctx, req)
 }

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -39,6 +40,17 @@ func (c comparing) same(a, b *tfprotov6.DynamicValue) bool {
 	x, errX := a.Unmarshal(t)
 	y, errY := b.Unmarshal(t)
 	return errX == nil && errY == nil && x.Equal(y)
+}
+
+// privately is private state for people.
+func privately(private []byte) map[string]string {
+	var keys map[string][]byte
+	_ = json.Unmarshal(private, &keys)
+	text := make(map[string]string, len(keys))
+	for name, value := range keys {
+		text[name] = string(value)
+	}
+	return text
 }
 
 func sameJSON(a, b []byte) bool {
@@ -81,8 +93,8 @@ func (c comparing) ReadResource(ctx context.Context, req *tfprotov6.ReadResource
 		return nil, err
 	}
 	framework, err := c.ProviderServer.ReadResource(ctx, req)
-	if err == nil && (!c.same(ours.NewState, framework.NewState) || !sameJSON(ours.Private, framework.Private) || len(framework.Diagnostics) > 0) {
-		ours.Diagnostics = differ("read", ours, framework)
+	if err == nil && (!c.same(ours.NewState, framework.NewState) || !bytes.Equal(ours.NewIdentity.IdentityData.MsgPack, framework.NewIdentity.IdentityData.MsgPack) || !sameJSON(ours.Private, framework.Private) || len(framework.Diagnostics) > 0) {
+		ours.Diagnostics = differ("read", privately(ours.Private), fmt.Sprint(privately(framework.Private), framework.Diagnostics))
 	}
 	return ours, err
 }
@@ -99,7 +111,7 @@ func (c comparing) PlanResourceChange(ctx context.Context, req *tfprotov6.PlanRe
 	framework, err := c.ProviderServer.PlanResourceChange(ctx, req)
 	if err == nil && (!c.same(ours.PlannedState, framework.PlannedState) || !sameJSON(ours.PlannedPrivate, framework.PlannedPrivate) ||
 		len(framework.Diagnostics) > 0 || len(framework.RequiresReplace) > 0) {
-		ours.Diagnostics = differ("plan", ours, framework)
+		ours.Diagnostics = differ("plan", privately(ours.PlannedPrivate), fmt.Sprint(privately(framework.PlannedPrivate), framework.Diagnostics, framework.RequiresReplace))
 	}
 	return ours, err
 }

@@ -17,6 +17,7 @@ var (
 	_ resource.ResourceWithConfigure   = (*viewResource)(nil)
 	_ resource.ResourceWithModifyPlan  = (*viewResource)(nil)
 	_ resource.ResourceWithImportState = (*viewResource)(nil)
+	_ resource.ResourceWithIdentity    = (*viewResource)(nil)
 )
 
 // What on_definition_change may be.
@@ -39,6 +40,7 @@ func NewViewResource() resource.Resource { return &viewResource{} }
 
 func (r *viewResource) Metadata(_ context.Context, req resource.MetadataRequest, resp *resource.MetadataResponse) {
 	resp.TypeName = req.ProviderTypeName + "_view"
+	resp.ResourceBehavior.MutableIdentity = true // a view is renamed in place
 }
 
 func (r *viewResource) Configure(_ context.Context, req resource.ConfigureRequest, resp *resource.ConfigureResponse) {
@@ -63,6 +65,7 @@ func (r *viewResource) Create(ctx context.Context, req resource.CreateRequest, r
 	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+	r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
 	r.seal(ctx, memory.view, req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
 }
 
@@ -124,6 +127,7 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+	r.identify(ctx, resp.Identity, state.name(), &resp.Diagnostics)
 	if memory.describes(v, !state.Indexes.IsNull()) {
 		memory.view = v
 	}
@@ -149,6 +153,7 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	if plan.describesSameView(state) {
 		// Only what Terraform keeps for itself has changed: wait for nobody.
 		resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+		r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
 		r.seal(ctx, r.describedBy(ctx, change.memory, plan), req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
 		return
 	}
@@ -165,6 +170,7 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+	r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
 	r.seal(ctx, memory.view, req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
 }
 
@@ -189,14 +195,21 @@ func (r *viewResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 	}
 }
 
-// ImportState takes the name as the log writes it. Read brings the rest.
+// ImportState takes the name as the log writes it, or an identity. Read brings
+// the rest.
 func (r *viewResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
 	name, err := matview.ParseName(req.ID)
+	if req.ID == "" && req.Identity != nil {
+		name, err = r.identified(ctx, req.Identity, &resp.Diagnostics), nil
+	}
+	if resp.Diagnostics.HasError() {
+		return
+	}
 	if err != nil {
 		resp.Diagnostics.AddError("Invalid import ID", err.Error()+"\n\nThe ID is the name of the view, or schema.name; put double quotes around a part that holds a dot, as in SQL.")
 		return
 	}
-	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("id"), req.ID)...)
+	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("id"), name.String())...)
 	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("name"), name.Relation)...)
 	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("schema"), name.Schema)...)
 	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("with_data"), true)...)

@@ -58,6 +58,9 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	p.owner(ctx, &resp.Diagnostics)
 	if p.exists && (!p.plan.Name.Equal(p.state.Name) || !p.plan.Schema.Equal(p.state.Schema)) {
 		p.plan.ID = types.StringUnknown()
+		if p.pool != nil && !p.plan.Name.IsUnknown() && !p.plan.Schema.IsUnknown() {
+			r.identify(ctx, resp.Identity, p.plan.name(), &resp.Diagnostics)
+		}
 	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &p.plan)...)
 }

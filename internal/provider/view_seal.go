@@ -102,14 +102,49 @@ func (s seal) save(ctx context.Context, version string, v *matview.View, config,
 	diags.Append(private.SetKey(ctx, sealKey, data)...)
 }
 
-// encoded is a value as it travels; nil where there is none.
+// encoded is a value as Terraform sends it; nil where there is none.
 func encoded(value tftypes.Value) []byte {
 	if value.Type() == nil {
 		return nil
 	}
+	value = ordered(value)
 	data, err := value.MarshalMsgPack(value.Type()) //nolint:staticcheck // as tfprotov6 does it
 	if err != nil {
 		return nil
 	}
 	return data
+}
+
+// ordered is a value that is encoded as value is, but always in the same order:
+// tftypes writes a map in that of a Go map, while Terraform sorts it. The
+// attributes of an object, which looks the same on the wire, it does sort.
+func ordered(value tftypes.Value) tftypes.Value {
+	if value.IsNull() || !value.IsKnown() {
+		return value
+	}
+	switch value.Type().(type) {
+	case tftypes.Map, tftypes.Object:
+		var elements map[string]tftypes.Value
+		if value.As(&elements) != nil {
+			return value
+		}
+		types, values := make(map[string]tftypes.Type, len(elements)), make(map[string]tftypes.Value, len(elements))
+		for name, element := range elements { // which are value's own
+			values[name] = ordered(element)
+			types[name] = values[name].Type()
+		}
+		return tftypes.NewValue(tftypes.Object{AttributeTypes: types}, values)
+	case tftypes.List:
+		var elements []tftypes.Value
+		if value.As(&elements) != nil {
+			return value
+		}
+		types, values := make([]tftypes.Type, len(elements)), make([]tftypes.Value, len(elements))
+		for i, element := range elements {
+			values[i] = ordered(element)
+			types[i] = values[i].Type()
+		}
+		return tftypes.NewValue(tftypes.Tuple{ElementTypes: types}, values)
+	}
+	return value
 }
