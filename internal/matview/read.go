@@ -20,6 +20,9 @@ type View struct {
 	Storage   Storage
 	Columns   []Column
 	Indexes   []IndexState
+	// Major is the server's version, such as 15: another major writes the same
+	// definition in other words.
+	Major int
 	// DefinitionHash changes with the stored query. It may change without a
 	// change of meaning, at a major upgrade.
 	DefinitionHash string
@@ -64,7 +67,7 @@ SELECT c.oid,
                  JOIN pg_attribute AS a ON a.attrelid = s.oid AND a.attnum > 0), ''),
        ARRAY(SELECT a.attname::text FROM pg_attribute AS a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
-       coalesce((SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace), d.spcname), am.amname,
+       coalesce((SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace), d.spcname), am.amname, current_setting('server_version_num')::int / 10000,
        coalesce(c.reloptions, '{}') || ARRAY(SELECT 'toast.' || o FROM pg_class AS t, unnest(t.reloptions) AS o WHERE t.oid = c.reltoastrelid),
        -- format_type leaves out a schema that is in the session's search_path.
        ARRAY(SELECT CASE WHEN t.typnamespace <> 'pg_catalog'::regnamespace AND pg_type_is_visible(t.oid)
@@ -144,7 +147,7 @@ func readViews(ctx context.Context, q Querier, schema, relation any) ([]*View, e
 		v := &View{}
 		var names, types, options []string
 		err := row.Scan(&v.OID, &v.ID, &v.Name.Schema, &v.Name.Relation, &v.Owner, &v.Comment, &v.Populated, &v.DefinitionHash, &v.SourcesHash,
-			&names, &v.Storage.Tablespace, &v.Storage.AccessMethod, &options, &types)
+			&names, &v.Storage.Tablespace, &v.Storage.AccessMethod, &v.Major, &options, &types)
 		v.Storage.Parameters = parameterMap(options)
 		for i := range names {
 			v.Columns = append(v.Columns, Column{Name: names[i], Type: types[i]})

@@ -4,10 +4,14 @@ import (
 	"context"
 	"testing"
 
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
 // A view that has lost its data is shown and filled, which is recorded as the
@@ -111,5 +115,37 @@ func TestOwnerObstacle(t *testing.T) {
 	db.Exec(t, "GRANT CREATE ON SCHEMA public TO "+role)
 	if got, err := matview.OwnerObstacle(t.Context(), conn, role, "public"); err != nil || got != "" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// A schedule that could only fail is warned of at plan.
+func TestScheduleMethodWarning(t *testing.T) {
+	db := jobDatabase(t)
+	r := &refreshScheduleResource{client: &client{config: postgres.Config{URL: db.URL()}, logSchema: "public"}}
+	pool, err := r.client.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	target := schedule.Target{ViewName: "job_progress", View: matview.Name{Schema: "public", Relation: "job_progress"}}
+	plan := refreshScheduleModel{View: types.StringValue("job_progress"), Method: types.StringValue("concurrently")}
+	warnings := func(state *refreshScheduleModel) int {
+		var diags diag.Diagnostics
+		r.client.catalog.forget()
+		r.checkMethod(t.Context(), plan, state, pool, target, &diags)
+		if diags.HasError() {
+			t.Error(diags)
+		}
+		return diags.WarningsCount()
+	}
+	if got := warnings(nil); got != 1 {
+		t.Errorf("%d warnings without an index, want 1", got)
+	}
+	if got := warnings(&plan); got != 0 {
+		t.Errorf("%d warnings of what has not changed, want 0", got)
+	}
+	db.Exec(t, "CREATE UNIQUE INDEX ON job_progress (job_id)")
+	if got := warnings(nil); got != 0 {
+		t.Errorf("%d warnings with an index, want 0", got)
 	}
 }
