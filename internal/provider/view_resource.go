@@ -108,6 +108,7 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		return
 	}
 	if v == nil {
+		r.identify(ctx, resp.Identity, state.name(), &resp.Diagnostics) // the framework asks for it even now
 		resp.State.RemoveResource(ctx)
 		return
 	}
