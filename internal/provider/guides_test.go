@@ -14,9 +14,10 @@ import (
 )
 
 var (
-	terraformBlock = regexp.MustCompile("(?ms)^```terraform\n(.*?)^```$")
-	connection     = regexp.MustCompile(`(?ms)^(terraform|provider "matview") \{(\}|$.*?^\})\n`)
-	alias          = regexp.MustCompile(`(?m)^ +provider += matview\..*\n`)
+	terraformBlock = regexp.MustCompile("(?s)\n```terraform\n(.*?\n)```\n")
+	// How to connect is the test's to say.
+	connection = regexp.MustCompile(`(?m)^(terraform|provider "matview") \{(\}|(?s:\n.*?)\n\})\n`)
+	alias      = regexp.MustCompile(`(?m)^ +provider += matview\..*\n`)
 )
 
 // The configurations that the guides show are planned as they are written; those

@@ -21,10 +21,10 @@ INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('job_p
 		return providerConfig(db) + fmt.Sprintf("data \"matview_views\" \"test\" {\n%s\n}\n", arguments)
 	}
 	const odd = `"My.Schema"."Odd ""view"", v1.0"`
-	null, any := knownvalue.Null(), knownvalue.NotNull()
+	null, something := knownvalue.Null(), knownvalue.NotNull()
 	job := knownvalue.ObjectPartial(map[string]knownvalue.Check{
 		"view_name": knownvalue.StringExact("job_progress"), "schema_name": knownvalue.StringExact("public"), "is_stale": knownvalue.Bool(false),
-		"refresh_duration_ms": knownvalue.Int64Exact(920), "last_refreshed_at": any, "stale_reason": null,
+		"refresh_duration_ms": knownvalue.Int64Exact(920), "last_refreshed_at": something, "stale_reason": null,
 	})
 	gone := knownvalue.ObjectPartial(map[string]knownvalue.Check{"stale_reason": knownvalue.StringExact("missing"), "schema_name": null})
 	unasked := knownvalue.ObjectPartial(map[string]knownvalue.Check{"is_stale": null, "schema_name": knownvalue.StringExact("My.Schema")})
