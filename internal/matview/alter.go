@@ -49,7 +49,7 @@ func Rename(ctx context.Context, tx pgx.Tx, from, to Name) error {
 // the old owner become grants by the new one.
 func SetOwner(ctx context.Context, tx pgx.Tx, name Name, owner string) error {
 	if _, err := tx.Exec(ctx, "ALTER MATERIALIZED VIEW "+name.SQL()+" OWNER TO "+postgres.QuoteIdent(owner)); err != nil {
-		return fmt.Errorf("give materialized view %s to role %q: %w", name, owner, err)
+		return &RoleError{Role: owner, Err: fmt.Errorf("give materialized view %s to it: %w", name, err)}
 	}
 	return nil
 }

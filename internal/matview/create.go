@@ -83,6 +83,18 @@ WHERE n.nspname = $1 AND c.relname = $2`
 	return nil
 }
 
+// RoleError says that the session cannot act as the role that is to own a view.
+type RoleError struct {
+	Role string
+	Err  error
+}
+
+func (e *RoleError) Error() string {
+	return fmt.Sprintf("become role %q, which is to own the view: %v", e.Role, e.Err)
+}
+
+func (e *RoleError) Unwrap() error { return e.Err }
+
 // asOwner calls what is to be done by role owner ("" means the session's), and then puts the session's role
 // back. The search_path is resolved before, since $user in it would mean
 // another schema.
@@ -99,7 +111,7 @@ func asOwner(ctx context.Context, tx pgx.Tx, owner string, call func() error) er
 	}
 	const set = "SELECT set_config('search_path', $1, true), set_config('role', $2, true)"
 	if _, err := tx.Exec(ctx, set, path, owner); err != nil {
-		return fmt.Errorf("become role %q, which is to own the view: %w", owner, err)
+		return &RoleError{Role: owner, Err: err}
 	}
 	if err := call(); err != nil {
 		return err
@@ -122,4 +134,31 @@ func Comment(ctx context.Context, tx pgx.Tx, name Name, comment string) error {
 		return fmt.Errorf("comment on materialized view %s: %w", name, err)
 	}
 	return nil
+}
+
+// Fill populates a view. It must come before anything in tx that reads or locks
+// the view, which would let this overtake another session's REFRESH that waits
+// with an older snapshot, and then writes older data over it. Readers wait, for
+// a view that has no data anyway. The caller reads the clock right before.
+func Fill(ctx context.Context, tx pgx.Tx, view *View) error {
+	if _, err := tx.Exec(ctx, "REFRESH MATERIALIZED VIEW "+view.Name.SQL()); err != nil {
+		return fmt.Errorf("fill materialized view %s: %w", view.Name, err)
+	}
+	return nil
+}
+
+// OwnerObstacle says why the session could not make a view in schema that role
+// owns; "" if it could.
+func OwnerObstacle(ctx context.Context, q Querier, role, schema string) (string, error) {
+	const sql = `
+SELECT CASE WHEN r.oid IS NULL THEN format('There is no role %s', quote_ident($1))
+            WHEN NOT pg_has_role(r.oid, 'MEMBER') THEN format('The provider''s role %I is no member of %I (GRANT %2$I TO %1$I)', current_user, r.rolname)
+            WHEN NOT has_schema_privilege(r.oid, n.oid, 'CREATE') THEN format('It may not create in schema %I (GRANT CREATE ON SCHEMA %1$I TO %2$I)', n.nspname, r.rolname)
+            ELSE '' END
+FROM (VALUES (1)) AS one LEFT JOIN pg_roles AS r ON r.rolname = $1 LEFT JOIN pg_namespace AS n ON n.nspname = $2`
+	var obstacle string
+	if err := q.QueryRow(ctx, sql, role, schema).Scan(&obstacle); err != nil {
+		return "", fmt.Errorf("look for role %q: %w", role, err)
+	}
+	return obstacle, nil
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -25,6 +26,9 @@ type Index struct {
 	NullsNotDistinct bool              // PostgreSQL 15 and later
 	Parameters       map[string]string // of WITH
 	Tablespace       string            // "" means the database's
+
+	// Concurrent is filled in by NormalizeIndexes: REFRESH CONCURRENTLY can use it.
+	Concurrent bool `json:"-"`
 }
 
 // DefaultMethod is the access method of an index that names none.
@@ -76,7 +80,7 @@ func (x Index) Equal(y Index) bool {
 func createIndex(ctx context.Context, tx pgx.Tx, view Name, name, as string, x Index) error {
 	prefix, rest := x.createSQL(as, view)
 	if err := execute(ctx, tx, prefix+rest); err != nil {
-		return &IndexError{View: view, Index: name, Err: sqlError(err, prefix, rest)}
+		return x.refused(err, prefix, rest, view, name)
 	}
 	// A key that closes the parenthesis, or holds a comma, made another index
 	// than the one described.
@@ -92,12 +96,47 @@ func createIndex(ctx context.Context, tx pgx.Tx, view Name, name, as string, x I
 	return nil
 }
 
+// refused is the server's error about an index, with its place within the key or
+// the condition that the user wrote.
+func (x Index) refused(err error, prefix, rest string, view Name, name string) error {
+	refused := &IndexError{View: view, Index: name, Err: sqlError(err, prefix, rest)}
+	var e *SQLError
+	if !errors.As(refused.Err, &e) || e.Position == 0 {
+		return refused
+	}
+	at, key := utf8.RuneCountInString("("), e.Position-1
+	parts := append(slices.Clone(x.Keys), x.Where)
+	for i, part := range parts {
+		where := i == len(x.Keys)
+		if where {
+			at = utf8.RuneCountInString(rest) - utf8.RuneCountInString(part+"\n)")
+		}
+		size := utf8.RuneCountInString(part)
+		if part != "" && key >= at && key <= at+size {
+			refused.Where, refused.Key = where, i
+			e.text, e.Position = part, key-at+1
+			e.Line, e.Column = place(part, e.Position)
+			refused.Placed = true
+			return refused
+		}
+		at += size + utf8.RuneCountInString("\n, ")
+	}
+	e.Position, e.Line, e.Column = 0, 0, 0 // in what was put around it
+	return refused
+}
+
 // IndexError says what is wrong with an index. Err is an [SQLError] where the
 // server refused it.
 type IndexError struct {
 	View  Name
 	Index string
 	Err   error
+
+	// Placed says that it is known what it is about: the condition, if Where, or
+	// else the key of that number, from 0.
+	Placed bool
+	Where  bool
+	Key    int
 }
 
 func (e *IndexError) Error() string {
@@ -188,7 +227,29 @@ func NormalizeIndexes(ctx context.Context, db DB, view Name, definition string, 
 	if err := tx.QueryRow(ctx, "SELECT $1::regclass::oid", table.SQL()).Scan(&oid); err != nil {
 		return nil, fmt.Errorf("normalize indexes: %w", err)
 	}
-	return ReadIndexes(ctx, tx, oid)
+	return readUsable(ctx, tx, oid)
+}
+
+// readUsable is ReadIndexes with Concurrent.
+func readUsable(ctx context.Context, tx pgx.Tx, table uint32) (map[string]Index, error) {
+	indexes, err := ReadIndexes(ctx, tx, table)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := tx.Query(ctx, "SELECT x.relname FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid JOIN pg_am AS am ON am.oid = x.relam WHERE i.indrelid = $1 AND "+concurrentSQL, table)
+	if err != nil {
+		return nil, fmt.Errorf("read the indexes: %w", err)
+	}
+	usable, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read the indexes: %w", err)
+	}
+	for _, name := range usable {
+		x := indexes[name]
+		x.Concurrent = true
+		indexes[name] = x
+	}
+	return indexes, nil
 }
 
 // indexKeys cuts the keys out of what pg_get_indexdef says: there is no other

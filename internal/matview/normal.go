@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
+
+const syntaxError = "42601"
 
 // Normal is a query in the words of the server: two queries that mean the same
 // have the same Definition on the same server.
@@ -92,21 +95,42 @@ func normalize(ctx context.Context, db DB, query string, columnNames []string, s
 func check(ctx context.Context, tx pgx.Tx, query string, columnNames []string) (*pgconn.StatementDescription, error) {
 	described, err := tx.Conn().PgConn().Prepare(ctx, "", query, nil)
 	if err != nil {
-		return nil, sqlError(err, "", query)
+		return nil, explainQuery(sqlError(err, "", query))
 	}
 	if len(described.ParamOIDs) > 0 {
 		return nil, &SQLError{SQLState: "42P02", Message: "a materialized view takes no parameters, but the query holds $1", text: query}
 	}
 	if len(described.Fields) == 0 {
-		return nil, &SQLError{SQLState: "42601", Message: "it is not a query that returns columns", text: query}
+		return nil, &SQLError{SQLState: syntaxError, Message: "it is not a query that returns columns", text: query}
 	}
 	if len(columnNames) > len(described.Fields) {
 		return nil, &SQLError{
-			SQLState: "42601", text: query,
+			SQLState: syntaxError, text: query,
 			Message: fmt.Sprintf("there are %d column names, but the query returns %d columns", len(columnNames), len(described.Fields)),
 		}
 	}
 	return described, refuseColumns(query, columnNames, described.Fields)
+}
+
+// withData matches what ends a CREATE MATERIALIZED VIEW, and is no part of a query.
+var withData = regexp.MustCompile(`(?i)\bWITH\s+(NO\s+)?DATA\s*;?\s*$`)
+
+// explainQuery puts in plain words what the server refuses as it would refuse
+// any text that is not one query.
+func explainQuery(err error) error {
+	var e *SQLError
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &e) || !errors.As(err, &pgErr) || e.SQLState != syntaxError {
+		return err
+	}
+	switch {
+	case pgErr.Routine == "exec_parse_message": // the message is in the server's language
+		e.Message = "the definition holds more than one statement, and a materialized view has a single query"
+		e.Hint = "Keep the query and take out what follows its semicolon. Nothing of it was run."
+	case withData.MatchString(e.text):
+		e.Hint = "WITH [NO] DATA is no part of the definition. Leave it out, and set with_data."
+	}
+	return err
 }
 
 // columnList is the part of CREATE [MATERIALIZED] VIEW that names columns.

@@ -141,7 +141,7 @@ func TestNormalizeRefuses(t *testing.T) {
 	}{
 		{"SELECT 1 x WITH NO DATA", "42601", `syntax error at or near "WITH"`, 1, 12},
 		{"SELECT 1 x WITH NO DATA; CREATE TABLE oops()", "42601", `syntax error at or near "WITH"`, 1, 12},
-		{"SELECT 1 x; CREATE TABLE oops()", "42601", "cannot insert multiple commands into a prepared statement", 0, 0},
+		{"SELECT 1 x; CREATE TABLE oops()", "42601", "the definition holds more than one statement", 0, 0},
 		{"SELECT 1 x WITH CHECK OPTION", "42601", `syntax error at or near "WITH"`, 1, 12},
 		{"SELECT id FROM jobs WITH DATA", "42601", `syntax error at or near "WITH"`, 1, 21},
 		{"SELECT 1 x)", "42601", `syntax error at or near ")"`, 1, 11},

@@ -20,6 +20,9 @@ type View struct {
 	Storage   Storage
 	Columns   []Column
 	Indexes   []IndexState
+	// Major is the server's version, such as 15: another major writes the same
+	// definition in other words.
+	Major int
 	// DefinitionHash changes with the stored query. It may change without a
 	// change of meaning, at a major upgrade.
 	DefinitionHash string
@@ -64,7 +67,7 @@ SELECT c.oid,
                  JOIN pg_attribute AS a ON a.attrelid = s.oid AND a.attnum > 0), ''),
        ARRAY(SELECT a.attname::text FROM pg_attribute AS a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
-       coalesce((SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace), d.spcname), am.amname,
+       coalesce((SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace), d.spcname), am.amname, current_setting('server_version_num')::int / 10000,
        coalesce(c.reloptions, '{}') || ARRAY(SELECT 'toast.' || o FROM pg_class AS t, unnest(t.reloptions) AS o WHERE t.oid = c.reltoastrelid),
        -- format_type leaves out a schema that is in the session's search_path.
        ARRAY(SELECT CASE WHEN t.typnamespace <> 'pg_catalog'::regnamespace AND pg_type_is_visible(t.oid)
@@ -81,9 +84,13 @@ LEFT JOIN pg_am AS am ON am.oid = c.relam,
 LATERAL (SELECT spcname FROM pg_database JOIN pg_tablespace AS s ON s.oid = dattablespace WHERE datname = current_database()) AS d
 WHERE c.relkind = 'm' AND ($1::text IS NULL OR n.nspname = $1 AND c.relname = $2)`
 
-// is_usable_unique_index in matview.c says which index serves REFRESH
-// CONCURRENTLY. Of the row of pg_index all counts but the OIDs and the flags
-// that change by themselves.
+// concurrentSQL says of the row i of pg_index, with access method am, whether it
+// serves REFRESH CONCURRENTLY, as is_usable_unique_index in matview.c does.
+const concurrentSQL = `i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+       AND NOT 0 = ANY (i.indkey::smallint[]) AND am.amname = 'btree'`
+
+// Of the row of pg_index all counts but the OIDs and the flags that change by
+// themselves.
 const readIndexesSQL = `
 SELECT i.indrelid, x.relname,
        hashtextextended(concat_ws(E'\n', am.amname, x.reloptions::text, x.reltablespace,
@@ -91,8 +98,7 @@ SELECT i.indrelid, x.relname,
                                   (SELECT string_agg(a.attcollation::text || coalesce(a.attoptions::text, ''), ' ' ORDER BY a.attnum)
                                    FROM pg_attribute AS a WHERE a.attrelid = x.oid)), 0)::text,
        i.indisvalid,
-       i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
-       AND NOT 0 = ANY (i.indkey::smallint[]) AND am.amname = 'btree'
+       ` + concurrentSQL + `
 FROM pg_index AS i
 JOIN pg_class AS x ON x.oid = i.indexrelid
 JOIN pg_am AS am ON am.oid = x.relam
@@ -141,7 +147,7 @@ func readViews(ctx context.Context, q Querier, schema, relation any) ([]*View, e
 		v := &View{}
 		var names, types, options []string
 		err := row.Scan(&v.OID, &v.ID, &v.Name.Schema, &v.Name.Relation, &v.Owner, &v.Comment, &v.Populated, &v.DefinitionHash, &v.SourcesHash,
-			&names, &v.Storage.Tablespace, &v.Storage.AccessMethod, &options, &types)
+			&names, &v.Storage.Tablespace, &v.Storage.AccessMethod, &v.Major, &options, &types)
 		v.Storage.Parameters = parameterMap(options)
 		for i := range names {
 			v.Columns = append(v.Columns, Column{Name: names[i], Type: types[i]})

@@ -26,6 +26,7 @@ type client struct {
 	logSchema string
 	// unknown names the provider attributes whose values only apply will know.
 	unknown []string
+	version string // of the provider
 
 	once sync.Once
 	pool *pgxpool.Pool

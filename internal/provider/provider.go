@@ -33,9 +33,11 @@ var _ provider.Provider = (*matviewProvider)(nil)
 
 type matviewProvider struct {
 	version string
+	client  *client // nil before Configure
 }
 
-// New makes the provider; version is shown by Terraform's logs.
+// New makes the provider; version is shown by Terraform's logs. Terraform talks to
+// it by [NewServer].
 func New(version string) func() provider.Provider {
 	return func() provider.Provider { return &matviewProvider{version: version} }
 }
@@ -179,11 +181,12 @@ func (p *matviewProvider) Configure(ctx context.Context, req provider.ConfigureR
 		config:    model.config(),
 		logSchema: matview.PublicSchema,
 		unknown:   model.unknown(),
+		version:   p.version,
 	}
 	if schema := model.LogSchema.ValueString(); schema != "" {
 		c.logSchema = schema
 	}
-	resp.ResourceData, resp.DataSourceData = c, c
+	p.client, resp.ResourceData, resp.DataSourceData = c, c, c
 }
 
 func (m providerModel) config() postgres.Config {

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/terraform-plugin-framework/providerserver"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
@@ -16,9 +15,10 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
-// testAccProviders serves the provider under test from this process.
+// testAccProviders serves the provider under test from this process, and compares
+// its shorter ways with the framework.
 var testAccProviders = map[string]func() (tfprotov6.ProviderServer, error){
-	"matview": providerserver.NewProtocol6WithError(New("test")()),
+	"matview": newComparing,
 }
 
 // providerConfig is a provider block for a test's database, to put before the

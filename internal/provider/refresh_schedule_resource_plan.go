@@ -73,7 +73,22 @@ func (r *refreshScheduleResource) checkPlan(ctx context.Context, plan refreshSch
 			fmt.Sprintf("There is no materialized view %s in the database so far. If this apply creates it, refer to it (view = matview_view.NAME.id) so that it is created first.", plan.View.ValueString()))
 	default:
 		plan.checkTotals(ctx, pool, target, state, diags)
+		r.checkMethod(ctx, plan, state, pool, target, diags)
 	}
+}
+
+// checkMethod warns of concurrent refreshes that could only fail.
+func (r *refreshScheduleResource) checkMethod(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, pool *pgxpool.Pool, target schedule.Target, diags *diag.Diagnostics) {
+	if plan.Method.ValueString() != string(refresh.Concurrently) || state != nil && state.Method.Equal(plan.Method) && state.View.Equal(plan.View) {
+		return
+	}
+	v, err := r.client.catalog.read(ctx, pool, target.View)
+	if err != nil || v == nil || v.SupportsConcurrentRefresh() {
+		return // what is wrong with the catalog is said elsewhere
+	}
+	diags.AddAttributeWarning(path.Root("method"), "The view cannot be refreshed concurrently yet",
+		fmt.Sprintf("Materialized view %s has no unique index on plain columns without a condition, and every refresh of this schedule would fail. "+
+			"Add one to it (indexes of matview_view), unless this apply does; or let method be \"auto\".", target.ViewName))
 }
 
 // prepare finds the view that the plan means and repeats the checks, now that

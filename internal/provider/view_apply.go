@@ -226,6 +226,12 @@ func (c viewChange) replace(ctx context.Context, tx pgx.Tx, v *matview.View) (be
 // alter makes the changes that leave the view's rows alone. What is recorded of
 // its last refresh stays true.
 func (c viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
+	if !v.Populated && c.plan.WithData.ValueBool() {
+		// Before anything of the view is locked: see matview.Fill.
+		if err := c.fill(ctx, tx, v); err != nil {
+			return nil, err
+		}
+	}
 	// This locks out every REFRESH, but no reader.
 	if err := matview.Comment(ctx, tx, v.Name, c.plan.Comment.ValueString()); err != nil {
 		return nil, err
@@ -256,6 +262,19 @@ func (c viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 		}
 	}
 	return behind, nil
+}
+
+// fill populates a view that has lost its data, or never had any.
+func (c viewChange) fill(ctx context.Context, tx pgx.Tx, v *matview.View) error {
+	population, err := refresh.BeginPopulation(ctx, tx, c.client.logSchema)
+	if err != nil {
+		return err
+	}
+	if err := matview.Fill(ctx, tx, v); err != nil {
+		return err
+	}
+	_, err = refresh.RecordPopulation(ctx, tx, c.client.logSchema, population, v.Name, string(refresh.Blocking))
+	return err
 }
 
 // storage is all of what the plan asks for, and what v has for the rest.

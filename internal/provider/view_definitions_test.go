@@ -3,12 +3,14 @@ package provider
 import (
 	_ "embed"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
@@ -61,14 +63,7 @@ func TestAccViewDefinitions(t *testing.T) {
 	db := postgrestest.New(t)
 	db.Exec(t, definitionsSetup)
 	all := definitions(t)
-	config := func(text func(definition) string) string {
-		var b strings.Builder
-		b.WriteString(providerConfig(db))
-		for i, d := range all {
-			fmt.Fprintf(&b, "# %s\nresource \"matview_view\" \"v%d\" {\n  name = \"v%d\"\n  definition = %s\n}\n", d.name, i, i, hcl(text(d)))
-		}
-		return b.String()
-	}
+	config := func(text func(definition) string) string { return providerConfig(db) + definedViews(all, text) }
 	var updates, nothing []plancheck.PlanCheck
 	for i := range all {
 		address := fmt.Sprintf("matview_view.v%d", i)
@@ -86,6 +81,75 @@ func TestAccViewDefinitions(t *testing.T) {
 			{Config: config(func(d definition) string { return relaid(d.changed) }), ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
 		},
 	})
+}
+
+// definedViews are the views v0, v1, ... with the texts of the definitions.
+func definedViews(all []definition, text func(definition) string) string {
+	var b strings.Builder
+	for i, d := range all {
+		fmt.Fprintf(&b, "# %s\nresource \"matview_view\" \"v%d\" {\n  name = \"v%d\"\n  definition = %s\n}\n", d.name, i, i, hcl(text(d)))
+	}
+	return b.String()
+}
+
+// After a major upgrade the server writes definitions otherwise, and what the
+// state remembers fits nothing. That is no change. The upgrade is a restore of what
+// the old server says of its views, as by pg_dump, on a server of the major in
+// MATVIEW_TEST_POSTGRES_UPGRADE_BIN; without that on one of the same.
+func TestAccViewMajorUpgrade(t *testing.T) {
+	db := postgrestest.New(t)
+	db.Exec(t, definitionsSetup)
+	if bin := os.Getenv("MATVIEW_TEST_POSTGRES_UPGRADE_BIN"); bin != "" {
+		t.Setenv("MATVIEW_TEST_POSTGRES_BIN", bin)
+	}
+	upgraded, err := postgrestest.Start(t.Context(), postgrestest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = upgraded.Stop() })
+	all := definitions(t)
+	views := definedViews(all, func(d definition) string { return d.written })
+	var nothing []plancheck.PlanCheck
+	for i := range all {
+		nothing = append(nothing, plancheck.ExpectResourceAction(fmt.Sprintf("matview_view.v%d", i), plancheck.ResourceActionNoop))
+	}
+	after := providerConfigFor(upgraded.URL("postgres"), "") + views
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: providerConfig(db) + views},
+			{PreConfig: func() { restore(t, db, upgraded.URL("postgres"), len(all)) }, Config: after, ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
+			{Config: after, ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
+		},
+	})
+}
+
+func restore(t *testing.T, from *postgrestest.Database, to string, views int) {
+	t.Helper()
+	source := from.Connect(t)
+	target, err := pgx.Connect(t.Context(), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = target.Close(t.Context()) }()
+	if _, err := target.Exec(t.Context(), definitionsSetup); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := source.Exec(t.Context(), "SET search_path = ''"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := target.Exec(t.Context(), "SET search_path = ''"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range views {
+		var definition string
+		if err := source.QueryRow(t.Context(), "SELECT pg_get_viewdef($1::regclass)", fmt.Sprintf("public.v%d", i)).Scan(&definition); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := target.Exec(t.Context(), fmt.Sprintf("CREATE MATERIALIZED VIEW public.v%d AS %s", i, definition)); err != nil {
+			t.Fatalf("%s: %v", definition, err)
+		}
+	}
 }
 
 // hcl is a string in Terraform's language.

@@ -49,10 +49,20 @@ func addViewError(diags *diag.Diagnostics, summary string, err error) {
 func blamed(err error) (path.Path, *matview.SQLError) {
 	var indexErr *matview.IndexError
 	var sqlErr *matview.SQLError
+	var roleErr *matview.RoleError
 	isSQL := errors.As(err, &sqlErr)
 	switch {
 	case errors.As(err, &indexErr):
-		return path.Root("indexes").AtMapKey(indexErr.Index), sqlErr
+		at := path.Root("indexes").AtMapKey(indexErr.Index)
+		switch {
+		case indexErr.Placed && indexErr.Where:
+			at = at.AtName("where")
+		case indexErr.Placed:
+			at = at.AtName("keys").AtListIndex(indexErr.Key)
+		}
+		return at, sqlErr
+	case errors.As(err, &roleErr):
+		return path.Root("owner"), nil
 	case isSQL:
 		return path.Root("definition"), sqlErr
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -19,6 +20,11 @@ type viewMemory struct {
 	DefinitionHash string                 `json:"definition_hash"`
 	SourcesHash    string                 `json:"sources_hash"`
 	Indexes        map[string]indexMemory `json:"indexes,omitempty"`
+	// Major is the server's when canonical_definition was written.
+	Major int `json:"major,omitempty"`
+
+	// view is what all of it was read of, where that was in this call.
+	view *matview.View
 }
 
 // indexMemory is an index as the server writes it, where the state has the
@@ -62,7 +68,7 @@ func (memory viewMemory) save(ctx context.Context, private privateWriter, diags 
 // remember reads what a view that was just created or changed is by the server's
 // own account. tx has locked the view, so none of this waits.
 func (m *viewModel) remember(ctx context.Context, db matview.DB, v *matview.View) (viewMemory, error) {
-	memory := viewMemory{DefinitionHash: v.DefinitionHash, SourcesHash: v.SourcesHash}
+	memory := viewMemory{DefinitionHash: v.DefinitionHash, SourcesHash: v.SourcesHash, Major: v.Major, view: v}
 	canonical, err := matview.Definition(ctx, db, v.OID)
 	if err != nil {
 		return memory, err
@@ -98,7 +104,7 @@ func (m *viewModel) compareDefinition(ctx context.Context, db matview.DB, v *mat
 	}
 	same := false
 	if err == nil && !imported {
-		same, err = m.means(ctx, db, stored)
+		same, err = m.means(ctx, db, v, stored, memory.Major)
 	}
 	if !imported && busy(diags, path.Root("definition"), v, err) {
 		return
@@ -112,11 +118,15 @@ func (m *viewModel) compareDefinition(ctx context.Context, db matview.DB, v *mat
 		m.Definition = types.StringValue(stored)
 	}
 	m.CanonicalDefinition = types.StringValue(stored)
-	memory.DefinitionHash, memory.SourcesHash = v.DefinitionHash, v.SourcesHash
+	memory.DefinitionHash, memory.SourcesHash, memory.Major = v.DefinitionHash, v.SourcesHash, v.Major
 }
 
-// means tells whether the text in the state, parsed today, is the stored query.
-func (m *viewModel) means(ctx context.Context, db matview.DB, stored string) (bool, error) {
+// means tells whether the text in the state, parsed today, is the stored query;
+// or, where major is not the server's, whether the query is the one that the state
+// has in the words of that major. An upgrade keeps a view as it was written then,
+// and some of it cannot be written so any more: since 14 extract() is a function
+// of its own, and substring(a FROM b) is kept as written.
+func (m *viewModel) means(ctx context.Context, db matview.DB, v *matview.View, stored string, major int) (bool, error) {
 	n, err := matview.Normalize(ctx, db, m.Definition.ValueString(), m.columnNames()...)
 	var sqlErr *matview.SQLError
 	switch {
@@ -129,11 +139,37 @@ func (m *viewModel) means(ctx context.Context, db matview.DB, stored string) (bo
 	case n.Incomparable != "":
 		return stored == m.CanonicalDefinition.ValueString(), nil
 	}
-	return n.Definition == stored, nil
+	if n.Definition == stored || !sameNames(n.Columns, v.Columns) {
+		return n.Definition == stored, nil
+	}
+	// A restored view was made of the server's words, which read again are not
+	// always the same: a BETWEEN comes back as an AND within an AND.
+	candidates := []string{n.Definition}
+	if major != 0 && major != v.Major {
+		candidates = append(candidates, m.CanonicalDefinition.ValueString())
+	}
+	for _, words := range candidates {
+		again, err := matview.Normalize(ctx, db, words)
+		if matview.IsLockTimeout(err) || err != nil && !errors.As(err, &sqlErr) {
+			return false, err
+		}
+		if err == nil && again.Definition == stored {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// sameNames tells a SELECT * whose table has grown from one that has not.
+func sameNames(a, b []matview.Column) bool {
+	return slices.EqualFunc(a, b, func(x, y matview.Column) bool { return x.Name == y.Name })
 }
 
 // compareIndexes does for the indexes what compareDefinition does for the query.
 func (m *viewModel) compareIndexes(ctx context.Context, db matview.DB, v *matview.View, memory *viewMemory, diags *diag.Diagnostics) {
+	if !m.Indexes.IsNull() {
+		warnInvalid(v, diags)
+	}
 	if m.Indexes.IsNull() || memory.hasIndexes(v) {
 		return
 	}
@@ -148,10 +184,14 @@ func (m *viewModel) compareIndexes(ctx context.Context, db matview.DB, v *matvie
 	state := m.indexes(ctx, diags)
 	now := make(map[string]matview.Index, len(stored))
 	for _, x := range v.Indexes {
-		if !x.Valid {
-			continue // as good as missing: it will be built again
-		}
 		now[x.Name] = stored[x.Name]
+		if !x.Valid {
+			// Unlike any configuration: it is dropped, or built again.
+			invalid := stored[x.Name]
+			invalid.Keys = append(slices.Clone(invalid.Keys), "(invalid)")
+			now[x.Name] = invalid
+			continue
+		}
 		known, ok := memory.Indexes[x.Name]
 		if text, inState := state[x.Name]; ok && inState && known.Index.Equal(stored[x.Name]) {
 			now[x.Name] = text
@@ -159,6 +199,22 @@ func (m *viewModel) compareIndexes(ctx context.Context, db matview.DB, v *matvie
 	}
 	m.Indexes = indexesValue(now)
 	memory.rememberIndexes(v, stored)
+}
+
+// warnInvalid says why an index that is there is planned to be built.
+func warnInvalid(v *matview.View, diags *diag.Diagnostics) {
+	for _, x := range v.Indexes {
+		if !x.Valid {
+			diags.AddAttributeWarning(path.Root("indexes"), fmt.Sprintf("Index %q of materialized view %s is invalid", x.Name, v.ID),
+				"It is what is left of a CREATE INDEX CONCURRENTLY or REINDEX CONCURRENTLY that failed or is still running; no query uses it. The next apply drops it, and builds it again if it is among the indexes.")
+		}
+	}
+}
+
+// describes tells whether nothing about v is left to compare, as it is while a
+// lock hides it.
+func (memory *viewMemory) describes(v *matview.View, indexesManaged bool) bool {
+	return memory.DefinitionHash == v.DefinitionHash && memory.SourcesHash == v.SourcesHash && (!indexesManaged || memory.hasIndexes(v))
 }
 
 func (memory *viewMemory) hasIndexes(v *matview.View) bool {

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-go/tftypes"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 )
@@ -15,6 +17,7 @@ var (
 	_ resource.ResourceWithConfigure   = (*viewResource)(nil)
 	_ resource.ResourceWithModifyPlan  = (*viewResource)(nil)
 	_ resource.ResourceWithImportState = (*viewResource)(nil)
+	_ resource.ResourceWithIdentity    = (*viewResource)(nil)
 )
 
 // What on_definition_change may be.
@@ -37,6 +40,7 @@ func NewViewResource() resource.Resource { return &viewResource{} }
 
 func (r *viewResource) Metadata(_ context.Context, req resource.MetadataRequest, resp *resource.MetadataResponse) {
 	resp.TypeName = req.ProviderTypeName + "_view"
+	resp.ResourceBehavior.MutableIdentity = true // a view is renamed in place
 }
 
 func (r *viewResource) Configure(_ context.Context, req resource.ConfigureRequest, resp *resource.ConfigureResponse) {
@@ -61,6 +65,30 @@ func (r *viewResource) Create(ctx context.Context, req resource.CreateRequest, r
 	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+	r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
+	r.seal(ctx, memory.view, req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
+}
+
+// describedBy is the view as the catalog has it, where memory is of just that.
+func (r *viewResource) describedBy(ctx context.Context, memory viewMemory, m viewModel) *matview.View {
+	pool, err := r.client.open(ctx)
+	if err != nil {
+		return nil
+	}
+	v, err := r.client.catalog.read(ctx, pool, m.name())
+	if err != nil || v == nil || !memory.describes(v, !m.Indexes.IsNull()) {
+		return nil
+	}
+	return v
+}
+
+// seal spares the next plan the decoding of a state that has not changed; v is
+// nil where it is not known to be what the state describes.
+func (r *viewResource) seal(ctx context.Context, v *matview.View, config, state tftypes.Value, private privateWriter, diags *diag.Diagnostics) {
+	if diags.HasError() {
+		return
+	}
+	seal{}.save(ctx, r.client.version, v, config, state, private, diags)
 }
 
 func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp *resource.ReadResponse) {
@@ -80,6 +108,7 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		return
 	}
 	if v == nil {
+		r.identify(ctx, resp.Identity, state.name(), &resp.Diagnostics) // the framework asks for it even now
 		resp.State.RemoveResource(ctx)
 		return
 	}
@@ -99,6 +128,11 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+	r.identify(ctx, resp.Identity, state.name(), &resp.Diagnostics)
+	if memory.describes(v, !state.Indexes.IsNull()) {
+		memory.view = v
+	}
+	sealedBefore(ctx, req.Private, &resp.Diagnostics).save(ctx, r.client.version, memory.view, tftypes.Value{}, resp.State.Raw, resp.Private, &resp.Diagnostics)
 }
 
 func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
@@ -120,6 +154,8 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	if plan.describesSameView(state) {
 		// Only what Terraform keeps for itself has changed: wait for nobody.
 		resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+		r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
+		r.seal(ctx, r.describedBy(ctx, change.memory, plan), req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -135,6 +171,8 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+	r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
+	r.seal(ctx, memory.view, req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
 }
 
 func (r *viewResource) Delete(ctx context.Context, req resource.DeleteRequest, resp *resource.DeleteResponse) {
@@ -158,14 +196,21 @@ func (r *viewResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 	}
 }
 
-// ImportState takes the name as the log writes it. Read brings the rest.
+// ImportState takes the name as the log writes it, or an identity. Read brings
+// the rest.
 func (r *viewResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
 	name, err := matview.ParseName(req.ID)
+	if req.ID == "" && req.Identity != nil {
+		name, err = r.identified(ctx, req.Identity, &resp.Diagnostics), nil
+	}
+	if resp.Diagnostics.HasError() {
+		return
+	}
 	if err != nil {
 		resp.Diagnostics.AddError("Invalid import ID", err.Error()+"\n\nThe ID is the name of the view, or schema.name; put double quotes around a part that holds a dot, as in SQL.")
 		return
 	}
-	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("id"), req.ID)...)
+	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("id"), name.String())...)
 	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("name"), name.Relation)...)
 	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("schema"), name.Schema)...)
 	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("with_data"), true)...)

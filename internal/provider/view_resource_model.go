@@ -67,7 +67,7 @@ func (m viewModel) name() matview.Name {
 func (m viewModel) describesSameView(state viewModel) bool {
 	return m.name() == state.name() && m.sameText(state) && m.Tablespace.Equal(state.Tablespace) && m.AccessMethod.Equal(state.AccessMethod) &&
 		(m.StorageParameters.IsNull() || m.StorageParameters.Equal(state.StorageParameters)) && m.Comment.Equal(state.Comment) &&
-		m.Owner.Equal(state.Owner) && (m.Indexes.IsNull() || m.Indexes.Equal(state.Indexes))
+		m.Owner.Equal(state.Owner) && (m.WithData.Equal(state.WithData) || !m.WithData.ValueBool()) && (m.Indexes.IsNull() || m.Indexes.Equal(state.Indexes))
 }
 
 // sameText tells whether the query is written the same.
@@ -173,6 +173,9 @@ func (m *viewModel) set(v *matview.View) {
 	m.Comment = stringOrNull(v.Comment)
 	m.Tablespace = types.StringValue(v.Storage.Tablespace)
 	m.AccessMethod = types.StringValue(v.Storage.AccessMethod)
+	if !v.Populated {
+		m.WithData = types.BoolValue(false)
+	}
 	if !m.StorageParameters.IsNull() {
 		m.StorageParameters = stringMap(v.Storage.Parameters)
 	}

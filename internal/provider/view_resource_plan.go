@@ -25,6 +25,8 @@ type viewPlan struct {
 	canonical string
 	columns   []matview.Column // that it returns; nil where not known
 	rebuilt   bool             // it means something else than the present one
+	// concurrent is what supports_concurrent_refresh will be; null where not known.
+	concurrent types.Bool
 }
 
 // ModifyPlan checks the definition and the indexes on the server, and takes text
@@ -53,15 +55,36 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		return
 	}
 	p.indexes(ctx, &resp.Diagnostics)
+	p.owner(ctx, &resp.Diagnostics)
 	if p.exists && (!p.plan.Name.Equal(p.state.Name) || !p.plan.Schema.Equal(p.state.Schema)) {
 		p.plan.ID = types.StringUnknown()
+		if p.pool != nil && !p.plan.Name.IsUnknown() && !p.plan.Schema.IsUnknown() {
+			r.identify(ctx, resp.Identity, p.plan.name(), &resp.Diagnostics)
+		}
 	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &p.plan)...)
 }
 
 func (p *viewPlan) unchanged() bool {
 	return p.exists && p.plan.sameText(p.state) && p.plan.Indexes.Equal(p.state.Indexes) &&
-		p.plan.Name.Equal(p.state.Name) && p.plan.Schema.Equal(p.state.Schema)
+		p.plan.Name.Equal(p.state.Name) && p.plan.Schema.Equal(p.state.Schema) && p.plan.Owner.Equal(p.state.Owner)
+}
+
+// owner warns where the view could not be given to the planned owner as things
+// are; the same apply may create the role, or grant it.
+func (p *viewPlan) owner(ctx context.Context, diags *diag.Diagnostics) {
+	owner := p.plan.Owner
+	if p.pool == nil || owner.IsNull() || owner.IsUnknown() || p.exists && owner.Equal(p.state.Owner) {
+		return
+	}
+	obstacle, err := matview.OwnerObstacle(ctx, p.pool, owner.ValueString(), p.plan.Schema.ValueString())
+	if err != nil {
+		addError(diags, "Cannot check the owner", err)
+		return
+	}
+	if obstacle != "" {
+		diags.AddAttributeWarning(path.Root("owner"), "The role cannot own the view yet", obstacle+". Unless this apply mends that before it comes to the view (see depends_on), it will fail.")
+	}
 }
 
 func (p *viewPlan) definition(ctx context.Context, diags *diag.Diagnostics) {
@@ -219,6 +242,9 @@ func (p *viewPlan) indexes(ctx context.Context, diags *diag.Diagnostics) {
 	if p.exists && !p.plan.Indexes.Equal(p.state.Indexes) {
 		p.plan.SupportsConcurrentRefresh = types.BoolUnknown()
 	}
+	if p.plan.SupportsConcurrentRefresh.IsUnknown() && !p.concurrent.IsNull() {
+		p.plan.SupportsConcurrentRefresh = p.concurrent
+	}
 }
 
 // sameIndexes checks the indexes whose text has changed, or all where the view
@@ -245,6 +271,7 @@ func (p *viewPlan) sameIndexes(ctx context.Context, diags *diag.Diagnostics) {
 		}
 		return // apply compares again
 	}
+	p.supportsConcurrent(planned, normal)
 	for name, x := range normal {
 		if known, ok := p.memory.Indexes[name]; ok && before[name] != nil && known.Index.Equal(x) {
 			planned[name] = before[name]
@@ -253,6 +280,20 @@ func (p *viewPlan) sameIndexes(ctx context.Context, diags *diag.Diagnostics) {
 	value, d := types.MapValue(types.ObjectType{AttrTypes: indexTypes}, planned)
 	diags.Append(d...)
 	p.plan.Indexes = value
+}
+
+// supportsConcurrent fills in what is certain of all the planned indexes: that a
+// usable one is among those just checked, or that all were and none is.
+func (p *viewPlan) supportsConcurrent(planned map[string]attr.Value, normal map[string]matview.Index) {
+	for _, x := range normal {
+		if x.Concurrent {
+			p.concurrent = types.BoolValue(true)
+			return
+		}
+	}
+	if len(normal) == len(planned) {
+		p.concurrent = types.BoolValue(false)
+	}
 }
 
 func fullyKnown(ctx context.Context, value attr.Value) bool {

@@ -50,7 +50,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 					"A change of meaning replaces the view as `on_definition_change` says. " +
 					"A change of text alone changes nothing.",
 				Required:   true,
-				Validators: []validator.String{stringvalidator.LengthAtLeast(1)},
+				Validators: []validator.String{text()},
 			},
 			"column_names": schema.ListAttribute{
 				MarkdownDescription: "Names for the columns that `definition` returns, in order and without quotes, as in `CREATE MATERIALIZED VIEW name (a, b)`; columns beyond the list keep theirs. A change of a name is a change of the definition. Without it, the query names the columns.",
@@ -97,7 +97,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Validators:   []validator.Map{mapvalidator.KeysAre(identifier())},
 			},
 			"with_data": schema.BoolAttribute{
-				MarkdownDescription: "Whether to run the query and fill the view when it is created. A view without data cannot be read until it is refreshed. It counts at creation only: a later change is kept in the state and does nothing to the view. Default: `true`.",
+				MarkdownDescription: "Whether to run the query and fill the view when it is created. A view without data cannot be read until it is refreshed. `true` also fills a view that is found without data later, as after `REFRESH MATERIALIZED VIEW … WITH NO DATA`; `false` leaves the data as it is. Default: `true`.",
 				Optional:            true,
 				Computed:            true,
 				Default:             booldefault.StaticBool(true),
@@ -112,7 +112,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			"comment": schema.StringAttribute{
 				MarkdownDescription: "Comment on the view. A change is made in place; without the argument, the view has no comment.",
 				Optional:            true,
-				Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+				Validators:          []validator.String{text()},
 			},
 			"timeouts": timeouts.Attributes(ctx, timeouts.Opts{
 				Create:            true,
@@ -123,7 +123,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				DeleteDescription: "How long dropping the view may take, as a duration such as `5m`. No wait for a lock is longer than " + matview.LockTimeout + " in any case. Default: `10m`.",
 			}),
 			"id": schema.StringAttribute{
-				MarkdownDescription: "Name of the view as the refresh log writes it: the bare name in schema `public`, else `schema.name`; each part quoted where SQL needs it. It is the import ID too.",
+				MarkdownDescription: "Name of the view as the refresh log writes it: the bare name in schema `public`, else `schema.name`; each part quoted where SQL needs it. It is the import ID too. Terraform 1.12 and later can import by `identity = { name = …, schema = …, database = … }` as well, all without quotes; `schema` is `public` if left out.",
 				Computed:            true,
 				PlanModifiers:       []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
 			},
@@ -156,7 +156,7 @@ func indexObject() schema.NestedAttributeObject {
 			MarkdownDescription: "What is indexed, in order, each as in `CREATE INDEX`: a column, or an expression in parentheses or a function call, with `COLLATE`, operator class, `DESC` and `NULLS FIRST` after it where wanted: `job_id`, `created_at DESC`, `title gin_trgm_ops`, `(a + b)`. Compared by meaning, as `definition` is. A change builds the index anew.",
 			Required:            true,
 			ElementType:         types.StringType,
-			Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(stringvalidator.LengthAtLeast(1))},
+			Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(text())},
 		},
 		"unique": schema.BoolAttribute{
 			MarkdownDescription: "Whether no two rows may have the same keys; a refresh that would bring such rows fails. A change builds the index anew. Default: `false`.",
@@ -174,7 +174,7 @@ func indexObject() schema.NestedAttributeObject {
 		"where": schema.StringAttribute{
 			MarkdownDescription: "Condition for a row to be indexed, such as `status = 'failed'`. Compared by meaning. A change builds the index anew. Without it, every row is.",
 			Optional:            true,
-			Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+			Validators:          []validator.String{text()},
 		},
 		"nulls_not_distinct": schema.BoolAttribute{
 			MarkdownDescription: "Whether a unique index takes two nulls for the same. It takes PostgreSQL 15 or later. A change builds the index anew. Default: `false`.",
@@ -205,6 +205,23 @@ func indexObject() schema.NestedAttributeObject {
 // parameterName accepts what the server stores as the name of a parameter.
 func parameterName() validator.String {
 	return stringvalidator.RegexMatches(regexp.MustCompile(`^(toast\.)?[a-z_][a-z0-9_]*$`), "must be the name of a storage parameter in lower case, such as fillfactor or toast.autovacuum_enabled")
+}
+
+// text accepts what PostgreSQL can store.
+func text() validator.String {
+	return check{
+		summary:     "Invalid text",
+		description: "not empty, and without NUL characters",
+		err: func(value string) error {
+			switch {
+			case value == "":
+				return errors.New("it cannot be empty; leave the argument out instead")
+			case strings.ContainsRune(value, 0):
+				return errors.New("it holds a NUL character, which no text in PostgreSQL can")
+			}
+			return nil
+		},
+	}
 }
 
 // identifier accepts what can be the name of a relation, an index, a column or

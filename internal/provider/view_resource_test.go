@@ -208,8 +208,9 @@ func installTables(t *testing.T, db *postgrestest.Database) {
 func TestAccViewDrift(t *testing.T) {
 	db := viewDatabase(t)
 	config := viewConfig(db, withDefinition("SELECT * FROM jobs")+`
-  comment = "jobs"
-  owner   = "`+valueOf(t, db, "current_user")+`"
+  comment            = "jobs"
+  storage_parameters = { fillfactor = "70" }
+  owner              = "`+valueOf(t, db, "current_user")+`"
   indexes = { job_progress_id = { keys = ["id"], unique = true } }`)
 	other := "matview_test_other_" + db.Name
 	db.Exec(t, "CREATE ROLE "+other)
@@ -221,6 +222,11 @@ func TestAccViewDrift(t *testing.T) {
 		{"index dropped", "DROP INDEX job_progress_id", "to_regclass('job_progress_id')", "job_progress_id"},
 		{"index added", "CREATE INDEX more ON job_progress (name)", "to_regclass('more')", "null"},
 		{"index changed", "DROP INDEX job_progress_id; CREATE INDEX job_progress_id ON job_progress (name)", "SELECT indisunique FROM pg_index WHERE indexrelid = 'job_progress_id'::regclass", "true"},
+		{"index renamed", "ALTER INDEX job_progress_id RENAME TO renamed", "to_regclass('job_progress_id') || ' ' || coalesce(to_regclass('renamed')::text, '-')", "job_progress_id -"},
+		{"comment dropped", "COMMENT ON MATERIALIZED VIEW job_progress IS NULL", "obj_description('job_progress'::regclass)", "jobs"},
+		{"options set", "ALTER MATERIALIZED VIEW job_progress SET (fillfactor = 50, autovacuum_enabled = off)", "SELECT reloptions FROM pg_class WHERE relname = 'job_progress'", "{fillfactor=70}"},
+		{"options reset", "ALTER MATERIALIZED VIEW job_progress RESET (fillfactor)", "SELECT reloptions FROM pg_class WHERE relname = 'job_progress'", "{fillfactor=70}"},
+		{"unpopulated", "REFRESH MATERIALIZED VIEW job_progress WITH NO DATA", "SELECT count(*) FROM job_progress", "30"},
 		{"definition", "DROP MATERIALIZED VIEW job_progress; CREATE MATERIALIZED VIEW job_progress AS SELECT id FROM jobs WHERE id < 5", "SELECT count(name) FROM job_progress", "30"},
 		{"table grown", "ALTER TABLE jobs ADD COLUMN grown int DEFAULT 7", "SELECT sum(grown) FROM job_progress", "210"},
 		{"column renamed", "ALTER TABLE jobs RENAME COLUMN grown TO grew", "SELECT sum(grew) FROM job_progress", "210"},
@@ -238,7 +244,7 @@ func TestAccViewDrift(t *testing.T) {
 	// What is no drift: the same in other words, as a restore or an upgrade leaves it.
 	steps = append(steps, resource.TestStep{
 		PreConfig: func() {
-			db.Exec(t, `DROP MATERIALIZED VIEW job_progress; CREATE MATERIALIZED VIEW job_progress AS TABLE jobs;
+			db.Exec(t, `DROP MATERIALIZED VIEW job_progress; CREATE MATERIALIZED VIEW job_progress WITH (fillfactor = 70) AS TABLE jobs;
 COMMENT ON MATERIALIZED VIEW job_progress IS 'jobs'; CREATE UNIQUE INDEX job_progress_id ON job_progress USING btree ("id" ASC)`)
 		},
 		Config: config, ConfigPlanChecks: noChanges,
@@ -292,11 +298,14 @@ func TestAccViewBadInput(t *testing.T) {
 		{"does not parse", withDefinition("    SELECT id\n    FORM jobs"), message(`syntax error at or near "jobs"`, "At line 2, column 6:", "FORM jobs")},
 		{"no such column", withDefinition("    SELECT nme FROM jobs"), message(`column "nme" does not exist`, `Perhaps you meant to reference the column "jobs.name"`, "At line 1, column 8:")},
 		{"duplicate column", withDefinition("SELECT id, id FROM jobs"), message(`column "id" is returned more than once`)},
-		{"second statement", withDefinition("SELECT 1 AS a; DROP TABLE jobs"), message("cannot insert multiple commands")},
+		{"second statement", withDefinition("SELECT 1 AS a; DROP TABLE jobs"), message("holds more than one statement", "take out what follows its semicolon")},
+		{"with no data", withDefinition("SELECT 1 AS a WITH NO DATA"), message(`syntax error at or near "WITH"`, "set with_data")},
+		{"bad condition", withDefinition("SELECT id FROM jobs") + "  indexes = { i = { keys = [\"id\"], where = \"id > 0 AND nme = 'x'\" } }", message("Invalid index", `column "nme" does not exist`, "At line 1, column 12:", "id > 0 AND nme")},
+		{"bad second key", withDefinition("SELECT id FROM jobs") + "  indexes = { i = { keys = [\"id\", \"lower(nme)\"] } }", message("Invalid index", `column "nme" does not exist`, "At line 1, column 7:", "lower(nme)")},
 		{"missing table", withDefinition("SELECT id FROM jbs"), message("Cannot create materialized view job_progress", `relation "jbs" does not exist`, "At line 1, column 16:")},
 		{"table of that name", "  name = \"job_table\"\n  definition = \"SELECT 1 AS a\"", message("A table of that name is there already")},
 		{"no such schema", withDefinition("SELECT 1 AS a") + "  schema = \"nowhere\"", message(`schema "nowhere" does not exist`)},
-		{"no such role", withDefinition("SELECT 1 AS a") + "  owner = \"nobody_there\"", message(`role "nobody_there"`)},
+		{"no such role", withDefinition("SELECT 1 AS a") + "  owner = \"nobody_there\"", message(`become role "nobody_there", which is to own the view`)},
 		{"name too long", "  name = \"" + strings.Repeat("n", 64) + "\"\n  definition = \"SELECT 1 AS a\"", message("longer than the 63 bytes that PostgreSQL keeps")},
 		{"bad index key", withDefinition("SELECT id FROM jobs") + "  indexes = { i = { keys = [\"id desk\"] } }", message("Cannot create materialized view", `operator class "desk" does not exist`)},
 		{"two keys in one", withDefinition("SELECT id FROM jobs") + "  indexes = { i = { keys = [\"id, id\"] } }", message("each of keys must be one key")},

@@ -1,0 +1,151 @@
+package provider
+
+import (
+	"context"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/schedule"
+)
+
+// A view that has lost its data is shown and filled, which is recorded as the
+// refresh that it is.
+func TestAccViewUnpopulated(t *testing.T) {
+	db := viewDatabase(t)
+	installTables(t, db)
+	config := viewConfig(db, withDefinition("SELECT id FROM jobs"))
+	empty := func() { db.Exec(t, "REFRESH MATERIALIZED VIEW job_progress WITH NO DATA") }
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: config},
+			{PreConfig: empty, Config: config, PlanOnly: true, ExpectNonEmptyPlan: true},
+			{Config: config, ConfigPlanChecks: viewUpdates, Check: resource.ComposeAggregateTestCheckFunc(
+				expect(t, db, "SELECT count(*) FROM job_progress", "30"),
+				expect(t, db, "SELECT is_stale || ' ' || last_outcome FROM materialized_view_freshness WHERE view_name = 'job_progress'", "false succeeded"),
+			)},
+			{Config: config, ConfigPlanChecks: noChanges},
+			{ // together with changes that are made after it is filled
+				PreConfig: empty, Config: viewConfig(db, withDefinition("SELECT id FROM jobs")+"  comment = \"c\"\n  indexes = { i = { keys = [\"id\"], unique = true } }"),
+				Check: expect(t, db, "SELECT is_stale || ' ' || (SELECT count(*) FROM job_progress) FROM materialized_view_freshness WHERE view_name = 'job_progress'", "false 30"),
+			},
+		},
+	})
+}
+
+// What a failed CREATE INDEX CONCURRENTLY leaves is dropped where it is not
+// wanted, and built again where it is.
+func TestAccViewInvalidIndex(t *testing.T) {
+	db := viewDatabase(t)
+	conn := db.Connect(t)
+	fail := func() {
+		if _, err := conn.Exec(t.Context(), "CREATE UNIQUE INDEX CONCURRENTLY broken ON job_progress (status)"); err == nil {
+			t.Error("the index was built")
+		}
+	}
+	const query = "SELECT string_agg(indexrelid::regclass || ' ' || indisvalid, ', ') FROM pg_index WHERE indrelid = 'job_progress'::regclass"
+	unwanted := viewConfig(db, withDefinition("SELECT id, status FROM jobs")+"  indexes = { i = { keys = [\"id\"] } }")
+	wanted := viewConfig(db, withDefinition("SELECT id, status FROM jobs")+"  indexes = { broken = { keys = [\"status\"] } }")
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: unwanted},
+			{PreConfig: fail, Config: unwanted, PlanOnly: true, ExpectNonEmptyPlan: true},
+			{Config: unwanted, Check: expect(t, db, query, "i true")},
+			{PreConfig: fail, Config: wanted, Check: expect(t, db, query, "broken true")},
+			{Config: wanted, ConfigPlanChecks: noChanges},
+		},
+	})
+}
+
+// Whether a view will support concurrent refreshes is known at plan, from its
+// indexes.
+func TestAccViewSupportsConcurrentAtPlan(t *testing.T) {
+	db := viewDatabase(t)
+	config := func(index string) string {
+		return viewConfig(db, withDefinition("SELECT id, name FROM jobs")+"  indexes = { i = { "+index+" } }") + `
+resource "terraform_data" "known" {
+  lifecycle {
+    precondition {
+      condition     = matview_view.test.supports_concurrent_refresh
+      error_message = "It cannot be refreshed concurrently."
+    }
+  }
+}
+`
+	}
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: config(`keys = ["id"]`), PlanOnly: true, ExpectError: message("It cannot be refreshed concurrently.")},
+			{Config: config(`keys = ["id"], unique = true, where = "id > 0"`), PlanOnly: true, ExpectError: message("It cannot be refreshed concurrently.")},
+			{Config: config(`keys = ["abs(id)"], unique = true`), PlanOnly: true, ExpectError: message("It cannot be refreshed concurrently.")},
+			{Config: config(`keys = ["ID desc"], unique = true`)},
+			{Config: config(`keys = ["id", "lower(name)"], unique = true`), PlanOnly: true, ExpectError: message("It cannot be refreshed concurrently.")},
+		},
+	})
+}
+
+func TestOwnerObstacle(t *testing.T) {
+	db := viewDatabase(t)
+	role, password := db.Role(t, "")
+	other, _ := db.Role(t, "")
+	conn, err := pgx.Connect(t.Context(), db.URLFor(role, password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	for _, c := range []struct{ owner, want string }{
+		{"nobody_there", "There is no role nobody_there"},
+		{other, "is no member of " + other + " (GRANT " + other + " TO " + role + ")"},
+		{role, "It may not create in schema public (GRANT CREATE ON SCHEMA public TO " + role + ")"},
+	} {
+		db.Exec(t, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+		got, err := matview.OwnerObstacle(t.Context(), conn, c.owner, "public")
+		if err != nil || !message(c.want).MatchString(got) {
+			t.Errorf("%s: %q, %v", c.owner, got, err)
+		}
+	}
+	db.Exec(t, "GRANT CREATE ON SCHEMA public TO "+role)
+	if got, err := matview.OwnerObstacle(t.Context(), conn, role, "public"); err != nil || got != "" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// A schedule that could only fail is warned of at plan.
+func TestScheduleMethodWarning(t *testing.T) {
+	db := jobDatabase(t)
+	r := &refreshScheduleResource{client: &client{config: postgres.Config{URL: db.URL()}, logSchema: "public"}}
+	pool, err := r.client.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	target := schedule.Target{ViewName: "job_progress", View: matview.Name{Schema: "public", Relation: "job_progress"}}
+	plan := refreshScheduleModel{View: types.StringValue("job_progress"), Method: types.StringValue("concurrently")}
+	warnings := func(state *refreshScheduleModel) int {
+		var diags diag.Diagnostics
+		r.client.catalog.forget()
+		r.checkMethod(t.Context(), plan, state, pool, target, &diags)
+		if diags.HasError() {
+			t.Error(diags)
+		}
+		return diags.WarningsCount()
+	}
+	if got := warnings(nil); got != 1 {
+		t.Errorf("%d warnings without an index, want 1", got)
+	}
+	if got := warnings(&plan); got != 0 {
+		t.Errorf("%d warnings of what has not changed, want 0", got)
+	}
+	db.Exec(t, "CREATE UNIQUE INDEX ON job_progress (job_id)")
+	if got := warnings(nil); got != 0 {
+		t.Errorf("%d warnings with an index, want 0", got)
+	}
+}
