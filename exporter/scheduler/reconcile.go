@@ -71,8 +71,13 @@ func (s *Scheduler) look(ctx context.Context, compare bool) (outlook, error) {
 	var o outlook
 	var untilDue, untilDead *float64
 	readers, read := s.pairs()
-	err := s.Pool.QueryRow(ctx, fmt.Sprintf(lookSQL, s.table("state"), s.table("schedule"), s.table("history")),
-		readers, read, s.UpstreamWait.Seconds(), true, refresh.DeadAfter.Seconds(), compare).Scan(&o.changed, &untilDead, &untilDue, &o.waiting, &o.standby)
+	sql := fmt.Sprintf(lookSQL, s.table("state"), s.table("schedule"), s.table("history"))
+	args := []any{readers, read, s.UpstreamWait.Seconds(), true, refresh.DeadAfter.Seconds(), compare}
+	if compare {
+		// A plan that was made when there were few schedules could compare for seconds.
+		args = append([]any{pgx.QueryExecModeCacheDescribe}, args...)
+	}
+	err := s.Pool.QueryRow(ctx, sql, args...).Scan(&o.changed, &untilDead, &untilDue, &o.waiting, &o.standby)
 	if err != nil {
 		return outlook{}, fmt.Errorf("look for due refreshes: %w", err)
 	}
@@ -90,16 +95,12 @@ func orNever(s *float64) time.Duration {
 // reconcile gives each new or changed schedule its next run: at once where the
 // view has no verified record.
 func (s *Scheduler) reconcile(ctx context.Context) error {
-	rows, err := s.Pool.Query(ctx, fmt.Sprintf(changedSQL, s.table("schedule"), s.table("state")))
-	if err != nil {
-		return fmt.Errorf("read changed schedules: %w", err)
-	}
-	changed, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*planned, error) {
+	changed, err := collectMany(ctx, s.Pool, func(row pgx.CollectableRow) (*planned, error) {
 		p := &planned{}
 		var err error
 		p.row, err = schedule.Scan(row, &p.spec, &p.hasGap, &p.now)
 		return p, err
-	})
+	}, fmt.Sprintf(changedSQL, s.table("schedule"), s.table("state")))
 	if err != nil {
 		return fmt.Errorf("read changed schedules: %w", err)
 	}
@@ -122,7 +123,8 @@ func (s *Scheduler) resolve(ctx context.Context, changed []*planned) ([]*planned
 	for i, p := range changed {
 		names[i] = p.row.ViewName
 	}
-	rows, err := s.Pool.Query(ctx, fmt.Sprintf(`
+	type named struct{ KnownAs, View string }
+	found, err := collectMany(ctx, s.Pool, pgx.RowToStructByPos[named], fmt.Sprintf(`
 WITH scheduled AS MATERIALIZED (
     SELECT n.known_as, n.view_name, n.view_oid, n.preference FROM %[1]s AS n JOIN %[2]s AS s ON s.view_name = n.known_as
 )
@@ -133,18 +135,13 @@ ORDER BY preference`, postgres.QuoteIdent(s.Schema, "materialized_view_names"), 
 		return nil, fmt.Errorf("look up scheduled views: %w", err)
 	}
 	canonical, winner := map[string]string{}, map[string]string{}
-	var knownAs, view string
-	_, err = pgx.ForEachRow(rows, []any{&knownAs, &view}, func() error {
-		if _, known := canonical[knownAs]; !known {
-			canonical[knownAs] = view
+	for _, n := range found {
+		if _, known := canonical[n.KnownAs]; !known {
+			canonical[n.KnownAs] = n.View
 		}
-		if _, known := winner[view]; !known {
-			winner[view] = knownAs
+		if _, known := winner[n.View]; !known {
+			winner[n.View] = n.KnownAs
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("look up scheduled views: %w", err)
 	}
 	return slices.DeleteFunc(changed, func(p *planned) bool {
 		var known bool
@@ -189,10 +186,12 @@ func (s *Scheduler) readRecords(ctx context.Context, changed []*planned) (map[st
 	for i, p := range changed {
 		views[i] = p.view
 	}
+	// Not by collectMany: materialized_view_upstreams, which the read model calls for
+	// each view that others refresh, lives on nested loops.
 	rows, err := s.Pool.Query(ctx, `
 SELECT f.view_name, f.data_as_of, f.last_refreshed_at, f.refresh_duration_ms
 FROM unnest($1::text[]) AS c(view_name)
-JOIN `+postgres.QuoteIdent(s.Schema, "materialized_view_freshness")+` AS f ON f.view_name = c.view_name`, views)
+JOIN `+postgres.QuoteIdent(s.Schema, "materialized_view_freshness")+` AS f ON f.view_name = c.view_name`, pgx.QueryExecModeCacheDescribe, views)
 	if err != nil {
 		return nil, fmt.Errorf("read when views were refreshed last: %w", err)
 	}
@@ -243,12 +242,8 @@ func (s *Scheduler) announce(ctx context.Context) error {
 	if s.Observer == nil {
 		return nil
 	}
-	rows, err := s.Pool.Query(ctx, `
+	views, err := collectMany(ctx, s.Pool, pgx.RowTo[string], `
 SELECT st.view_name FROM `+s.table("state")+` AS st JOIN `+s.table("schedule")+` AS s ON s.view_name = st.schedule_name`)
-	if err != nil {
-		return fmt.Errorf("list scheduled views: %w", err)
-	}
-	views, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return fmt.Errorf("list scheduled views: %w", err)
 	}
