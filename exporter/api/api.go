@@ -27,9 +27,10 @@ type Options struct {
 	Schema       string // of the tables of matview
 	Config       *config.Config
 	Logger       *slog.Logger
-	// Authenticated reports whether whoever reaches the handler has proved already
-	// who they are, by the web configuration as it is at the moment; nil: never.
-	Authenticated func() bool
+	// Authenticated reports whether a request that reaches the handler has proved
+	// already who it is from, by the web configuration as it is at the moment; nil:
+	// none has.
+	Authenticated func(*http.Request) bool
 	// Timeout bounds what a request waits for the database; 0 is
 	// [DefaultTimeout]. Real-time queries have a limit of their own.
 	Timeout time.Duration
@@ -136,7 +137,7 @@ func (h *Handler) closed(public bool, serve http.HandlerFunc) http.HandlerFunc {
 		return serve
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
-		if h.Authenticated != nil && h.Authenticated() {
+		if h.Authenticated != nil && h.Authenticated(r) {
 			serve(w, r)
 			return
 		}
