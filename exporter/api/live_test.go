@@ -251,11 +251,17 @@ func TestRealTimeLimit(t *testing.T) {
 // waitForLock returns once somebody in the database waits for a lock.
 func waitForLock(t *testing.T, db *postgrestest.Database) {
 	t.Helper()
+	waitForLocks(t, db, 1)
+}
+
+// waitForLocks returns once so many wait.
+func waitForLocks(t *testing.T, db *postgrestest.Database, n int) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	conn := db.Connect(t)
 	for waiting := false; !waiting; {
-		err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')").Scan(&waiting)
+		err := conn.QueryRow(ctx, "SELECT count(*) >= $1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'", n).Scan(&waiting)
 		if err != nil {
 			t.Fatal(err)
 		}
