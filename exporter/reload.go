@@ -106,6 +106,10 @@ func (d *daemon) reload(ctx context.Context) (err error) {
 	return nil
 }
 
+// crossOrigin keeps other sites' pages from using the password that a browser
+// remembers for ours.
+var crossOrigin = http.NewCrossOriginProtection()
+
 // serveReload lets whoever may read closed routes reload, if the flag says so.
 func (d *daemon) serveReload(w http.ResponseWriter, r *http.Request, g *generation) {
 	say := func(status int, line string) {
@@ -119,6 +123,8 @@ func (d *daemon) serveReload(w http.ResponseWriter, r *http.Request, g *generati
 	case r.Method != http.MethodPost && r.Method != http.MethodPut:
 		w.Header().Set("Allow", "POST, PUT")
 		say(http.StatusMethodNotAllowed, "only POST and PUT reload")
+	case crossOrigin.Check(r) != nil:
+		say(http.StatusForbidden, "another site's page cannot reload")
 	default:
 		g.reads.Guard(func(_ http.ResponseWriter, r *http.Request) {
 			if err := d.reload(context.WithoutCancel(r.Context())); err != nil {
