@@ -82,7 +82,7 @@ func configureAnew(b *testing.B) {
 	}
 	typ := schema.Provider.ValueType()
 	attributes := map[string]tftypes.Value{}
-	for name, t := range typ.(tftypes.Object).AttributeTypes { //nolint:forcetypeassert // a block is one
+	for name, t := range typ.(tftypes.Object).AttributeTypes {
 		attributes[name] = tftypes.NewValue(t, nil)
 	}
 	config, err := tfprotov6.NewDynamicValue(typ, tftypes.NewValue(typ, attributes))
