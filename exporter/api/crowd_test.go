@@ -43,7 +43,7 @@ func TestStatusLeavesConnections(t *testing.T) {
 		if err != nil {
 			t.Fatalf("connection %d: %v", n, err)
 		}
-		defer conn.Release()
+		t.Cleanup(conn.Release)
 	}
 	if n := answered.Load(); n > 0 {
 		t.Errorf("%d have answered", n)

@@ -48,7 +48,7 @@ FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_rewrite AS r ON r.ev_class = c.
 WHERE c.oid = $1`
 
 // liveRow answers with what the view's query gives right now, or that ctx had
-// no time left for that.
+// no time left for that. A client that hangs up cancels the query.
 func (h *Handler) liveRow(ctx context.Context, w http.ResponseWriter, r *route, values []string) error {
 	if h.RealTimePool == nil {
 		return realTimeNotOffered()
@@ -59,10 +59,6 @@ func (h *Handler) liveRow(ctx context.Context, w http.ResponseWriter, r *route, 
 	default:
 		return tooManyLive()
 	}
-	// A client that hangs up cancels the query. The server is told to stop it by
-	// its own statement_timeout, which each statement has to itself.
-	ctx, cancel := context.WithTimeout(ctx, h.Config.RealTime.StatementTimeout+grace)
-	defer cancel()
 	var columns []byte
 	var err error
 	for attempt := 1; ; attempt++ {
@@ -208,6 +204,7 @@ func endLive(ctx context.Context, conn *pgx.Conn) {
 // query runs, that the login is a plain one and the key of its type.
 func (h *Handler) beginLive(ctx context.Context, conn *pgx.Conn, rel *relation, values []string) error {
 	batch := &pgx.Batch{}
+	// The server itself stops a statement, and each has this time to itself.
 	timeout := h.Config.RealTime.StatementTimeout
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, time.Until(deadline)-grace) // some of the time may be gone

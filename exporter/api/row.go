@@ -26,6 +26,7 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 	if err != nil {
 		return err
 	}
+	// However many ways are tried, and whatever is waited for.
 	whole, end := context.WithTimeout(req.Context(), max(h.Timeout, h.Config.RealTime.StatementTimeout)+grace)
 	defer end()
 	if asked.live {
