@@ -256,8 +256,11 @@ INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '
 
 func TestRunWithoutDatabase(t *testing.T) {
 	d := startDaemon(t, "postgres://someone:hidden@127.0.0.1:1/x", "")
-	if code, body := fetch(t, d.url+"/-/ready"); code != http.StatusServiceUnavailable || !strings.Contains(body, "connection refused") || strings.Contains(body, "hidden") {
+	if code, body := fetch(t, d.url+"/-/ready"); code != http.StatusServiceUnavailable || !strings.Contains(body, "the database does not answer") || strings.Contains(body, "someone") {
 		t.Errorf("/-/ready: %d, %s", code, body)
+	}
+	if log := d.log.String(); !strings.Contains(log, "connection refused") || strings.Contains(log, "hidden") {
+		t.Errorf("the log: %s", log)
 	}
 	if code, body := fetch(t, d.url+"/metrics"); code != http.StatusOK || !strings.Contains(body, "matview_up 0") {
 		t.Errorf("/metrics: %d, %s", code, body)
