@@ -40,7 +40,7 @@ func TestAccModule(t *testing.T) {
 		{staleness + `["target"]`, "threshold", 240.0},
 		{staleness + `["cron"]`, "threshold", 7200.0},
 		{staleness + `["paused"]`, "actions_enabled", false},
-		{metric + `failure["every"]`, "treat_missing_data", "notBreaching"},
+		{metric + `failure["every"]`, "treat_missing_data", "ignore"},
 		{metric + "heartbeat", "treat_missing_data", "breaching"},
 		{metric + "heartbeat", "alarm_actions", nil},
 		{metric + "heartbeat_seen", "treat_missing_data", "ignore"},
@@ -49,6 +49,10 @@ func TestAccModule(t *testing.T) {
 		if value := got[want.address][want.attribute]; !reflect.DeepEqual(value, want.value) {
 			t.Errorf("%s: %s is %v, want %v", want.address, want.attribute, value, want.value)
 		}
+	}
+	suppressor, _ := got["aws_cloudwatch_composite_alarm.exporter"]["actions_suppressor"].([]any)
+	if want := []any{map[string]any{"alarm": "matview-heartbeat-seen", "wait_period": 120.0, "extension_period": 0.0}}; !reflect.DeepEqual(suppressor, want) {
+		t.Errorf("the first heartbeat may page somebody: %v", suppressor)
 	}
 	rule, _ := got[`aws_cloudwatch_composite_alarm.views["0"]`]["alarm_rule"].(string)
 	if !strings.HasPrefix(rule, `ALARM("matview-cron-stale") OR ALARM("matview-cron-failing") OR `) {
