@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -103,10 +102,6 @@ func readBack(ctx context.Context, tx pgx.Tx, name matview.Name) (*matview.View,
 	}
 	return v, err
 }
-
-// swapPatience is matview.LockTimeout, which is for one wait where this is for
-// many short ones.
-const swapPatience = 30 * time.Second
 
 // viewChange is one update of a view.
 type viewChange struct {
@@ -291,7 +286,7 @@ func (c *viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 	comment := c.plan.Comment.ValueString()
 	s := matview.Swap{
 		View: v, Definition: c.plan.Definition.ValueString(), ColumnNames: c.plan.columnNames(), Storage: c.plan.storage(), Comment: &comment,
-		NoData: !v.Populated && !c.plan.WithData.ValueBool(), Patience: swapPatience,
+		NoData: !v.Populated && !c.plan.WithData.ValueBool(), Patience: matview.Patience,
 		Started: func(ctx context.Context) error {
 			population, err = refresh.BeginPopulation(ctx, tx, c.client.logSchema)
 			return err
@@ -340,12 +335,18 @@ func (c *viewChange) changedIndexes(v *matview.View) []string {
 
 // give gives the view the planned owner and name, for which readers wait.
 func (c *viewChange) give(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
-	if owner := c.plan.Owner.ValueString(); owner != "" && owner != v.Owner {
+	owner, to := c.plan.Owner.ValueString(), c.plan.name()
+	newOwner := owner != "" && owner != v.Owner
+	if newOwner || to != v.Name {
+		if err := matview.LockOutReaders(ctx, tx, v, matview.Patience); err != nil {
+			return nil, err
+		}
+	}
+	if newOwner {
 		if err := matview.SetOwner(ctx, tx, v.Name, owner); err != nil {
 			return nil, err
 		}
 	}
-	to := c.plan.name()
 	if to == v.Name {
 		return nil, nil
 	}
