@@ -88,7 +88,7 @@ func TestAccViewTwoApplies(t *testing.T) {
 		return withDefinition(fmt.Sprintf("SELECT id, %d AS n FROM jobs", n)) + fmt.Sprintf("  comment = \"%d\"\n  indexes = { i = { keys = [%q], unique = true } }", n, []string{"id", "id DESC"}[n%2])
 	}
 	a, b := twoStates(t, db, body(0))
-	clear := regexp.MustCompile(`changed by somebody else|altered by somebody else|somebody else holds a lock|others held locks on it`)
+	clearly := regexp.MustCompile(`changed by somebody else|altered by somebody else|somebody else holds a lock|others held locks on it`)
 	for round := range 3 {
 		var wg sync.WaitGroup
 		outs, errs := make([]string, 2), make([]error, 2)
@@ -99,7 +99,7 @@ func TestAccViewTwoApplies(t *testing.T) {
 		wg.Wait()
 		won := valueOf(t, db, "SELECT n || ' ' || obj_description('job_progress'::regclass) || ' ' || (pg_get_indexdef('i'::regclass) LIKE '%DESC)') FROM job_progress LIMIT 1")
 		for i, w := range []workspace{a, b} {
-			if errs[i] != nil && !clear.MatchString(oneLine(outs[i])) {
+			if errs[i] != nil && !clearly.MatchString(oneLine(outs[i])) {
 				t.Errorf("round %d: it does not say clearly why it failed:\n%s", round, outs[i])
 			}
 			n := 1 + 2*round + i

@@ -86,4 +86,3 @@ func (w workspace) plan(t testing.TB) time.Duration {
 	}
 	return took
 }
-
