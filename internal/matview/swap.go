@@ -174,11 +174,8 @@ func (s Swap) populate(ctx context.Context, tx pgx.Tx, t *twin, definition strin
 }
 
 // pinTablespace sets where relations go that name no tablespace; "" is the
-// database's.
+// database's. The setting is a name, not a list of SQL, so it takes no quotes.
 func pinTablespace(ctx context.Context, tx pgx.Tx, tablespace string) error {
-	if tablespace != "" {
-		tablespace = postgres.QuoteIdent(tablespace)
-	}
 	if _, err := tx.Exec(ctx, "SELECT set_config('default_tablespace', $1, true)", tablespace); err != nil {
 		return fmt.Errorf("choose tablespace %s: %w", tablespace, err)
 	}
