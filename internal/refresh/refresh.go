@@ -183,6 +183,9 @@ func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen
 		return Result{}, choice{}, err
 	}
 	result = Result{View: a.view, LockWait: time.Since(lockStart)}
+	if a.counted != nil && a.counted.view != facts.OID { // replaced while it waited for the lock
+		a.counted = nil
+	}
 	if chosen, err = choose(wanted, facts); err != nil {
 		return Result{}, choice{}, err
 	}

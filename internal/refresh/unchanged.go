@@ -53,6 +53,7 @@ var fingerprintSQL string
 // before the snapshot of the last refresh, so that the view has at least the
 // changes that were counted by then.
 type counted struct {
+	view uint32 // its OID: another one has a query of its own
 	// Doubt is why its result may change although the fingerprint does not.
 	Doubt       string            `json:"doubt"`
 	Relations   []uint32          `json:"relations"`
@@ -224,7 +225,7 @@ func (a *attempt) count(ctx context.Context) (*counted, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &counted{Settings: a.request.Settings}
+	c := &counted{view: oid, Settings: a.request.Settings}
 	if err := tx.QueryRow(ctx, queryReadsSQL, oid).Scan(&c.Doubt, &c.Relations, &c.Functions, &c.Operators, &c.Collations, &c.ReadsViews); err != nil {
 		return nil, err
 	}
