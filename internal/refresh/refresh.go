@@ -77,13 +77,12 @@ type Refresher struct {
 	schema      string
 	attemptedBy string
 	beat        *heartbeat
-	commitLag   time.Duration
 }
 
 // New makes a refresher that records in the tables of schema. attemptedBy names
 // this process in the history.
 func New(pool *pgxpool.Pool, schema, attemptedBy string) *Refresher {
-	return &Refresher{pool: pool, schema: schema, attemptedBy: attemptedBy, beat: newHeartbeat(pool, schema), commitLag: CommitLag}
+	return &Refresher{pool: pool, schema: schema, attemptedBy: attemptedBy, beat: newHeartbeat(pool, schema)}
 }
 
 // recordTimeout bounds the recording of a failure, which must happen also when
