@@ -14,7 +14,7 @@ type tables map[uint32]table
 
 type table struct {
 	name matview.Name
-	file uint32 // a table's file node, or the xmin of a plain view's rule
+	file uint32 // a table's file node, 0 if it is partitioned, or the xmin of a plain view's rule
 }
 
 // tablesSQL lists the tables that a view reads, also through plain views and
@@ -39,10 +39,9 @@ WITH RECURSIVE reads(relid, relkind) AS (
     JOIN pg_class AS c ON c.oid = next.relid AND c.relkind IN ('r', 'p', 'v')
 )
 SELECT c.oid, n.nspname::text, c.relname::text,
-       CASE c.relkind WHEN 'r' THEN c.relfilenode
-                      ELSE (SELECT max(w.xmin::text::bigint)::oid FROM pg_rewrite AS w WHERE w.ev_class = c.oid) END
+       CASE c.relkind WHEN 'v' THEN (SELECT max(w.xmin::text::bigint)::oid FROM pg_rewrite AS w WHERE w.ev_class = c.oid) ELSE c.relfilenode END
 FROM reads
-JOIN pg_class AS c ON c.oid = reads.relid AND c.relkind IN ('r', 'v') AND c.oid <> $1
+JOIN pg_class AS c ON c.oid = reads.relid AND c.relkind IN ('r', 'p', 'v') AND c.oid <> $1
 JOIN pg_namespace AS n ON n.oid = c.relnamespace`
 
 func scanTables(rows pgx.Rows, err error) (tables, error) {
@@ -86,6 +85,42 @@ func (before tables) unchanged(after tables) error {
 	for oid, b := range before {
 		if a, there := after[oid]; !there || a.file != b.file {
 			return &rewrittenError{table: b.name}
+		}
+	}
+	return nil
+}
+
+// made is what all tables and plain views of the database are made of, for when it
+// is not known yet which of them will be read.
+type made struct {
+	files map[uint32]uint32
+	heirs [][2]uint32 // each with its parent
+}
+
+const madeSQL = `
+SELECT coalesce((SELECT jsonb_object_agg(c.oid, CASE c.relkind WHEN 'v' THEN (SELECT max(w.xmin::text::bigint) FROM pg_rewrite AS w WHERE w.ev_class = c.oid)
+                                                             ELSE c.relfilenode::bigint END)
+                 FROM pg_class AS c WHERE c.relkind IN ('r', 'p', 'v')), '{}'),
+       coalesce((SELECT jsonb_agg(jsonb_build_array(i.inhrelid::bigint, i.inhparent::bigint)) FROM pg_inherits AS i), '[]')`
+
+func (m *made) scan(row pgx.Row) error {
+	if err := row.Scan(&m.files, &m.heirs); err != nil {
+		return fmt.Errorf("look up the tables: %w", err)
+	}
+	return nil
+}
+
+// unchanged is as that of tables, for a view that reads after.
+func (m made) unchanged(after tables) error {
+	for oid, a := range after {
+		if file, there := m.files[oid]; there && file != a.file {
+			return &rewrittenError{table: a.name}
+		}
+	}
+	for _, pair := range m.heirs {
+		_, is := after[pair[0]]
+		if parent, read := after[pair[1]]; read && !is {
+			return &rewrittenError{table: parent.name}
 		}
 	}
 	return nil

@@ -291,6 +291,11 @@ func TestAutoUnderLongReader(t *testing.T) {
 	if result.Method != refresh.Concurrently || !strings.HasPrefix(result.Reason, "instead of swap (the last concurrent refresh changed 67% of 3 rows and took 9.7 s), since swap: exchange job_progress for its successor: others held locks") {
 		t.Errorf("%s: %s", result.Method, result.Reason)
 	}
+	// It is not tried again at once.
+	db.Exec(t, "UPDATE materialized_view_refresh_history SET duration_ms = 9700, rows_inserted = 2, rows_deleted = 1 WHERE method = 'concurrently'")
+	if again := mustRefresh(t, pool, req); again.Method != refresh.Concurrently || !strings.HasSuffix(again.Reason, "took 9.7 s, and one of the last 5 refreshes could not be a swap") {
+		t.Errorf("%s: %s", again.Method, again.Reason)
+	}
 	if want := fmt.Sprintf("one is held by process %d (role postgres, idle in transaction, in a transaction since", reader.PgConn().PID()); !strings.Contains(result.Reason, want) {
 		t.Errorf("%s does not say %s", result.Reason, want)
 	}

@@ -2,9 +2,11 @@ package refresh_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
@@ -44,4 +46,31 @@ func TestSkipAfterReplacement(t *testing.T) {
 		t.Errorf("the view has %d rows, want that of the table that it reads now", n)
 	}
 	mustSkip(t, pool, "v")
+}
+
+// Somebody, such as the event trigger in another's REFRESH, changes the state
+// while it is about to be skipped. What comes of the refresh instead is recorded.
+func TestSkipOvertaken(t *testing.T) {
+	needsSkipping(t)
+	db := installed(t)
+	db.Exec(t, "CREATE TABLE a (n int); CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM a")
+	pool := db.Pool(t)
+	mustNotSkip(t, pool, "v", "")
+	other := db.Connect(t)
+	if _, err := other.Exec(t.Context(), "BEGIN; UPDATE materialized_view_refresh_state SET data_as_of = data_as_of - interval '1 second'"); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		_, err := refresh.New(pool, "public", "test").Refresh(context.WithoutCancel(t.Context()), skipping("v"))
+		ended <- err
+	}()
+	waitFor(t, pool, "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted)")
+	if _, err := other.Exec(t.Context(), "DROP MATERIALIZED VIEW v; COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err == nil || errors.Is(err, refresh.ErrTakenOver) {
+		t.Errorf("err = %v", err)
+	}
+	failedWith(t, pool, postgres.UndefinedTable)
 }
