@@ -13,7 +13,6 @@ import (
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
-	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
 // refreshing is one run of refreshes: of the refresh command, or an invocation
@@ -131,17 +130,12 @@ func (r *refreshing) attempt(ctx context.Context, view string, upstream *refresh
 // skip_unchanged: whoever asks for a refresh gets it. Where a view that it reads
 // has just failed, it records that instead: the data would be no younger.
 func (r *refreshing) named(ctx context.Context, view string, upstream *refresh.UpstreamError) (refresh.Result, error) {
-	req := refresh.Request{View: view, Trigger: refresh.TriggerManual, LockTimeout: schedule.DefaultLockTimeout}
 	if upstream != nil {
-		return refresh.Result{}, r.refresher.RecordUpstream(ctx, req, upstream)
+		return refresh.Result{}, r.refresher.RecordUpstream(ctx, refresh.Request{View: view, Trigger: refresh.TriggerManual}, upstream)
 	}
-	row, found, err := schedule.Of(ctx, r.pool, r.schema, view)
+	req, err := refresh.AsScheduled(ctx, r.pool, r.schema, view, refresh.TriggerManual)
 	if err != nil {
 		return refresh.Result{}, err
-	}
-	if found {
-		req.Method, req.LockTimeout, req.StatementTimeout = refresh.Method(row.Method), row.LockTimeout, row.StatementTimeout
-		req.Settings, req.TotalJobs, req.TotalObjects = row.Settings, row.TotalJobs, row.TotalObjects
 	}
 	if r.flags.method != "" {
 		req.Method = refresh.Method(r.flags.method)

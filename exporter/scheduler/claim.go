@@ -26,11 +26,9 @@ type claim struct {
 }
 
 func (c claim) request() refresh.Request {
-	return refresh.Request{
-		View: c.view, Method: refresh.Method(c.row.Method), Trigger: refresh.TriggerSchedule, Attempt: c.attempt,
-		LockTimeout: c.row.LockTimeout, StatementTimeout: c.row.StatementTimeout, Settings: c.row.Settings,
-		TotalJobs: c.row.TotalJobs, TotalObjects: c.row.TotalObjects, SkipUnchanged: skipping(c.row),
-	}
+	req := refresh.Of(c.row, c.view, refresh.TriggerSchedule)
+	req.Attempt, req.SkipUnchanged = c.attempt, skipping(c.row)
+	return req
 }
 
 // A view whose attempt is still running is left alone; its missed runs become one.

@@ -11,8 +11,10 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
+	"github.com/hashicorp/terraform-plugin-framework/action"
 	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
+	"github.com/hashicorp/terraform-plugin-framework/list"
 	"github.com/hashicorp/terraform-plugin-framework/provider"
 	"github.com/hashicorp/terraform-plugin-framework/provider/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
@@ -29,7 +31,11 @@ const (
 	defaultMaxConnections = 20
 )
 
-var _ provider.Provider = (*matviewProvider)(nil)
+var (
+	_ provider.Provider                  = (*matviewProvider)(nil)
+	_ provider.ProviderWithActions       = (*matviewProvider)(nil)
+	_ provider.ProviderWithListResources = (*matviewProvider)(nil)
+)
 
 type matviewProvider struct {
 	version string
@@ -186,7 +192,7 @@ func (p *matviewProvider) Configure(ctx context.Context, req provider.ConfigureR
 	if schema := model.LogSchema.ValueString(); schema != "" {
 		c.logSchema = schema
 	}
-	p.client, resp.ResourceData, resp.DataSourceData = c, c, c
+	p.client, resp.ResourceData, resp.DataSourceData, resp.ActionData, resp.ListResourceData = c, c, c, c, c
 }
 
 func (m providerModel) config() postgres.Config {
@@ -269,4 +275,16 @@ func (p *matviewProvider) DataSources(context.Context) []func() datasource.DataS
 		NewFreshnessDataSource,
 		NewViewsDataSource,
 	}
+}
+
+// Actions implements [provider.ProviderWithActions]: Terraform 1.14 and later
+// asks for them.
+func (p *matviewProvider) Actions(context.Context) []func() action.Action {
+	return []func() action.Action{NewRefreshAction}
+}
+
+// ListResources implements [provider.ProviderWithListResources]: terraform query,
+// of 1.14 and later, asks for them.
+func (p *matviewProvider) ListResources(context.Context) []func() list.ListResource {
+	return []func() list.ListResource{NewViewListResource}
 }

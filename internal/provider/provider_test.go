@@ -78,6 +78,12 @@ func TestDescriptions(t *testing.T) {
 	for name, s := range resp.DataSourceSchemas {
 		schemas["data."+name] = s
 	}
+	for name, s := range resp.ListResourceSchemas {
+		schemas["list."+name] = s
+	}
+	for name, s := range resp.ActionSchemas {
+		schemas["action."+name] = s.Schema
+	}
 	for name, s := range schemas {
 		if s.Block.Description == "" {
 			t.Errorf("%s has no description", name)

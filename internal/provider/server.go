@@ -21,12 +21,20 @@ const viewType = "matview_view"
 func NewServer(version string) func() tfprotov6.ProviderServer {
 	return func() tfprotov6.ProviderServer {
 		p := &matviewProvider{version: version}
-		return &server{ProviderServer: providerserver.NewProtocol6(p)(), provider: p}
+		return &server{frameworkServer: providerserver.NewProtocol6(p)().(frameworkServer), provider: p} //nolint:forcetypeassert // it is one
 	}
 }
 
-type server struct {
+// frameworkServer is all that the framework's server does. What came to the
+// protocol late is not part of the first interface.
+type frameworkServer interface {
 	tfprotov6.ProviderServer
+	tfprotov6.ActionServer
+	tfprotov6.ListResourceServer
+}
+
+type server struct {
+	frameworkServer
 
 	provider *matviewProvider
 
@@ -46,7 +54,7 @@ func (s *server) ValidateResourceConfig(ctx context.Context, req *tfprotov6.Vali
 			return &tfprotov6.ValidateResourceConfigResponse{}, nil
 		}
 	}
-	return s.ProviderServer.ValidateResourceConfig(ctx, req)
+	return s.frameworkServer.ValidateResourceConfig(ctx, req)
 }
 
 // UpgradeResourceState hands the state on as it is where it was written with
@@ -58,7 +66,7 @@ func (s *server) UpgradeResourceState(ctx context.Context, req *tfprotov6.Upgrad
 			return &tfprotov6.UpgradeResourceStateResponse{UpgradedState: &tfprotov6.DynamicValue{JSON: req.RawState.JSON}}, nil
 		}
 	}
-	return s.ProviderServer.UpgradeResourceState(ctx, req)
+	return s.frameworkServer.UpgradeResourceState(ctx, req)
 }
 
 // ReadResource gives the state back where the catalog still says what the state
@@ -70,13 +78,13 @@ func (s *server) ReadResource(ctx context.Context, req *tfprotov6.ReadResourceRe
 			// This Terraform knows of none, or the state is of one that did not.
 			database, err := s.provider.client.database(ctx)
 			if err != nil {
-				return s.ProviderServer.ReadResource(ctx, req)
+				return s.frameworkServer.ReadResource(ctx, req)
 			}
 			resp.NewIdentity = identityData(database, sealOf(req.Private).name())
 		}
 		return resp, nil
 	}
-	return s.ProviderServer.ReadResource(ctx, req)
+	return s.frameworkServer.ReadResource(ctx, req)
 }
 
 func (s *server) asSealed(ctx context.Context, req *tfprotov6.ReadResourceRequest) bool {
@@ -102,7 +110,7 @@ func (s *server) PlanResourceChange(ctx context.Context, req *tfprotov6.PlanReso
 	if req.TypeName == viewType && s.asApplied(req) {
 		return &tfprotov6.PlanResourceChangeResponse{PlannedState: req.PriorState, PlannedPrivate: req.PriorPrivate, PlannedIdentity: req.PriorIdentity}, nil
 	}
-	return s.ProviderServer.PlanResourceChange(ctx, req)
+	return s.frameworkServer.PlanResourceChange(ctx, req)
 }
 
 func (s *server) asApplied(req *tfprotov6.PlanResourceChangeRequest) bool {

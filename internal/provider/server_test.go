@@ -60,7 +60,7 @@ func sameJSON(a, b []byte) bool {
 
 func (c comparing) ValidateResourceConfig(ctx context.Context, req *tfprotov6.ValidateResourceConfigRequest) (*tfprotov6.ValidateResourceConfigResponse, error) {
 	ours, err := c.server.ValidateResourceConfig(ctx, req)
-	framework, frameworkErr := c.ProviderServer.ValidateResourceConfig(ctx, req)
+	framework, frameworkErr := c.frameworkServer.ValidateResourceConfig(ctx, req)
 	if err == nil && frameworkErr == nil && len(ours.Diagnostics) != len(framework.Diagnostics) {
 		ours.Diagnostics = differ("validate", ours.Diagnostics, framework.Diagnostics)
 	}
@@ -76,7 +76,7 @@ func (c comparing) UpgradeResourceState(ctx context.Context, req *tfprotov6.Upgr
 		return ours, err
 	}
 	short.upgraded.Add(1)
-	framework, err := c.ProviderServer.UpgradeResourceState(ctx, req)
+	framework, err := c.frameworkServer.UpgradeResourceState(ctx, req)
 	if err == nil && !c.same(ours.UpgradedState, framework.UpgradedState) {
 		ours.Diagnostics = differ("upgrade", ours.UpgradedState, framework.UpgradedState)
 	}
@@ -92,7 +92,7 @@ func (c comparing) ReadResource(ctx context.Context, req *tfprotov6.ReadResource
 	if err != nil {
 		return nil, err
 	}
-	framework, err := c.ProviderServer.ReadResource(ctx, req)
+	framework, err := c.frameworkServer.ReadResource(ctx, req)
 	if err == nil && (!c.same(ours.NewState, framework.NewState) || !bytes.Equal(ours.NewIdentity.IdentityData.MsgPack, framework.NewIdentity.IdentityData.MsgPack) || !sameJSON(ours.Private, framework.Private) || len(framework.Diagnostics) > 0) {
 		ours.Diagnostics = differ("read", privately(ours.Private), fmt.Sprint(privately(framework.Private), framework.Diagnostics))
 	}
@@ -108,7 +108,7 @@ func (c comparing) PlanResourceChange(ctx context.Context, req *tfprotov6.PlanRe
 	if err != nil {
 		return nil, err
 	}
-	framework, err := c.ProviderServer.PlanResourceChange(ctx, req)
+	framework, err := c.frameworkServer.PlanResourceChange(ctx, req)
 	if err == nil && (!c.same(ours.PlannedState, framework.PlannedState) || !sameJSON(ours.PlannedPrivate, framework.PlannedPrivate) ||
 		len(framework.Diagnostics) > 0 || len(framework.RequiresReplace) > 0) {
 		ours.Diagnostics = differ("plan", privately(ours.PlannedPrivate), fmt.Sprint(privately(framework.PlannedPrivate), framework.Diagnostics, framework.RequiresReplace))

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 )
@@ -113,16 +114,7 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		return
 	}
 	memory := recall(ctx, req.Private, &resp.Diagnostics)
-	imported := state.Definition.IsNull()
-	if imported && len(v.Indexes) > 0 {
-		state.Indexes = indexesValue(nil)
-	}
-	if imported && len(v.Storage.Parameters) > 0 {
-		state.StorageParameters = stringMap(nil) // set fills it
-	}
-	state.set(v)
-	state.compareDefinition(ctx, pool, v, &memory, &resp.Diagnostics)
-	state.compareIndexes(ctx, pool, v, &memory, &resp.Diagnostics)
+	state.bring(ctx, pool, v, &memory, &resp.Diagnostics)
 	if resp.Diagnostics.HasError() {
 		return
 	}
@@ -133,6 +125,20 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		memory.view = v
 	}
 	sealedBefore(ctx, req.Private, &resp.Diagnostics).save(ctx, r.client.version, memory.view, tftypes.Value{}, resp.State.Raw, resp.Private, &resp.Diagnostics)
+}
+
+// bring takes over all that the catalog says.
+func (m *viewModel) bring(ctx context.Context, pool *pgxpool.Pool, v *matview.View, memory *viewMemory, diags *diag.Diagnostics) {
+	imported := m.Definition.IsNull()
+	if imported && len(v.Indexes) > 0 {
+		m.Indexes = indexesValue(nil)
+	}
+	if imported && len(v.Storage.Parameters) > 0 {
+		m.StorageParameters = stringMap(nil) // set fills it
+	}
+	m.set(v)
+	m.compareDefinition(ctx, pool, v, memory, diags)
+	m.compareIndexes(ctx, pool, v, memory, diags)
 }
 
 func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
@@ -210,9 +216,20 @@ func (r *viewResource) ImportState(ctx context.Context, req resource.ImportState
 		resp.Diagnostics.AddError("Invalid import ID", err.Error()+"\n\nThe ID is the name of the view, or schema.name; put double quotes around a part that holds a dot, as in SQL.")
 		return
 	}
-	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("id"), name.String())...)
-	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("name"), name.Relation)...)
-	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("schema"), name.Schema)...)
-	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("with_data"), true)...)
-	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("on_definition_change"), onChangeSwap)...)
+	resp.Diagnostics.Append(begun(ctx, &resp.State, name)...)
+}
+
+// attributes are a state, or a resource of a list.
+type attributes interface {
+	SetAttribute(ctx context.Context, path path.Path, value any) diag.Diagnostics
+}
+
+// begun is what a view that no configuration has made yet begins with.
+func begun(ctx context.Context, view attributes, name matview.Name) (diags diag.Diagnostics) {
+	for attribute, value := range map[string]any{
+		"id": name.String(), "name": name.Relation, "schema": name.Schema, "with_data": true, "on_definition_change": onChangeSwap,
+	} {
+		diags.Append(view.SetAttribute(ctx, path.Root(attribute), value)...)
+	}
+	return diags
 }
