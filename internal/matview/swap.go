@@ -46,6 +46,11 @@ type Swap struct {
 	// yet: the place to read what depends on the data.
 	Filled func(ctx context.Context, twin Name, oid uint32) error
 
+	// Exchanging is called in each attempt at the exchange, before it locks the view:
+	// the place to lock what is written after it, under the same short lock_timeout,
+	// since readers wait until that is written. An attempt that fails gives it back.
+	Exchanging func(ctx context.Context) error
+
 	// Waited, if not nil, grows by the time spent waiting for others' locks.
 	Waited *time.Duration
 }
