@@ -120,8 +120,11 @@ func (w *world) calm(t *testing.T) {
 	eventually(t, "every scheduled view is fresh again, and every dead attempt found", func() (bool, string) {
 		behind := scan[string](t, w, fmt.Sprintf(`
 SELECT concat_ws(E'\n',
-    (SELECT string_agg(format('%%s: %%s, as of %%s, last error %%s', view_name, coalesce(stale_reason, 'fresh'), data_as_of, last_error), E'\n')
-     FROM materialized_view_freshness WHERE is_scheduled AND (data_as_of IS NULL OR data_as_of < '%[1]s')),
+    (SELECT string_agg(format('%%s: %%s, as of %%s, last attempt %%s, next %%s, failures %%s, last error %%s; %%s', view_name, coalesce(stale_reason, 'fresh'), data_as_of,
+                              last_attempt_at, next_run_at, consecutive_failures, last_error,
+                              (SELECT string_agg(concat_ws(' ', h.started_at, h.outcome, h.data_as_of, h.reason, h.error), ' / ' ORDER BY h.id DESC)
+                               FROM (SELECT * FROM materialized_view_refresh_history AS h WHERE h.view_name = f.view_name ORDER BY id DESC LIMIT 3) AS h)), E'\n')
+     FROM materialized_view_freshness AS f WHERE is_scheduled AND (data_as_of IS NULL OR data_as_of < '%[1]s')),
     (SELECT string_agg(format('%%s: attempt of %%s by %%s still running, last heartbeat %%s', view_name, started_at, attempted_by, heartbeat_at), E'\n')
      FROM materialized_view_refresh_history WHERE outcome = 'running' AND started_at < '%[1]s'))`, quiet.Format(time.RFC3339Nano)))
 		return behind == "", behind
@@ -164,6 +167,8 @@ func (w *world) repair(t *testing.T) {
 			}
 		}
 	}
+	// Views that many events have made fail wait for minutes until they are tried again.
+	w.exec(t, w.ownerSocketURL(), "UPDATE materialized_view_refresh_state SET consecutive_failures = 0, next_run_at = clock_timestamp() WHERE consecutive_failures > 0 AND next_run_at > clock_timestamp()")
 	if slices.Contains(w.exporters.all(), nil) {
 		t.Fatal("an exporter was not started again")
 	}
