@@ -64,7 +64,7 @@ func (s *syncBuffer) String() string {
 }
 
 // freeAddress is one that nobody listens on.
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -117,7 +117,7 @@ func startDaemon(t *testing.T, url, config string, args ...string) daemonUnderTe
 }
 
 // fetch gets a URL; code 0 means that nothing answered.
-func fetch(t *testing.T, url string) (code int, body string) {
+func fetch(t testing.TB, url string) (code int, body string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
 	if err != nil {

@@ -84,6 +84,10 @@ BEGIN
     IF to_regclass('materialized_view_refresh_state_due') IS NULL THEN
         CREATE INDEX materialized_view_refresh_state_due ON materialized_view_refresh_state (next_run_at);
     END IF;
+    -- By what each schedule is compared with its plan.
+    IF to_regclass('materialized_view_refresh_state_schedule') IS NULL THEN
+        CREATE INDEX materialized_view_refresh_state_schedule ON materialized_view_refresh_state (schedule_name);
+    END IF;
     IF to_regclass('materialized_view_refresh_history_view') IS NULL THEN
         CREATE INDEX materialized_view_refresh_history_view ON materialized_view_refresh_history (view_name, started_at DESC);
     END IF;
@@ -115,6 +119,19 @@ CREATE TABLE IF NOT EXISTS materialized_view_refresh_publication (
     claimed_by    TEXT,
     claimed_until TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT '-infinity'
 );
+
+-- A table of before claims were confirmed lacks the last two. ALTER TABLE would
+-- lock it also where it has them.
+DO $$
+BEGIN
+    IF (SELECT count(*) FROM pg_attribute
+        WHERE attrelid = 'materialized_view_refresh_publication'::regclass AND attname IN ('claimed_by', 'claimed_until')) < 2 THEN
+        ALTER TABLE materialized_view_refresh_publication
+            ADD COLUMN IF NOT EXISTS claimed_by TEXT,
+            ADD COLUMN IF NOT EXISTS claimed_until TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT '-infinity';
+    END IF;
+END
+$$;
 
 -- A schedule changed by hand must not keep the gap of the cron it had, and a
 -- running exporter wants to know at once.

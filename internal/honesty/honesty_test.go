@@ -47,6 +47,7 @@ func (w *world) begin(ctx context.Context) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	all.Go(func() { w.writer.run(ctx) })
+	all.Go(func() { w.writeRarely(ctx) })
 	all.Go(func() { w.checker.run(ctx) })
 	return sync.OnceFunc(func() { cancel(); all.Wait() })
 }
@@ -100,6 +101,7 @@ SELECT string_agg(format('%s %s by %s', n, outcome, who), ', ' ORDER BY who, out
 			t.Errorf("%d refreshes only were %s", n, method)
 		}
 	}
+	w.measureSkips(t, events)
 	for _, v := range w.views {
 		seen := w.checker.counts[v.name]
 		t.Logf("%s: verified %d times, of another program %d, unknown %v", v.name, seen.verified, seen.foreign, seen.unknown)
