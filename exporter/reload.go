@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/matview/terraform-provider-matview/exporter/api"
 	"github.com/matview/terraform-provider-matview/exporter/config"
-	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // generation is the API as one reading of the configuration has it.
@@ -39,11 +37,8 @@ func (d *daemon) newGeneration(ctx context.Context, before *generation) (_ *gene
 	case before != nil && before.realTime != nil && before.config.RealTime.URL == live.URL && before.config.RealTime.MaxConcurrent == live.MaxConcurrent:
 		g.realTime = before.realTime
 	default:
-		g.realTime, err = postgres.Open(ctx, postgres.Config{
-			URL: live.URL, ApplicationName: "matview-exporter real-time", MaxConnections: live.MaxConcurrent,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("real_time.url: %w", err)
+		if g.realTime, err = api.OpenRealTime(ctx, live); err != nil {
+			return nil, err
 		}
 	}
 	g.reads, err = api.New(api.Options{
@@ -111,6 +106,10 @@ func (d *daemon) reload(ctx context.Context) (err error) {
 	return nil
 }
 
+// crossOrigin keeps other sites' pages from using the password that a browser
+// remembers for ours.
+var crossOrigin = http.NewCrossOriginProtection()
+
 // serveReload lets whoever may read closed routes reload, if the flag says so.
 func (d *daemon) serveReload(w http.ResponseWriter, r *http.Request, g *generation) {
 	say := func(status int, line string) {
@@ -124,6 +123,8 @@ func (d *daemon) serveReload(w http.ResponseWriter, r *http.Request, g *generati
 	case r.Method != http.MethodPost && r.Method != http.MethodPut:
 		w.Header().Set("Allow", "POST, PUT")
 		say(http.StatusMethodNotAllowed, "only POST and PUT reload")
+	case crossOrigin.Check(r) != nil:
+		say(http.StatusForbidden, "another site's page cannot reload")
 	default:
 		g.reads.Guard(func(_ http.ResponseWriter, r *http.Request) {
 			if err := d.reload(context.WithoutCancel(r.Context())); err != nil {

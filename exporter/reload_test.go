@@ -23,10 +23,16 @@ func writeFile(t *testing.T, name, text string) {
 // with sends a request with a bearer token.
 func with(t *testing.T, method, url, token string) int {
 	t.Helper()
+	return withHeader(t, method, url, token, "Accept", "*/*")
+}
+
+func withHeader(t *testing.T, method, url, token, header, value string) int {
+	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
+	req.Header.Set(header, value)
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -61,6 +67,11 @@ func TestReload(t *testing.T) {
 	want("a reload", with(t, http.MethodPost, d.url+"/-/reload", testToken), 200)
 	want("the old token", with(t, http.MethodGet, d.url+"/v/1", testToken), 401)
 	want("the new token", with(t, http.MethodGet, d.url+"/v/1", "next-token"), 200)
+
+	for header, value := range map[string]string{"Sec-Fetch-Site": "cross-site", "Origin": "https://elsewhere.example"} {
+		want("a reload by another site's page", withHeader(t, http.MethodPost, d.url+"/-/reload", "next-token", header, value), 403)
+	}
+	want("a reload by our own", withHeader(t, http.MethodPost, d.url+"/-/reload", "next-token", "Sec-Fetch-Site", "same-origin"), 200)
 
 	// What is wrong, in the file, about the view or in the tokens, changes nothing.
 	for name, c := range map[string]struct{ config, tokens, log string }{

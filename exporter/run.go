@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
-	"github.com/goccy/go-yaml"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -110,7 +109,7 @@ func (a *app) newDaemon(ctx context.Context, f runFlags) (_ *daemon, err error) 
 			d.close()
 		}
 	}()
-	if _, err = webAuthenticates(*f.web.WebConfigFile); err != nil {
+	if _, err = readWebConfig(*f.web.WebConfigFile); err != nil {
 		return nil, err
 	}
 	if d.pool, err = a.open(ctx, f.maxConcurrent+spareConnections); err != nil {
@@ -182,37 +181,6 @@ func (d *daemon) handler(ctx context.Context) (_ http.Handler, err error) {
 		}
 		d.ServeHTTP(w, r)
 	}), nil
-}
-
-// authenticated asks the file anew each time, as exporter-toolkit does: when its
-// users are taken out, the API must close. One that cannot be read vouches for
-// nobody.
-func (d *daemon) authenticated() bool {
-	authenticates, err := webAuthenticates(*d.flags.web.WebConfigFile)
-	return err == nil && authenticates
-}
-
-// webAuthenticates reports whether --web.config.file has every request prove
-// who it is, so that the API need not ask again.
-func webAuthenticates(webConfigFile string) (bool, error) {
-	if webConfigFile == "" {
-		return false, nil
-	}
-	data, err := os.ReadFile(webConfigFile)
-	if err != nil {
-		return false, fmt.Errorf("read the web configuration: %w", err)
-	}
-	// The rest of the file is exporter-toolkit's to check.
-	var c struct {
-		Users map[string]any `yaml:"basic_auth_users"`
-		TLS   struct {
-			ClientAuth string `yaml:"client_auth_type"`
-		} `yaml:"tls_server_config"`
-	}
-	if err := yaml.Unmarshal(data, &c); err != nil {
-		return false, fmt.Errorf("read the web configuration %s: %w", webConfigFile, err)
-	}
-	return len(c.Users) > 0 || c.TLS.ClientAuth == "RequireAndVerifyClientCert", nil
 }
 
 // serve runs the scheduler and the web server until ctx ends or the web server

@@ -25,6 +25,10 @@ const asExporter = "MATVIEW_TEST_IS_EXPORTER"
 // TestMain makes this program an exporter where a test starts it as one.
 func TestMain(m *testing.M) {
 	if os.Getenv(asExporter) != "" {
+		go func() { // never to outlive the test, which may end without a word
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(1)
+		}()
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 		context.AfterFunc(ctx, stop)
 		os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
@@ -39,18 +43,24 @@ type process struct {
 	done chan error
 }
 
-func startProcess(t *testing.T, url string, args ...string) *process {
+func startProcess(t testing.TB, url string, args ...string) *process {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(args) == 0 || !strings.HasPrefix(args[0], "--web.listen-address") {
+		args = append([]string{"--web.listen-address=127.0.0.1:0"}, args...)
+	}
 	p := &process{
-		Cmd: osexec.Command(self, append([]string{"--database.url=" + url, "run", "--web.listen-address=127.0.0.1:0"}, args...)...),
+		Cmd: osexec.Command(self, append([]string{"--database.url=" + url, "run"}, args...)...),
 		log: &syncBuffer{}, done: make(chan error, 1),
 	}
 	p.Env = append(os.Environ(), asExporter+"=1")
 	p.Stdout, p.Stderr = p.log, p.log
+	if _, err := p.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -59,14 +69,23 @@ func startProcess(t *testing.T, url string, args ...string) *process {
 	return p
 }
 
-func (p *process) signal(t *testing.T, signal os.Signal) {
+// kill ends the process as a crash does, and waits for its end.
+func (p *process) kill(t testing.TB) {
+	t.Helper()
+	p.signal(t, syscall.SIGKILL)
+	if err := p.ends(t); err == nil {
+		t.Error("ended well before it was killed")
+	}
+}
+
+func (p *process) signal(t testing.TB, signal os.Signal) {
 	t.Helper()
 	if err := p.Process.Signal(signal); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (p *process) says(t *testing.T, text string) {
+func (p *process) says(t testing.TB, text string) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(p.log.String(), text); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -75,7 +94,7 @@ func (p *process) says(t *testing.T, text string) {
 	}
 }
 
-func (p *process) ends(t *testing.T) error {
+func (p *process) ends(t testing.TB) error {
 	t.Helper()
 	select {
 	case err := <-p.done:

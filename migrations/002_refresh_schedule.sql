@@ -84,6 +84,10 @@ BEGIN
     IF to_regclass('materialized_view_refresh_state_due') IS NULL THEN
         CREATE INDEX materialized_view_refresh_state_due ON materialized_view_refresh_state (next_run_at);
     END IF;
+    -- By what each schedule is compared with its plan.
+    IF to_regclass('materialized_view_refresh_state_schedule') IS NULL THEN
+        CREATE INDEX materialized_view_refresh_state_schedule ON materialized_view_refresh_state (schedule_name);
+    END IF;
     IF to_regclass('materialized_view_refresh_history_view') IS NULL THEN
         CREATE INDEX materialized_view_refresh_history_view ON materialized_view_refresh_history (view_name, started_at DESC);
     END IF;

@@ -27,9 +27,10 @@ type Options struct {
 	Schema       string // of the tables of matview
 	Config       *config.Config
 	Logger       *slog.Logger
-	// Authenticated reports whether whoever reaches the handler has proved already
-	// who they are, by the web configuration as it is at the moment; nil: never.
-	Authenticated func() bool
+	// Authenticated reports whether a request that reaches the handler has proved
+	// already who it is from, by the web configuration as it is at the moment; nil:
+	// none has.
+	Authenticated func(*http.Request) bool
 	// Timeout bounds what a request waits for the database; 0 is
 	// [DefaultTimeout]. Real-time queries have a limit of their own.
 	Timeout time.Duration
@@ -43,6 +44,9 @@ type Handler struct {
 	routes []*route
 	live   chan struct{} // a token for each real-time query under way
 	said   saidBefore
+
+	readiness lookups[struct{}]
+	statuses  chan struct{} // a token for each look at the freshness of views
 }
 
 // New makes a handler. It does not connect.
@@ -51,6 +55,8 @@ func New(o Options) (*Handler, error) {
 		o.Timeout = DefaultTimeout
 	}
 	h := &Handler{Options: o, mux: http.NewServeMux(), live: make(chan struct{}, max(o.Config.RealTime.MaxConcurrent, 1))}
+	// However slow the read model is, half of the connections are left for rows.
+	h.statuses = make(chan struct{}, max(o.Pool.Config().MaxConns/2, 1))
 	if err := o.checkLogins(); err != nil {
 		return nil, err
 	}
@@ -136,7 +142,7 @@ func (h *Handler) closed(public bool, serve http.HandlerFunc) http.HandlerFunc {
 		return serve
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
-		if h.Authenticated != nil && h.Authenticated() {
+		if h.Authenticated != nil && h.Authenticated(r) {
 			serve(w, r)
 			return
 		}
@@ -205,6 +211,9 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 // log writes what is the server's to mend.
 func (h *Handler) log(r *http.Request, p *problem) {
+	if r.Context().Err() != nil {
+		return // the client has gone, which failed whatever was under way
+	}
 	if p.Status >= http.StatusInternalServerError && p.cause != nil && h.said.first(p.Type+p.key) {
 		h.Logger.Warn("request failed", "path", r.Pattern, "status", p.Status, "err", p.causeInOneLine())
 	}

@@ -130,7 +130,7 @@ func TestCredentials(t *testing.T) {
 	tokens := options(t, db.Pool(t), routes)
 	tokens.Config.Tokens = config.NewTokens("first", "second")
 	web := o
-	web.Authenticated = func() bool { return true }
+	web.Authenticated = func(*http.Request) bool { return true }
 	for name, c := range map[string]struct {
 		options       api.Options
 		authorization string

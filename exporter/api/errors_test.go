@@ -103,6 +103,17 @@ routes:
 	}
 }
 
+// A key that is beyond a limit of its type is the client's mistake.
+func TestKeyBeyondALimit(t *testing.T) {
+	db := jobs(t)
+	db.Exec(t, `CREATE MATERIALIZED VIEW words AS SELECT 'a'::tsvector AS id; CREATE UNIQUE INDEX ON words (id)`)
+	h := serve(t, options(t, pinned(t, db), `{public: true, routes: [{path: "/words/{id}", view: words}]}`))
+	if got := body(t, h, "/words/"+strings.Repeat("x", 3000), http.StatusBadRequest); !strings.Contains(got, "invalid-key") {
+		t.Error(got)
+	}
+	body(t, h, "/words/a", http.StatusOK)
+}
+
 // wantProblem compares a body, and gives the kind of the problem.
 func wantProblem(t *testing.T, body, want string) string {
 	t.Helper()

@@ -6,12 +6,28 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/matview/terraform-provider-matview/exporter/config"
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
+
+// OpenRealTime makes the pool of [Options.RealTimePool], without connecting. It
+// names no prepared statement: a function that the view calls could put another
+// one under that name (PREPARE), and so forge the answer about somebody else's
+// view.
+func OpenRealTime(ctx context.Context, c config.RealTime) (*pgxpool.Pool, error) {
+	open, err := postgres.Config{URL: c.URL, ApplicationName: "matview-exporter real-time", MaxConnections: c.MaxConcurrent}.PoolConfig()
+	if err != nil {
+		return nil, fmt.Errorf("real_time.url: %w", err)
+	}
+	open.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	return postgres.OpenPool(ctx, open)
+}
 
 // liveQuery is a view's own query for one key.
 type liveQuery struct {
@@ -31,8 +47,9 @@ SELECT c.oid::text || md5(concat(r.ev_action,
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_rewrite AS r ON r.ev_class = c.oid
 WHERE c.oid = $1`
 
-// liveRow answers with what the view's query gives right now.
-func (h *Handler) liveRow(w http.ResponseWriter, req *http.Request, r *route, values []string) error {
+// liveRow answers with what the view's query gives right now, or that ctx had
+// no time left for that. A client that hangs up cancels the query.
+func (h *Handler) liveRow(ctx context.Context, w http.ResponseWriter, r *route, values []string) error {
 	if h.RealTimePool == nil {
 		return realTimeNotOffered()
 	}
@@ -42,10 +59,6 @@ func (h *Handler) liveRow(w http.ResponseWriter, req *http.Request, r *route, va
 	default:
 		return tooManyLive()
 	}
-	// A client that hangs up cancels the query. The server is told to stop it by
-	// its own statement_timeout, which each statement has to itself.
-	ctx, cancel := context.WithTimeout(req.Context(), h.Config.RealTime.StatementTimeout+grace)
-	defer cancel()
 	var columns []byte
 	var err error
 	for attempt := 1; ; attempt++ {
@@ -191,7 +204,12 @@ func endLive(ctx context.Context, conn *pgx.Conn) {
 // query runs, that the login is a plain one and the key of its type.
 func (h *Handler) beginLive(ctx context.Context, conn *pgx.Conn, rel *relation, values []string) error {
 	batch := &pgx.Batch{}
-	begin(batch, h.Config.RealTime.StatementTimeout)
+	// The server itself stops a statement, and each has this time to itself.
+	timeout := h.Config.RealTime.StatementTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, time.Until(deadline)-grace) // some of the time may be gone
+	}
+	begin(batch, timeout)
 	var tooMuch *string
 	batch.Queue(loginSQL, h.Pool.Config().ConnConfig.User, rel.oid).QueryRow(func(row pgx.Row) error { return row.Scan(&tooMuch) })
 	casts := make([]string, len(rel.keys))

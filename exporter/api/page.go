@@ -89,6 +89,9 @@ func failPage(w http.ResponseWriter, r *http.Request, err *problem) {
 	}
 	p := newPage(r, root)
 	p.Problem = err
+	if err.Status == http.StatusUnauthorized {
+		p.Every = 0 // or the browser would ask for a password all the time
+	}
 	if err.Status >= http.StatusInternalServerError && err.Detail == "" {
 		p.Hint = "The exporter's log says why."
 		if p.Every > 0 {

@@ -74,6 +74,9 @@ func TestPageCredentials(t *testing.T) {
 			if w.Code != want || (want == 401) != strings.HasPrefix(challenge, "Basic realm=") || (want == 200) != strings.Contains(w.Body.String(), "job_progress") {
 				t.Errorf("%s with %q: %d %v %s", path, header, w.Code, w.Header(), w.Body)
 			}
+			if (want == 401) == strings.Contains(w.Body.String(), "http-equiv") {
+				t.Errorf("%s with %q asks again by itself, or does not: %s", path, header, w.Body)
+			}
 		}
 	}
 }

@@ -28,11 +28,16 @@ func (h *Handler) healthy(w http.ResponseWriter, _ *http.Request) error {
 func (h *Handler) ready(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
 	defer cancel()
-	err := withConn(ctx, h.Pool, func(conn *pgx.Conn) error {
-		// The read model as everything else reads it, of no view at all: finds
-		// tables that are missing, old or closed to this login.
-		_, _, err := freshness.Find(ctx, conn, h.Schema, "")
-		return err
+	// Anybody may ask as often as they like, at the price of one connection.
+	_, err := h.readiness.wait(ctx, 1, func(ctx context.Context) (struct{}, error) {
+		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		defer cancel()
+		return struct{}{}, withConn(ctx, h.Pool, func(conn *pgx.Conn) error {
+			// The read model as everything else reads it, of no view at all: finds
+			// tables that are missing, old or closed to this login.
+			_, _, err := freshness.Find(ctx, conn, h.Schema, "")
+			return err
+		})
 	})
 	if err == nil {
 		return plain(w, http.StatusOK, "ready")

@@ -26,8 +26,11 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 	if err != nil {
 		return err
 	}
+	// However many ways are tried, and whatever is waited for.
+	whole, end := context.WithTimeout(req.Context(), max(h.Timeout, h.Config.RealTime.StatementTimeout)+grace)
+	defer end()
 	if asked.live {
-		return h.liveRow(w, req, r, values)
+		return h.liveRow(whole, w, r, values)
 	}
 	// A client that hangs up must not cost a connection: the query is short.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), h.Timeout+grace)
@@ -36,11 +39,14 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 	if tags != "" && tags != "*" && h.unchanged(ctx, w, r, values, asked, tags) {
 		return nil
 	}
+	if asked.maxAge != nil && h.RealTimePool != nil && h.tooOld(ctx, r, asked) {
+		return h.liveRow(whole, w, r, values)
+	}
 	found, err := h.cachedRow(ctx, r, values)
 	if asked.maxAge != nil && (isNotPopulated(err) || err == nil && !asked.freshEnough(found.freshness, found.now)) {
 		switch {
 		case h.RealTimePool != nil:
-			return h.liveRow(w, req, r, values)
+			return h.liveRow(whole, w, r, values)
 		case err != nil:
 			return err
 		case !found.freshness.refreshedAt.Valid:
@@ -62,6 +68,14 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 	}
 	writeBody(w, found.json())
 	return nil
+}
+
+// tooOld reports whether the cached row is known to be older than asked for,
+// without a look at the view: while that is locked, the live answer need not
+// wait. What goes wrong here the look at the row will tell.
+func (h *Handler) tooOld(ctx context.Context, r *route, asked rowParameters) bool {
+	current, err := h.currentFreshness(ctx, r)
+	return err == nil && !asked.freshEnough(current.freshness, current.now)
 }
 
 // unchanged answers 304, and reports that it did, if the client has the row as
@@ -239,6 +253,13 @@ func asArgs(values []string) []any {
 // row can: invalid_text_representation, numeric_value_out_of_range and so on.
 func isDataException(state string) bool { return strings.HasPrefix(state, "22") }
 
+// isOfType reports whether the input of a type may raise this: beside data
+// exceptions, 42 is what the types of names do, such as regclass, and 54 those
+// that nest, such as ltree.
+func isOfType(state string) bool {
+	return isDataException(state) || strings.HasPrefix(state, "42") || strings.HasPrefix(state, "54")
+}
+
 const notPopulatedState = "55000"
 
 func isNotPopulated(err error) bool {
@@ -254,7 +275,7 @@ func (h *Handler) explain(ctx context.Context, rel *relation, values []string, e
 		return notPopulated(rel.viewName)
 	case state == postgres.InsufficientRight:
 		return misconfigured(fmt.Errorf("read %s: %w; GRANT SELECT ON %s to the exporter's login, and USAGE on its schema, or make it one of reader_roles", rel.viewName, err, rel.sql))
-	case isDataException(state), strings.HasPrefix(state, "42"):
+	case isOfType(state):
 		if wrong := h.wrongKey(ctx, rel, values); wrong != nil {
 			return wrong
 		}
@@ -269,8 +290,7 @@ func (h *Handler) wrongKey(ctx context.Context, rel *relation, values []string) 
 			rows.Close()
 			return rows.Err()
 		})
-		// 42 is what the types of names raise, such as regclass.
-		if state := postgres.SQLState(err); isDataException(state) || strings.HasPrefix(state, "42") {
+		if isOfType(postgres.SQLState(err)) {
 			return invalidKey(k.column, k.typ)
 		}
 	}

@@ -17,10 +17,12 @@ import (
 const beginSQL = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
 
 // settingsSQL pins what the text of values depends on, whatever the role, the
-// database or a pooler's last client have set, and bounds the waiting.
+// database or a pooler's last client have set, and bounds the waiting. An
+// exporter that is frozen in a transaction must not keep its locks.
 const settingsSQL = `SELECT set_config('search_path', '', true), set_config('TimeZone', 'UTC', true),
 set_config('DateStyle', 'ISO, YMD', true), set_config('IntervalStyle', 'postgres', true), set_config('bytea_output', 'hex', true),
-set_config('extra_float_digits', '1', true), set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)`
+set_config('extra_float_digits', '1', true), set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true),
+set_config('idle_in_transaction_session_timeout', $2, true)`
 
 // begin queues the start of a read.
 func begin(batch *pgx.Batch, timeout time.Duration) {

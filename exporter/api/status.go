@@ -174,7 +174,7 @@ func (h *Handler) views(ctx context.Context, history int) ([]View, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
 	defer cancel()
 	var views []View
-	err := withConn(ctx, h.Pool, func(conn *pgx.Conn) error {
+	err := h.readStatus(ctx, func(conn *pgx.Conn) error {
 		found, err := freshness.All(ctx, conn, h.Schema)
 		if err != nil {
 			return err
@@ -193,7 +193,7 @@ func (h *Handler) view(ctx context.Context, name string, history int) (*View, er
 	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
 	defer cancel()
 	var views []View
-	err := withConn(ctx, h.Pool, func(conn *pgx.Conn) error {
+	err := h.readStatus(ctx, func(conn *pgx.Conn) error {
 		found, ok, err := freshness.Find(ctx, conn, h.Schema, name)
 		switch {
 		case err != nil:
@@ -208,6 +208,18 @@ func (h *Handler) view(ctx context.Context, name string, history int) (*View, er
 		return nil, err
 	}
 	return &views[0], nil
+}
+
+// readStatus borrows one of the connections that may look at the freshness of
+// views, when its turn comes.
+func (h *Handler) readStatus(ctx context.Context, read func(*pgx.Conn) error) error {
+	select {
+	case h.statuses <- struct{}{}:
+		defer func() { <-h.statuses }()
+		return withConn(ctx, h.Pool, read)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (h *Handler) addHistory(ctx context.Context, db freshness.Querier, views []View, limit int) error {

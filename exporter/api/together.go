@@ -115,7 +115,7 @@ func (h *Handler) readWanted(ctx context.Context, rel *relation, batch []*wanted
 // statement for all: by its type's input, or a check, or a name it stands for.
 func mayBeOfOneKey(err error) bool {
 	state := postgres.SQLState(err)
-	return len(state) == 5 && slices.Contains([]string{"0A", "22", "23", "42", "P0"}, state[:2])
+	return len(state) == 5 && slices.Contains([]string{"0A", "22", "23", "42", "54", "P0"}, state[:2])
 }
 
 // cachedSQL is one statement, hence one snapshot; see beginSQL.

@@ -21,6 +21,9 @@ const (
 	DefaultMaxConcurrent    = 4
 )
 
+// longestStatementTimeout is below the minute that the server has for an answer.
+const longestStatementTimeout = 50 * time.Second
+
 // Config is the configuration, checked as far as it can be without a database.
 type Config struct {
 	// Public opens /cache to everybody; each route says its own.
@@ -149,8 +152,11 @@ func (c *Config) readRealTime(written file, document *document, getenv func(stri
 		}
 		if w.StatementTimeout != "" {
 			timeout, err := time.ParseDuration(w.StatementTimeout)
-			if err != nil || timeout < time.Millisecond {
+			switch {
+			case err != nil || timeout < time.Millisecond:
 				problems = append(problems, r.Errorf("statement_timeout", "%q is not a duration of at least 1ms, as in 5s", w.StatementTimeout))
+			case timeout > longestStatementTimeout:
+				problems = append(problems, r.Errorf("statement_timeout", "must be at most %s: no request is answered after a minute", longestStatementTimeout))
 			}
 			r.StatementTimeout = timeout
 		}

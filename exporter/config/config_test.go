@@ -50,6 +50,7 @@ func TestLoadInvalid(t *testing.T) {
 			`:4: real_time.max_concurrent: must be from 1 to 1000`,
 			`:2: real_time.url: connection settings of PostgreSQL: …`,
 		},
+		"real-time-long": {`:3: real_time.statement_timeout: must be at most 50s: no request is answered after a minute`},
 		"real-time-url":  {`:2: real_time.url: is required here, or MATVIEW_REAL_TIME_URL in the environment`},
 		"tokens-missing": {`:2: auth.bearer_tokens_file: read the bearer tokens: open testdata/no-such-file: no such file or directory`},
 		"tokens":         {`:2: auth.bearer_tokens_file: testdata/tokens-invalid:3: not a bearer token: letters, digits and -._~+/ only`},

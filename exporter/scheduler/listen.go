@@ -10,7 +10,10 @@ import (
 )
 
 // listener waits for notifications of changed schedules.
-type listener struct{ arrives atomic.Bool }
+type listener struct {
+	arrives atomic.Bool
+	told    atomic.Bool // of a change, since that was last asked
+}
 
 func (l *listener) pollInterval() time.Duration {
 	if l.arrives.Load() {
@@ -68,6 +71,7 @@ func (s *Scheduler) receive(ctx context.Context, l *listener) error {
 			return err
 		}
 		l.arrives.Store(true)
+		l.told.Store(true)
 		s.forgetUpstreams() // what is scheduled may be made anew, and another may have noticed first
 		s.wakeUp()
 	}

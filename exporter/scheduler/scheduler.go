@@ -52,6 +52,8 @@ type Scheduler struct {
 	ignored map[string]bool // second schedules of one view, said once
 	standby bool            // what the server was last seen to be
 	upstreams
+	*listener
+	comparedAt time.Time // when schedules were last looked through for changes
 }
 
 // New makes a scheduler; [Scheduler.Run] starts it.
@@ -65,8 +67,8 @@ func New(o Options) *Scheduler {
 }
 
 const (
-	// pollInterval finds what a lost notification would have told, and dead
-	// attempts of other exporters: with DeadAfter it bounds the takeover.
+	// pollInterval finds what a lost notification would have told, and attempts of
+	// other exporters, to be there when their heartbeat stops.
 	pollInterval = 2 * time.Second
 	// pollWithoutNotify is for as long as notifications do not arrive at all, so
 	// that a changed schedule still takes effect within a second.
@@ -86,8 +88,8 @@ const (
 func (s *Scheduler) Run(ctx context.Context) {
 	work, cancelWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelWork()
-	listening := s.listen(ctx)
-	s.loop(ctx, work, listening)
+	s.listener = s.listen(ctx)
+	s.loop(ctx, work)
 
 	done := make(chan struct{})
 	go func() { s.running.Wait(); close(done) }()
@@ -103,7 +105,7 @@ func (s *Scheduler) Run(ctx context.Context) {
 	}
 }
 
-func (s *Scheduler) loop(ctx, work context.Context, listening *listener) {
+func (s *Scheduler) loop(ctx, work context.Context) {
 	var failures int
 	var nextPrune time.Time
 	timer := time.NewTimer(0)
@@ -130,7 +132,7 @@ func (s *Scheduler) loop(ctx, work context.Context, listening *listener) {
 				s.Logger.Info("scheduling again", "after_failures", failures)
 			}
 			failures = 0
-			wait = min(max(wait, shortestWait), listening.pollInterval())
+			wait = max(min(wait, s.untilCompare()), shortestWait)
 		}
 		if err == nil && time.Now().After(nextPrune) {
 			s.prune(ctx)
@@ -140,12 +142,30 @@ func (s *Scheduler) loop(ctx, work context.Context, listening *listener) {
 	}
 }
 
+// compares is whether it is time to look through all schedules for changed ones:
+// that is too dear for each round while hundreds of views a second are refreshed.
+func (s *Scheduler) compares() bool {
+	return s.told.Swap(false) || s.untilCompare() <= 0
+}
+
+func (s *Scheduler) untilCompare() time.Duration {
+	return time.Until(s.comparedAt.Add(s.pollInterval()))
+}
+
 // tick does one round and returns how long until the next view is due. An idle
 // round is a single statement.
-func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
+func (s *Scheduler) tick(ctx, work context.Context) (wait time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
 	defer cancel()
-	outlook, err := s.look(ctx)
+	began, compares := time.Now(), s.compares()
+	defer func() {
+		if err != nil {
+			s.comparedAt = time.Time{} // what was found changed may not be planned
+		} else if compares {
+			s.comparedAt = began
+		}
+	}()
+	outlook, err := s.look(ctx, compares)
 	if err != nil {
 		return 0, err
 	}
@@ -158,13 +178,14 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 		}
 		s.forgetUpstreams()
 	}
-	if outlook.abandoned {
+	abandoned := outlook.untilDead <= 0
+	if abandoned {
 		if err := s.reap(ctx); err != nil {
 			return 0, err
 		}
 	}
-	if outlook.changed || outlook.abandoned {
-		if outlook, err = s.look(ctx); err != nil {
+	if outlook.changed || abandoned {
+		if outlook, err = s.look(ctx, false); err != nil {
 			return 0, err
 		}
 	}
@@ -174,7 +195,7 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 			return 0, err
 		}
 		if fresh {
-			if outlook, err = s.look(ctx); err != nil {
+			if outlook, err = s.look(ctx, false); err != nil {
 				return 0, err
 			}
 		}
@@ -182,7 +203,8 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 	for outlook.untilDue <= 0 {
 		free := cap(s.workers) - len(s.workers)
 		if free == 0 {
-			return maxRetry, nil // whoever finishes wakes the loop
+			outlook.untilDue = maxRetry // whoever finishes wakes the loop
+			break
 		}
 		claims, err := s.claim(ctx, free, "")
 		if err != nil {
@@ -194,14 +216,18 @@ func (s *Scheduler) tick(ctx, work context.Context) (time.Duration, error) {
 		if len(claims) == 0 { // another exporter is taking them
 			return 0, nil
 		}
-		if outlook, err = s.look(ctx); err != nil {
+		if outlook, err = s.look(ctx, false); err != nil {
 			return 0, err
 		}
 	}
+	wait = outlook.untilDue
 	if outlook.waiting {
-		return min(outlook.untilDue, waitingPoll), nil
+		wait = min(wait, waitingPoll)
 	}
-	return outlook.untilDue, nil
+	if outlook.untilDead > 0 { // else it could not be recorded now: in a later round
+		wait = min(wait, outlook.untilDead)
+	}
+	return wait, nil
 }
 
 // idles is whether there is nothing to do because the server is a standby, or was
