@@ -59,7 +59,7 @@ func exporterProcess(t *testing.T, args ...string) *osexec.Cmd {
 
 // prometheusOver scrapes every second, by the rules of the example, whose
 // minutes of patience are cut to two seconds.
-func prometheusOver(t *testing.T, targets string) (base string) {
+func prometheusOver(t *testing.T, targets string, flags ...string) (base string) {
 	t.Helper()
 	dir, address := t.TempDir(), freeAddress(t)
 	rules, err := os.ReadFile(filepath.Join(prometheusExamples, "rules.yml"))
@@ -76,7 +76,7 @@ func prometheusOver(t *testing.T, targets string) (base string) {
 	}
 	write("rules.yml", string(rules))
 	config := write("prometheus.yml", "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\nrule_files: [rules.yml]\nscrape_configs:\n"+targets)
-	program(t, "prometheus", "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address, "--enable-feature=native-histograms")
+	program(t, "prometheus", append(flags, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address)...)
 	base = "http://" + address
 	eventually(t, "Prometheus is ready", func() bool { code, _ := fetch(t, base+"/-/ready"); return code == http.StatusOK })
 	return base
@@ -150,8 +150,38 @@ INSERT INTO materialized_view_refresh_schedule (view_name, every, max_staleness,
 	}
 }
 
-// dashboardAnswers asks Prometheus every expression of the dashboard.
-func dashboardAnswers(t *testing.T, base string) {
+// TestE2EHistogram: whether Prometheus stores the native histogram or the classic
+// one, the rules and the dashboard know how long refreshes take.
+func TestE2EHistogram(t *testing.T) {
+	db := installed(t)
+	db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS x; INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '1 second')`)
+	address := freeAddress(t)
+	exporterProcess(t, "--database.url="+db.URL(), "run", "--web.listen-address="+address)
+	targets := fmt.Sprintf("- {job_name: matview-exporter, static_configs: [{targets: [%q]}]}\n", address)
+	native := prometheusOver(t, targets, "--enable-feature=native-histograms")
+	classic := prometheusOver(t, targets)
+	for base, series := range map[string]string{native: "matview_refresh_duration_seconds", classic: "matview_refresh_duration_seconds_bucket"} {
+		eventually(t, "the record of "+series, func() bool { return len(query(t, base, "job:matview_refresh_duration_seconds:p95_1h > 0")) == 1 })
+		if got := query(t, base, series); len(got) == 0 {
+			t.Errorf("%s is not what is stored", series)
+		}
+		asked := 0
+		for expr := range dashboardExpressions(t) {
+			if strings.Contains(expr, "histogram_quantile") {
+				asked++
+				if got := query(t, base, expr+" > 0"); len(got) != 1 {
+					t.Errorf("%s: %v", expr, got)
+				}
+			}
+		}
+		if asked != 2 {
+			t.Errorf("%d expressions", asked)
+		}
+	}
+}
+
+// dashboardExpressions are those of the dashboard with the names of their panels.
+func dashboardExpressions(t *testing.T) map[string]string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(prometheusExamples, "dashboard.json"))
 	if err != nil {
@@ -166,21 +196,28 @@ func dashboardAnswers(t *testing.T, base string) {
 	if err := json.Unmarshal(data, &dashboard); err != nil {
 		t.Fatal(err)
 	}
+	all := map[string]string{}
+	for _, p := range dashboard.Panels {
+		for _, target := range p.Targets {
+			all[strings.NewReplacer("$job", ".*", "$view", ".*", "$__rate_interval", "1m").Replace(target.Expr)] = p.Title
+		}
+	}
+	if len(all) < 15 {
+		t.Errorf("only %d expressions", len(all))
+	}
+	return all
+}
+
+// dashboardAnswers asks Prometheus every expression of the dashboard.
+func dashboardAnswers(t *testing.T, base string) {
+	t.Helper()
 	// Of these the test has none: nothing was refreshed by the process itself or
 	// goes to CloudWatch, and no totals are configured.
 	empty := regexp.MustCompile(`_bucket|_total|cloudwatch|total_jobs|total_objects|next_refresh`)
-	asked := 0
-	for _, p := range dashboard.Panels {
-		for _, target := range p.Targets {
-			expr := strings.NewReplacer("$job", ".*", "$view", ".*", "$__rate_interval", "1m").Replace(target.Expr)
-			if got := query(t, base, expr); len(got) == 0 && !empty.MatchString(expr) {
-				t.Errorf("%s: %s has no data", p.Title, expr)
-			}
-			asked++
+	for expr, panel := range dashboardExpressions(t) {
+		if got := query(t, base, expr); len(got) == 0 && !empty.MatchString(expr) {
+			t.Errorf("%s: %s has no data", panel, expr)
 		}
-	}
-	if asked < 15 {
-		t.Errorf("only %d expressions", asked)
 	}
 }
 

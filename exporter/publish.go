@@ -169,7 +169,7 @@ func (r *refreshing) publish(ctx context.Context) {
 	if r.publisher != nil {
 		r.publishAttempts(ctx)
 	}
-	if r.flags.publish.pushURL != "" {
+	if r.pusher != nil {
 		if err := r.push(ctx); err != nil {
 			fmt.Fprintf(r.stderr, "matview-exporter: warning: %v\n", err)
 		}
@@ -218,10 +218,9 @@ func (r *refreshing) counted(ctx context.Context) []freshness.View {
 func (r *refreshing) push(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, metrics.PushTimeout)
 	defer cancel()
-	pusher := &metrics.Pusher{URL: r.flags.publish.pushURL, Job: r.flags.publish.pushJob}
 	views, err := freshness.NewReader(r.pool, r.schema, metrics.PushTimeout/2, time.Now).Read(ctx)
 	if err != nil {
-		return pusher.Away(ctx)
+		return r.pusher.Away(ctx)
 	}
-	return pusher.Push(ctx, views)
+	return r.pusher.Push(ctx, views)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
+	"github.com/matview/terraform-provider-matview/exporter/metrics"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
@@ -25,6 +26,7 @@ type refreshing struct {
 	scheduler *scheduler.Scheduler
 	reader    *freshness.Reader
 	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
+	pusher    *metrics.Pusher       // nil: not pushed to a Pushgateway
 
 	before    map[string]freshness.View
 	announced chan struct{} // closed when that is over
@@ -44,6 +46,11 @@ func (a *app) newRefreshing(ctx context.Context, pool *pgxpool.Pool, f refreshFl
 		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: f.maxConcurrent, Logger: a.logger,
 	})
 	r.reader = freshness.NewReader(pool, a.schema, announceTimeout, time.Now)
+	if f.publish.pushURL != "" {
+		if r.pusher, err = metrics.NewPusher(f.publish.pushURL, f.publish.pushJob); err != nil {
+			return nil, err
+		}
+	}
 	r.publisher, err = a.newPublisher(ctx, f.publish.cloudwatch, r.reader, prometheus.NewRegistry())
 	return r, err
 }
@@ -51,7 +58,8 @@ func (a *app) newRefreshing(ctx context.Context, pool *pgxpool.Pool, f refreshFl
 // again is another run with what lives longer than one.
 func (r *refreshing) again(f refreshFlags) *refreshing {
 	return &refreshing{
-		app: r.app, pool: r.pool, flags: f, refresher: r.refresher, scheduler: r.scheduler, reader: r.reader, publisher: r.publisher,
+		app: r.app, pool: r.pool, flags: f, refresher: r.refresher, scheduler: r.scheduler, reader: r.reader,
+		publisher: r.publisher, pusher: r.pusher,
 	}
 }
 

@@ -120,6 +120,19 @@ CREATE TABLE IF NOT EXISTS materialized_view_refresh_publication (
     claimed_until TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT '-infinity'
 );
 
+-- A table of before claims were confirmed lacks the last two. ALTER TABLE would
+-- lock it also where it has them.
+DO $$
+BEGIN
+    IF (SELECT count(*) FROM pg_attribute
+        WHERE attrelid = 'materialized_view_refresh_publication'::regclass AND attname IN ('claimed_by', 'claimed_until')) < 2 THEN
+        ALTER TABLE materialized_view_refresh_publication
+            ADD COLUMN IF NOT EXISTS claimed_by TEXT,
+            ADD COLUMN IF NOT EXISTS claimed_until TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT '-infinity';
+    END IF;
+END
+$$;
+
 -- A schedule changed by hand must not keep the gap of the cron it had, and a
 -- running exporter wants to know at once.
 CREATE OR REPLACE FUNCTION materialized_view_refresh_schedule_changed()

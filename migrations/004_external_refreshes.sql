@@ -45,7 +45,9 @@ BEGIN
     FOR refreshed IN SELECT objid FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass LOOP
         -- TRUNCATE, and ALTER TABLE where it rewrites, are not MVCC-safe: of a table
         -- that got another file after its snapshot, REFRESH saw neither the old rows
-        -- nor the new. Of which moment the view is then, nobody can say.
+        -- nor the new. Nor did it where a partition was exchanged for a new one. Of
+        -- which moment the view is then, nobody can say. (Of files and of partitions
+        -- these functions know the present; the catalogs here are as of the snapshot.)
         CONTINUE WHEN EXISTS (
             WITH RECURSIVE reads(relid, relkind) AS (
                 SELECT refreshed, 'v'::"char"
@@ -64,7 +66,9 @@ BEGIN
                 JOIN pg_class AS c ON c.oid = next.relid AND c.relkind IN ('r', 'p', 'v')
             )
             SELECT FROM reads JOIN pg_class AS c ON c.oid = reads.relid
-            WHERE c.relkind = 'r' AND c.relfilenode <> 0 AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)::oid);
+            WHERE c.relkind = 'r' AND c.relfilenode <> 0 AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)::oid
+               OR c.relispartition AND NOT EXISTS (SELECT FROM pg_partition_ancestors(c.oid) AS a(relid)
+                                                   JOIN pg_inherits AS i ON i.inhrelid = c.oid AND i.inhparent = a.relid));
         PERFORM %1$I.materialized_view_refresh_record_external(
             refreshed,
             (SELECT relfilenode FROM pg_class WHERE oid = refreshed),

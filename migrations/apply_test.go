@@ -117,6 +117,25 @@ materialized_view_refresh_history_started, materialized_view_refresh_history_run
 	})
 }
 
+// TestApplyAddsColumns: the table of publications began without those of a claim.
+func TestApplyAddsColumns(t *testing.T) {
+	db := installed(t)
+	db.Exec(t, `INSERT INTO materialized_view_refresh_publication (destination, minute, seen_id, waiting) VALUES ('cloudwatch app', now(), 7, '{3,5}')`)
+	for _, missing := range []string{"DROP COLUMN claimed_until", "DROP COLUMN claimed_by, DROP COLUMN claimed_until"} {
+		db.Exec(t, "ALTER TABLE materialized_view_refresh_publication "+missing)
+		apply(t, db, "public")
+		if free := value[bool](t, db, `SELECT claimed_by IS NULL AND claimed_until = '-infinity' AND seen_id = 7 AND waiting = '{3,5}'
+FROM materialized_view_refresh_publication`); !free {
+			t.Errorf("after %s: what was published is not as before, or is claimed by somebody", missing)
+		}
+	}
+	holder := db.Connect(t)
+	if _, err := holder.Exec(t.Context(), "BEGIN; LOCK materialized_view_refresh_publication IN ROW EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, db, "public") // waits for nobody who publishes
+}
+
 func TestApplyWithEmptiedVersionTable(t *testing.T) {
 	db := installed(t)
 	db.Exec(t, "DELETE FROM matview_schema_version")

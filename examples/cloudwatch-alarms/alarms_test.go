@@ -2,12 +2,18 @@ package alarms_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
 
+	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
+
 	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
 	"github.com/matview/terraform-provider-matview/internal/awstest"
+	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/internal/provider"
 )
 
 func TestAccModule(t *testing.T) {
@@ -40,7 +46,7 @@ func TestAccModule(t *testing.T) {
 		{staleness + `["target"]`, "threshold", 240.0},
 		{staleness + `["cron"]`, "threshold", 7200.0},
 		{staleness + `["paused"]`, "actions_enabled", false},
-		{metric + `failure["every"]`, "treat_missing_data", "notBreaching"},
+		{metric + `failure["every"]`, "treat_missing_data", "ignore"},
 		{metric + "heartbeat", "treat_missing_data", "breaching"},
 		{metric + "heartbeat", "alarm_actions", nil},
 		{metric + "heartbeat_seen", "treat_missing_data", "ignore"},
@@ -49,6 +55,10 @@ func TestAccModule(t *testing.T) {
 		if value := got[want.address][want.attribute]; !reflect.DeepEqual(value, want.value) {
 			t.Errorf("%s: %s is %v, want %v", want.address, want.attribute, value, want.value)
 		}
+	}
+	suppressor, _ := got["aws_cloudwatch_composite_alarm.exporter"]["actions_suppressor"].([]any)
+	if want := []any{map[string]any{"alarm": "matview-heartbeat-seen", "wait_period": 120.0, "extension_period": 0.0}}; !reflect.DeepEqual(suppressor, want) {
+		t.Errorf("the first heartbeat may page somebody: %v", suppressor)
 	}
 	rule, _ := got[`aws_cloudwatch_composite_alarm.views["0"]`]["alarm_rule"].(string)
 	if !strings.HasPrefix(rule, `ALARM("matview-cron-stale") OR ALARM("matview-cron-failing") OR `) {
@@ -118,6 +128,58 @@ resource "terraform_data" "schedule" {
 	}
 	if composites != 3 {
 		t.Errorf("%d composites", composites)
+	}
+}
+
+// TestAccWithOurProvider is the guide's: at the first apply the module takes the
+// schedules as our provider makes them, one with a name that is not ASCII.
+func TestAccWithOurProvider(t *testing.T) {
+	if os.Getenv("TF_ACC") == "" {
+		t.Skip("TF_ACC is not set")
+	}
+	db := postgrestest.New(t)
+	got, output, err := awstest.ApplyWith(t, fmt.Sprintf(`
+terraform {
+  required_providers {
+    matview = { source = "matview/matview" }
+  }
+}
+provider "matview" { url = %q }
+resource "matview_refresh_log" "this" {}
+resource "matview_view" "this" {
+  for_each   = toset(["job_progress", "Größe"])
+  name       = each.key
+  definition = "SELECT 1 AS x"
+}
+resource "matview_refresh_schedule" "job_progress" {
+  view          = matview_view.this["job_progress"].id
+  every         = "1m"
+  max_staleness = "5m"
+  depends_on    = [matview_refresh_log.this]
+}
+resource "matview_refresh_schedule" "size" {
+  view             = matview_view.this["Größe"].id
+  target_staleness = "10m"
+  depends_on       = [matview_refresh_log.this]
+}
+`, db.URL())+awstest.Module(t, `
+  namespace = "S3Scanner"
+  schedules = {
+    job_progress = matview_refresh_schedule.job_progress
+    size         = matview_refresh_schedule.size
+  }`), map[string]func() tfprotov6.ProviderServer{"matview/matview": provider.NewServer("test")})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	for key, want := range map[string]struct {
+		view      string
+		threshold float64
+	}{"job_progress": {"job_progress", 300}, "size": {`"Größe"`, 1260}} {
+		alarm := got["aws_cloudwatch_metric_alarm.staleness[\""+key+"\"]"]
+		dimensions := map[string]any{"ViewName": cloudwatch.DimensionValue(want.view)}
+		if alarm["threshold"] != want.threshold || !reflect.DeepEqual(alarm["dimensions"], dimensions) {
+			t.Errorf("%s: %v above %v, want %v above %v", key, alarm["dimensions"], alarm["threshold"], dimensions, want.threshold)
+		}
 	}
 }
 

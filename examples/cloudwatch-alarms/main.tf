@@ -87,12 +87,15 @@ resource "aws_cloudwatch_metric_alarm" "failure" {
   statistic   = "Sum"
 
   # Two of three, so that one failure that the next attempt mends pages nobody.
+  # Of a view that fails there is nothing between its attempts, which come to be
+  # 15 minutes apart, and a 0 only when one has succeeded: until then the alarm
+  # stays as it is.
   period              = max(local.period, 300)
   evaluation_periods  = 3
   datapoints_to_alarm = 2
   comparison_operator = "GreaterThanThreshold"
   threshold           = 0
-  treat_missing_data  = "notBreaching"
+  treat_missing_data  = "ignore"
 
   actions_enabled = coalesce(each.value.enabled, true)
   alarm_actions   = var.alarm_actions
@@ -140,6 +143,14 @@ resource "aws_cloudwatch_composite_alarm" "exporter" {
   alarm_rule        = "ALARM(\"${aws_cloudwatch_metric_alarm.heartbeat.alarm_name}\") AND NOT INSUFFICIENT_DATA(\"${aws_cloudwatch_metric_alarm.heartbeat_seen.alarm_name}\")"
   alarm_actions     = var.alarm_actions
   ok_actions        = var.alarm_actions
+
+  # With the first heartbeat both alarms change, in an order that nobody promises.
+  # This waits that out: heartbeat_seen never fires, and so suppresses nothing.
+  actions_suppressor {
+    alarm            = aws_cloudwatch_metric_alarm.heartbeat_seen.alarm_name
+    wait_period      = 120
+    extension_period = 0
+  }
 }
 
 # One light for all views, for dashboards and for other composites. Paused ones do

@@ -73,7 +73,12 @@ ALTER DATABASE "`+db.Name+`" SET default_transaction_isolation = 'repeatable rea
 					}
 				})
 			}
-			for range 40 {
+			began := time.Now()
+			for n := range 40 {
+				// Some will do where the machine is busy with other things.
+				if n >= 15 && time.Since(began) > 15*time.Second {
+					break
+				}
 				db.Exec(t, `UPDATE ticks SET n = n + 1`)
 				if c.method == "swap" {
 					swapView(t, refreshed, "ticking")
@@ -84,7 +89,7 @@ ALTER DATABASE "`+db.Name+`" SET default_transaction_isolation = 'repeatable rea
 			stop.Store(true)
 			readers.Wait()
 			if len(w.seen) < 5 {
-				t.Errorf("the readers saw %d refreshes of 40", len(w.seen))
+				t.Errorf("the readers saw only %d refreshes", len(w.seen))
 			}
 			if w.notModified.Load() == 0 || w.live.Load() == 0 {
 				t.Errorf("%d answers were 304, %d live", w.notModified.Load(), w.live.Load())

@@ -80,7 +80,11 @@ func (s selection) ofViews(data *minutes, views []freshness.View, at time.Time, 
 			continue
 		}
 		if v.Enabled != nil && *v.Enabled {
-			add(RefreshFailure, v.Name, 0) // so that silence is not health
+			// Silence is not health, and the time between two attempts that
+			// failed neither: there is no 0 until one succeeds.
+			if v.ConsecutiveFailures == 0 {
+				add(RefreshFailure, v.Name, 0)
+			}
 			if s.has(RefreshSuccess) {
 				add(RefreshSuccess, v.Name, 0)
 			}

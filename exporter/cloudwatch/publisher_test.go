@@ -54,6 +54,23 @@ func TestDefaultMetrics(t *testing.T) {
 	}
 }
 
+// TestFailingView: a 0 would say that all is well until the next attempt fails.
+func TestFailingView(t *testing.T) {
+	p := newPublisher(t, nil)
+	p.db.Exec(t, `INSERT INTO materialized_view_refresh_state (view_name, consecutive_failures) VALUES ('v', 3)
+ON CONFLICT (view_name) DO UPDATE SET consecutive_failures = 3`)
+	p.minute(t)
+	taken := p.service.Taken()
+	if failing, fine := of(taken, cloudwatch.RefreshFailure, "v"), of(taken, cloudwatch.RefreshFailure, "never"); len(failing) != 0 || len(fine) != 1 {
+		t.Errorf("while it fails: %v; of another: %v", failing, fine)
+	}
+	p.db.Exec(t, `UPDATE materialized_view_refresh_state SET consecutive_failures = 0`)
+	p.minute(t)
+	if mended := of(p.service.Taken(), cloudwatch.RefreshFailure, "v"); len(mended) != 1 || mended[0].Values[0] != 0 {
+		t.Errorf("after a success: %v", mended)
+	}
+}
+
 func TestOptionalMetrics(t *testing.T) {
 	p := newPublisher(t, func(o *cloudwatch.Options) {
 		o.Metrics, o.PlainJobCountOf = cloudwatch.Optional, "v"

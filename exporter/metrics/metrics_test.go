@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
 	"github.com/matview/terraform-provider-matview/exporter/metrics"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
@@ -112,6 +113,7 @@ func TestNamesAreClean(t *testing.T) {
 	refreshed(t, pool)
 	reg := prometheus.NewPedanticRegistry()
 	metrics.NewCounters(reg).Init([]string{"fresh"})
+	cloudwatch.NewMetrics(reg)
 	problems, err := testutil.GatherAndLint(prometheus.Gatherers{reg, collector(pool)})
 	if err != nil {
 		t.Fatal(err)
@@ -225,4 +227,46 @@ func TestCounters(t *testing.T) {
 			t.Errorf("after a's schedule is gone: %s", name)
 		}
 	}
+}
+
+// TestDurationHistogram: native and classic in one, by method only.
+func TestDurationHistogram(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	c := metrics.NewCounters(reg)
+	c.Init([]string{"a", "b"})
+	c.Observe("a", "blocking", "succeeded", 70*time.Millisecond)
+	c.Observe("b", "blocking", "succeeded", 40*time.Second)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "matview_refresh_duration_seconds" {
+			continue
+		}
+		if len(f.Metric) != 1 || len(f.Metric[0].Label) != 1 || f.Metric[0].Label[0].GetName() != "method" {
+			t.Fatalf("series: %v", f.Metric)
+		}
+		h := f.Metric[0].GetHistogram()
+		if len(h.GetPositiveSpan()) == 0 || h.GetSampleCount() != 2 {
+			t.Errorf("no native histogram: %v", h)
+		}
+		for _, b := range h.GetBucket() {
+			want := uint64(0)
+			if b.GetUpperBound() >= 0.07 {
+				want = 1
+			}
+			if b.GetUpperBound() >= 40 {
+				want = 2
+			}
+			if b.GetCumulativeCount() != want {
+				t.Errorf("bucket %v has %d, want %d", b.GetUpperBound(), b.GetCumulativeCount(), want)
+			}
+		}
+		if len(h.GetBucket()) == 0 {
+			t.Error("no classic buckets")
+		}
+		return
+	}
+	t.Error("no histogram")
 }

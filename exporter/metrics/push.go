@@ -1,11 +1,13 @@
 package metrics
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -24,30 +26,54 @@ import (
 // what stays true is pushed: timestamps and not ages. Prometheus knows the age
 // from matview_data_as_of_timestamp_seconds.
 type Pusher struct {
-	URL string
-	Job string
-	// Client is nil for http.DefaultClient.
-	Client *http.Client
+	url  string // without the credentials, which errors would show
+	job  string
+	user *url.Userinfo
+}
+
+// NewPusher checks where to push to: an address may have a name and a password,
+// as in https://user:password@host.
+func NewPusher(address, job string) (*Pusher, error) {
+	if job == "" {
+		return nil, errors.New("--push.job must not be empty")
+	}
+	if !strings.Contains(address, "://") {
+		address = "http://" + address
+	}
+	to, err := url.Parse(address)
+	if err != nil || to.Host == "" || to.Scheme != "http" && to.Scheme != "https" {
+		return nil, errors.New("--push.gateway-url is no URL of a Pushgateway, such as http://localhost:9091 (what a password has of %, /, ?, # or @ must be percent-encoded)")
+	}
+	p := &Pusher{job: job, user: to.User}
+	to.User = nil
+	p.url = to.String()
+	return p, nil
 }
 
 // frozen are the gauges that would be wrong a moment after they were pushed.
 var frozen = map[string]bool{"matview_staleness_seconds": true, "matview_stale": true, "matview_refresh_in_progress": true}
 
 // Push replaces the groups of the views by what freshness says of them, which
-// has the last success also after a failure.
+// has the last success also after a failure. A view that the gateway refuses does
+// not keep the others back; a gateway that does not answer is asked only once.
 func (p *Pusher) Push(ctx context.Context, views []freshness.View) error {
-	var problems []error
-	for _, v := range views {
-		if ctx.Err() != nil {
-			return errors.Join(append(problems, fmt.Errorf("push to the Pushgateway: %w", context.Cause(ctx)))...)
-		}
+	var first error
+	refused := 0
+	for i, v := range views {
 		view := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return pushed(v), nil })
-		name := strings.ToValidUTF8(v.Name, "\uFFFD")
-		if err := p.pusher(view).Grouping("view", name).PushContext(ctx); err != nil {
-			problems = append(problems, pushError(err))
+		err := p.pusher(view).Grouping("view", label(v.Name)).PushContext(ctx)
+		if transport := (*url.Error)(nil); errors.As(err, &transport) {
+			return fmt.Errorf("push to the Pushgateway: %d of %d views are not pushed: %w", len(views)-i+refused, len(views), err)
+		}
+		if err != nil {
+			refused++
+			first = cmp.Or(first, err)
 		}
 	}
-	return errors.Join(append(problems, p.run(ctx, true))...)
+	if first != nil {
+		first = fmt.Errorf("push to the Pushgateway: %d of %d views are not pushed: %w", refused, len(views), first)
+	}
+	return errors.Join(first, p.run(ctx, true))
 }
 
 // Away tells that the run could not read the database. It adds to what was
@@ -60,15 +86,19 @@ func (p *Pusher) run(ctx context.Context, up bool) error {
 	gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "matview_up", Help: upHelp})
 	gauge.Set(*flag(up))
 	reg.MustRegister(gauge)
-	return pushError(p.pusher(reg).AddContext(ctx)) // POST: other families of the group stay
+	if err := p.pusher(reg).AddContext(ctx); err != nil { // POST: other families of the group stay
+		return fmt.Errorf("push to the Pushgateway: %w", err)
+	}
+	return nil
 }
 
 func (p *Pusher) pusher(g prometheus.Gatherer) *push.Pusher {
-	client := p.Client
-	if client == nil {
-		client = http.DefaultClient
+	to := push.New(p.url, p.job).Gatherer(g).Client(bounded{http.DefaultClient}).Format(expfmt.NewFormat(expfmt.TypeTextPlain))
+	if p.user != nil {
+		password, _ := p.user.Password()
+		to.BasicAuth(p.user.Username(), password)
 	}
-	return push.New(p.URL, p.Job).Gatherer(g).Client(bounded{client}).Format(expfmt.NewFormat(expfmt.TypeTextPlain))
+	return to
 }
 
 // pushed are the gauges of one view, without the label that its group has.
@@ -80,13 +110,6 @@ func pushed(v freshness.View) []*dto.MetricFamily {
 		}
 	}
 	return families
-}
-
-func pushError(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("push to the Pushgateway: %w", err)
 }
 
 // bounded is a client whose answers end: an error page may be of any length and

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6/tf6server"
 
 	"github.com/matview/terraform-provider-matview/internal/terraformcli"
@@ -111,19 +113,27 @@ func (f fact) Read(ctx context.Context, _ datasource.ReadRequest, resp *datasour
 	}
 }
 
-// serve starts the provider in this process, and returns the variable by which
-// Terraform finds it.
-func serve(t *testing.T) string {
+// serve starts the providers in this process, and returns the variable by which
+// Terraform finds them.
+func serve(t *testing.T, providers map[string]func() tfprotov6.ProviderServer) string {
+	t.Helper()
+	var all []string
+	for source, p := range providers {
+		all = append(all, serveOne(t, "registry.terraform.io/"+source, p))
+	}
+	return "TF_REATTACH_PROVIDERS={" + strings.Join(all, ", ") + "}"
+}
+
+func serveOne(t *testing.T, source string, server func() tfprotov6.ProviderServer) string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	reattach, closed := make(chan *plugin.ReattachConfig), make(chan struct{})
-	const source = "registry.terraform.io/hashicorp/aws"
 	go func() {
-		_ = tf6server.Serve(source, providerserver.NewProtocol6(aws{}), tf6server.WithDebug(ctx, reattach, closed), tf6server.WithoutLogStderrOverride())
+		_ = tf6server.Serve(source, server, tf6server.WithDebug(ctx, reattach, closed), tf6server.WithoutLogStderrOverride())
 	}()
 	config := <-reattach
 	t.Cleanup(func() { cancel(); <-closed })
-	return fmt.Sprintf(`TF_REATTACH_PROVIDERS={%q: {"Protocol": %q, "ProtocolVersion": 6, "Pid": %d, "Test": true, "Addr": {"Network": %q, "String": %q}}}`,
+	return fmt.Sprintf(`%q: {"Protocol": %q, "ProtocolVersion": 6, "Pid": %d, "Test": true, "Addr": {"Network": %q, "String": %q}}`,
 		source, config.Protocol, config.Pid, config.Addr.Network(), config.Addr.String())
 }
 
@@ -131,6 +141,12 @@ func serve(t *testing.T) string {
 // each of its resources, by its address there. What it applied it plans again,
 // which must find nothing to do. Without TF_ACC the test is skipped.
 func Apply(t *testing.T, config string) (resources map[string]map[string]any, output string, err error) {
+	t.Helper()
+	return ApplyWith(t, config, nil)
+}
+
+// ApplyWith is Apply with more providers, by their sources.
+func ApplyWith(t *testing.T, config string, more map[string]func() tfprotov6.ProviderServer) (resources map[string]map[string]any, output string, err error) {
 	t.Helper()
 	if os.Getenv("TF_ACC") == "" {
 		t.Skip("TF_ACC is not set")
@@ -143,7 +159,9 @@ func Apply(t *testing.T, config string) (resources map[string]map[string]any, ou
 	if err := os.WriteFile(filepath.Join(dir, "main.tf"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	environment := append(os.Environ(), "TF_CLI_CONFIG_FILE="+os.DevNull, "CHECKPOINT_DISABLE=1", serve(t))
+	providers := map[string]func() tfprotov6.ProviderServer{"hashicorp/aws": providerserver.NewProtocol6(aws{})}
+	maps.Copy(providers, more)
+	environment := append(os.Environ(), "TF_CLI_CONFIG_FILE="+os.DevNull, "CHECKPOINT_DISABLE=1", serve(t, providers))
 	run := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), terraform, args...)
 		cmd.Dir, cmd.Env = dir, environment

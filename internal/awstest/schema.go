@@ -28,6 +28,10 @@ var kinds = []stored{
 	{name: "_cloudwatch_composite_alarm", named: "alarm_name", computed: []string{"id", "arn"}, attributes: map[string]schema.Attribute{
 		"alarm_name": required, "alarm_rule": required, "alarm_description": optional, "alarm_actions": texts, "ok_actions": texts,
 		"actions_enabled": schema.BoolAttribute{Optional: true}, "id": computed, "arn": computed,
+	}, blocks: map[string]schema.Block{
+		"actions_suppressor": schema.ListNestedBlock{NestedObject: schema.NestedBlockObject{Attributes: map[string]schema.Attribute{
+			"alarm": required, "wait_period": schema.Int64Attribute{Required: true}, "extension_period": schema.Int64Attribute{Required: true},
+		}}},
 	}},
 	{name: "_cloudwatch_dashboard", named: "dashboard_name", computed: []string{"id", "dashboard_arn"}, attributes: map[string]schema.Attribute{
 		"dashboard_name": required, "dashboard_body": required, "id": computed, "dashboard_arn": computed,

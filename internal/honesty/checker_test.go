@@ -26,9 +26,10 @@ import (
 // One view at a time: a checker that holds the lock of one view while it waits
 // for another's would deadlock with refreshes of views over views.
 type checker struct {
-	url   string
-	truth *truth
-	views []*view
+	url    string
+	truth  *truth
+	rarely *truth
+	views  []*view
 
 	mu     sync.Mutex
 	counts map[string]*tally
@@ -43,8 +44,8 @@ type tally struct {
 	unknown  map[string]int
 }
 
-func newChecker(url string, truth *truth, views []*view) *checker {
-	c := &checker{url: url, truth: truth, views: views, counts: map[string]*tally{}, lied: make(chan struct{})}
+func newChecker(url string, truth, rarely *truth, views []*view) *checker {
+	c := &checker{url: url, truth: truth, rarely: rarely, views: views, counts: map[string]*tally{}, lied: make(chan struct{})}
 	for _, v := range views {
 		c.counts[v.name] = &tally{unknown: map[string]int{}}
 	}
@@ -159,7 +160,11 @@ func (c *checker) judge(v *view, s sight) {
 		c.judgeForeign(v, s)
 	default:
 		count.verified++
-		if must := c.truth.at(*s.AsOf); s.N == nil || *s.N < must.n {
+		truth := c.truth
+		if v.rare {
+			truth = c.rarely
+		}
+		if must := truth.at(*s.AsOf); s.N == nil || *s.N < must.n {
 			c.lie(v, s, fmt.Sprintf("it must hold bump %d, which was visible at %s, %s before its as-of",
 				must.n, stamp(&must.at), s.AsOf.Sub(must.at)))
 		}
@@ -182,13 +187,25 @@ func (c *checker) judgeForeign(v *view, s sight) {
 const maxLies = 5
 
 func (c *checker) lie(v *view, s sight, why string) {
+	c.keep(fmt.Sprintf("at %s, %s: %s\n\tas-of %s, recorded %s, refreshed %s, holds bump %s, populated %v, stale reason %s",
+		stamp(&s.Now), v.name, why, stamp(s.AsOf), stamp(s.Recorded), stamp(s.RefreshedA), number(s.N), s.Populated, text(s.Reason)))
+}
+
+// keep is called with mu held.
+func (c *checker) keep(lie string) {
 	if len(c.lies) == 0 {
 		close(c.lied)
 	}
 	if len(c.lies) < maxLies {
-		c.lies = append(c.lies, fmt.Sprintf("at %s, %s: %s\n\tas-of %s, recorded %s, refreshed %s, holds bump %s, populated %v, stale reason %s",
-			stamp(&s.Now), v.name, why, stamp(s.AsOf), stamp(s.Recorded), stamp(s.RefreshedA), number(s.N), s.Populated, text(s.Reason)))
+		c.lies = append(c.lies, lie)
 	}
+}
+
+// report is for a broken promise that an event has found.
+func (c *checker) report(lie string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keep(lie)
 }
 
 func (c *checker) found() []string {

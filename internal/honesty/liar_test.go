@@ -131,7 +131,7 @@ func (w *world) rageAnew(t *testing.T, s storm) (events int) {
 	t.Helper()
 	w.exec(t, w.superURL(), "TRUNCATE materialized_view_refresh_state, materialized_view_refresh_log")
 	w.exec(t, w.superURL(), "REFRESH MATERIALIZED VIEW chain1")
-	w.checker, w.journal = newChecker(w.superURL(), w.truth, w.views), &journal{}
+	w.checker, w.journal = newChecker(w.superURL(), w.truth, w.rarely, w.views), &journal{}
 	end := w.begin(t.Context())
 	defer end()
 	return s.rage(t.Context(), w)

@@ -121,7 +121,8 @@ func exporterRefreshFrozen(ctx context.Context, w *world, e *event) error {
 func scheduleChanged(ctx context.Context, w *world, e *event) error {
 	return w.session(ctx, e, func(s *session) error {
 		method := oneOf(e, "auto", "auto", "blocking", "concurrently", "swap")
-		if e.view.unique == "" && method == "concurrently" {
+		// What could never be done would leave the view stale after the storm.
+		if e.view.unique == "" && method == "concurrently" || !e.view.leaf && method == "swap" {
 			method = "auto"
 		}
 		return s.exec(`UPDATE materialized_view_refresh_schedule SET every = $2, method = $3 WHERE view_name = $1`,

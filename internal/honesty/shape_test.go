@@ -17,6 +17,7 @@ var shapeKinds = []kind{
 	{name: "view in another schema and back", weight: 6, run: moved, on: func(v *view) bool { return v.leaf && v.name != quoted }},
 	{name: "view altered", weight: 12, run: altered},
 	{name: "base truncated and filled", weight: 10, run: truncated},
+	{name: "partition exchanged", weight: 8, run: exchanged},
 	{name: "base rewritten", weight: 6, run: rewritten},
 	{name: "default isolation changed", weight: 4, run: defaultIsolation},
 	{name: "log dropped and created", weight: 2, run: logRecreated},
@@ -109,6 +110,24 @@ func truncated(ctx context.Context, w *world, e *event) error {
 			return err
 		}
 		return s.all("INSERT INTO ticks SELECT n FROM heartbeat", e.finish())
+	})
+}
+
+// exchanged puts another table with the last bump in the place of a partition.
+func exchanged(ctx context.Context, w *world, e *event) error {
+	return w.asOwner(ctx, func(s *session) error {
+		other, remainder := fmt.Sprintf("other_%d", e.number), fmt.Sprint(e.IntN(3))
+		name := "ticks_" + remainder
+		if err := s.all("BEGIN", "LOCK TABLE heartbeat IN EXCLUSIVE MODE", "CREATE TABLE "+other+" (n bigint NOT NULL)",
+			"INSERT INTO "+other+" SELECT n FROM heartbeat WHERE satisfies_hash_partition('ticks'::regclass, 3, "+remainder+", n)",
+			"ALTER TABLE ticks DETACH PARTITION "+name); err != nil {
+			return err
+		}
+		if err := s.hold(e.upTo(100 * time.Millisecond)); err != nil {
+			return err
+		}
+		return s.all("DROP TABLE "+name, "ALTER TABLE "+other+" RENAME TO "+name,
+			"ALTER TABLE ticks ATTACH PARTITION "+name+" FOR VALUES WITH (MODULUS 3, REMAINDER "+remainder+")", e.finish())
 	})
 }
 

@@ -21,7 +21,7 @@ type kind struct {
 
 // kinds are all that happens. An event may fail, and in a storm many do; each
 // kind must succeed now and then.
-var kinds = slices.Concat(refreshKinds, handKinds, lockKinds, shapeKinds, weatherKinds)
+var kinds = slices.Concat(refreshKinds, skipKinds, handKinds, lockKinds, shapeKinds, weatherKinds)
 
 // event is one of a storm. It draws from a source of its own, so that what it
 // does depends on the seed and its number only.
@@ -34,6 +34,8 @@ type event struct {
 
 func newEvent(seed uint64, number int, kinds []kind, views []*view) *event {
 	e := &event{Rand: rand.New(rand.NewPCG(seed, uint64(number))), number: number}
+	// Some happen to views only that this server cannot have.
+	kinds = slices.DeleteFunc(slices.Clone(kinds), func(k kind) bool { return k.on != nil && !slices.ContainsFunc(views, k.on) })
 	sum := 0
 	for _, k := range kinds {
 		sum += k.weight

@@ -26,6 +26,7 @@ type view struct {
 	every   string // its schedule, "" for none
 	leaf    bool   // nothing reads it: it can be dropped, and moved away
 	foreign bool   // other programs write its log row
+	rare    bool   // it carries the rare heartbeat, and its schedule skips
 }
 
 func (v *view) createSQL(with string) string {
@@ -38,8 +39,16 @@ func (v *view) createSQL(with string) string {
 
 const quoted = `"Other Schema"."View ""1"" of it"`
 
-// views are in the order of their dependencies.
-func views() []*view {
+// views are in the order of their dependencies. Of those that skip there are some
+// where the server can tell what has changed.
+func views(version int) []*view {
+	if version >= 150000 {
+		return append(alwaysChanging(), rarelyChanging()...)
+	}
+	return alwaysChanging()
+}
+
+func alwaysChanging() []*view {
 	return []*view{
 		{name: "chain1", query: "SELECT id, n FROM heartbeat", unique: "id", every: "1 second"},
 		{name: "chain2", query: "SELECT id, n FROM chain1", unique: "id", every: "1 second"},
@@ -52,6 +61,14 @@ func views() []*view {
 		{name: quoted, key: quoted, query: "SELECT id, n FROM public.heartbeat", unique: "id", every: "1 second", leaf: true},
 		{name: "by_hand", query: "SELECT id, n FROM heartbeat", leaf: true},
 		{name: "shared", query: "SELECT id, n FROM heartbeat", unique: "id", every: "3 seconds", leaf: true, foreign: true},
+	}
+}
+
+func rarelyChanging() []*view {
+	return []*view{
+		{name: "rarely", query: "SELECT id, n FROM rare_plain", unique: "id", every: "1 second", rare: true},
+		{name: "rarely_alone", query: "SELECT id, n FROM rare", every: "1 second", leaf: true, rare: true},
+		{name: "over_rarely", query: "SELECT r.id, least(r.n, u.n) AS n FROM rarely AS r JOIN rare AS u USING (id)", unique: "id", every: "1 second", leaf: true, rare: true},
 	}
 }
 
@@ -80,6 +97,9 @@ BEGIN
     END LOOP;
 END $$;
 CREATE VIEW heartbeat_plain AS SELECT id, n FROM heartbeat;
+CREATE TABLE rare (id int PRIMARY KEY, n bigint NOT NULL);
+INSERT INTO rare VALUES (1, 0);
+CREATE VIEW rare_plain AS SELECT id, n FROM rare;
 CREATE SCHEMA "Other Schema";
 CREATE SCHEMA elsewhere;`
 
@@ -91,6 +111,7 @@ type world struct {
 	server  *postgrestest.Server
 	views   []*view
 	truth   *truth
+	rarely  *truth // of the rare heartbeat
 	writer  *writer
 	checker *checker
 	journal *journal
@@ -140,8 +161,8 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{server: server, truth: &truth{}, journal: &journal{}}
-	for _, v := range views() {
+	w := &world{server: server, truth: &truth{}, rarely: &truth{}, journal: &journal{}}
+	for _, v := range views(postgrestest.Version(t)) {
 		if v.key == "" {
 			v.key = v.name
 		}
@@ -149,7 +170,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.setUp(t)
 	w.writer = &writer{url: w.ownerSocketURL(), truth: w.truth}
-	w.checker = newChecker(w.superURL(), w.truth, w.views)
+	w.checker = newChecker(w.superURL(), w.truth, w.rarely, w.views)
 	return w
 }
 
@@ -157,6 +178,8 @@ func (w *world) setUp(t *testing.T) {
 	t.Helper()
 	ctx := t.Context()
 	w.exec(t, w.socketURL("postgres", "postgres"), "CREATE ROLE "+owner+" LOGIN PASSWORD 'honest'")
+	// To tell that nothing has changed, it must see what the others do.
+	w.exec(t, w.socketURL("postgres", "postgres"), "GRANT pg_read_all_stats TO "+owner)
 	w.exec(t, w.socketURL("postgres", "postgres"), "CREATE DATABASE "+database+" OWNER "+owner)
 	conn, err := connect(ctx, w.ownerSocketURL(), "setup")
 	if err != nil {
@@ -174,7 +197,7 @@ func (w *world) setUp(t *testing.T) {
 			sql += "CREATE VIEW " + v.name + "_plain AS SELECT id, n FROM " + v.name + ";"
 		}
 		if v.every != "" {
-			sql += fmt.Sprintf("INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES (%s, '%s');", literal(v.key), v.every)
+			sql += fmt.Sprintf("INSERT INTO materialized_view_refresh_schedule (view_name, every, skip_unchanged) VALUES (%s, '%s', %t);", literal(v.key), v.every, v.rare)
 		}
 	}
 	if _, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {

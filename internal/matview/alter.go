@@ -56,7 +56,13 @@ func SetOwner(ctx context.Context, tx pgx.Tx, name Name, owner string) error {
 
 // SetIndexes makes the indexes of a view those in want, and no others. It
 // builds anew the ones in changed. All are built, while readers go on, before
-// any is dropped, for which readers wait until tx ends.
+// any is dropped, for which readers wait until tx ends; see [LockOutReaders].
+//
+// They are not built CONCURRENTLY, which would serve nobody better. That is for
+// tables that are written to meanwhile: it takes SHARE UPDATE EXCLUSIVE in place
+// of SHARE, and the only writer of a materialized view, REFRESH, takes EXCLUSIVE
+// or ACCESS EXCLUSIVE, which wait for both; readers wait for neither. But it scans
+// twice, waits for every older transaction, and cannot be undone with the rest.
 func SetIndexes(ctx context.Context, tx pgx.Tx, view *View, want map[string]Index, changed []string) error {
 	kept := map[string]bool{}
 	replaced := map[string]string{} // name to the name that its successor is built under
@@ -82,6 +88,11 @@ func SetIndexes(ctx context.Context, tx pgx.Tx, view *View, want map[string]Inde
 			as = aside
 		}
 		if err := createIndex(ctx, tx, view.Name, name, as, want[name]); err != nil {
+			return err
+		}
+	}
+	if len(drop) > 0 {
+		if err := LockOutReaders(ctx, tx, view, Patience); err != nil {
 			return err
 		}
 	}

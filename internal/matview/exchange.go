@@ -134,7 +134,16 @@ func isPassing(err error) bool {
 func (s Swap) tryExchange(ctx context.Context, tx pgx.Tx, t twin, d dressed) error {
 	doing := func(err error) error { return fmt.Errorf("exchange %s for its successor: %w", s.View.Name, err) }
 	old := Name{Schema: s.View.Name.Schema, Relation: randomName()}
-	lock := []string{"SET LOCAL lock_timeout = '" + exchangeTimeout + "'", "SET LOCAL search_path = ''"}
+	const brief = "SET LOCAL lock_timeout = '" + exchangeTimeout + "'"
+	if s.Exchanging != nil {
+		if err := execute(ctx, tx, brief); err != nil {
+			return doing(err)
+		}
+		if err := s.Exchanging(ctx); err != nil {
+			return doing(err)
+		}
+	}
+	lock := []string{brief, "SET LOCAL search_path = ''"}
 	for _, v := range d.dependents {
 		// To the owner that it has: that changes nothing, but takes the lock.
 		lock = append(lock, "ALTER VIEW "+v.Name+" OWNER TO "+postgres.QuoteIdent(v.Owner))

@@ -75,6 +75,17 @@ func (x Index) Equal(y Index) bool {
 		x.NullsNotDistinct == y.NullsNotDistinct && maps.Equal(x.Parameters, y.Parameters) && x.Tablespace == y.Tablespace
 }
 
+// SameText is Equal but for the layout of the SQL in it; see [SameText]. No
+// semicolon may stand in it.
+func (x Index) SameText(y Index) bool {
+	same := func(a, b string) bool { return SameText(a, b) && !strings.Contains(a+b, ";") }
+	if !slices.EqualFunc(x.Keys, y.Keys, same) || x.Where != y.Where && !same(x.Where, y.Where) {
+		return false
+	}
+	x.Keys, x.Where = y.Keys, y.Where
+	return x.Equal(y)
+}
+
 // createIndex builds the index name of view under the name as. Readers of the
 // view go on, a refresh waits until tx ends.
 func createIndex(ctx context.Context, tx pgx.Tx, view Name, name, as string, x Index) error {

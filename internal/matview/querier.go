@@ -27,6 +27,9 @@ func executeOn(ctx context.Context, conn *pgconn.PgConn, sql string) error {
 // executeAll is [execute] for several statements in one round trip. It returns
 // the index of the one that failed.
 func executeAll(ctx context.Context, tx pgx.Tx, statements []string) (failed int, err error) {
+	if len(statements) == 0 { // also on a connection that is gone: there would be none that failed
+		return 0, nil
+	}
 	batch := &pgconn.Batch{}
 	for _, sql := range statements {
 		batch.ExecParams(sql, nil, nil, nil, nil)

@@ -100,6 +100,11 @@ func SetStorage(ctx context.Context, tx pgx.Tx, view *View, want Storage) error 
 			actions = append(actions, "SET ("+parameterList(want.Parameters)+")")
 		}
 	}
+	if want.AccessMethod != "" && want.AccessMethod != view.Storage.AccessMethod || want.Tablespace != "" && want.Tablespace != view.Storage.Tablespace {
+		if err := LockOutReaders(ctx, tx, view, Patience); err != nil {
+			return err
+		}
+	}
 	for _, action := range actions {
 		if err := execute(ctx, tx, "ALTER MATERIALIZED VIEW "+view.Name.SQL()+" "+action); err != nil {
 			return fmt.Errorf("change how materialized view %s is stored (%s): %w", view.Name, action, err)

@@ -46,6 +46,11 @@ type Swap struct {
 	// yet: the place to read what depends on the data.
 	Filled func(ctx context.Context, twin Name, oid uint32) error
 
+	// Exchanging is called in each attempt at the exchange, before it locks the view:
+	// the place to lock what is written after it, under the same short lock_timeout,
+	// since readers wait until that is written. An attempt that fails gives it back.
+	Exchanging func(ctx context.Context) error
+
 	// Waited, if not nil, grows by the time spent waiting for others' locks.
 	Waited *time.Duration
 }
@@ -174,11 +179,8 @@ func (s Swap) populate(ctx context.Context, tx pgx.Tx, t *twin, definition strin
 }
 
 // pinTablespace sets where relations go that name no tablespace; "" is the
-// database's.
+// database's. The setting is a name, not a list of SQL, so it takes no quotes.
 func pinTablespace(ctx context.Context, tx pgx.Tx, tablespace string) error {
-	if tablespace != "" {
-		tablespace = postgres.QuoteIdent(tablespace)
-	}
 	if _, err := tx.Exec(ctx, "SELECT set_config('default_tablespace', $1, true)", tablespace); err != nil {
 		return fmt.Errorf("choose tablespace %s: %w", tablespace, err)
 	}

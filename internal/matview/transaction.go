@@ -3,6 +3,7 @@ package matview
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -10,6 +11,10 @@ import (
 
 // LockTimeout is how long a change of a view waits for a lock, as PostgreSQL writes it.
 const LockTimeout = "30s"
+
+// Patience is how long a change goes on asking for a lock in short attempts: as long
+// as [LockTimeout], which is for one wait.
+const Patience = 30 * time.Second
 
 // Begin begins the transaction in which a view is changed: READ COMMITTED, so
 // that the clock read before a statement is before its snapshot, whatever the

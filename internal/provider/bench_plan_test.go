@@ -4,11 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
-	osexec "os/exec"
-	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -139,60 +135,6 @@ func serveEcho(b *testing.B) string {
 		b.Fatal(err)
 	}
 	return "TF_REATTACH_PROVIDERS=" + string(data)
-}
-
-// workspace is a folder for terraform, which finds the provider built there.
-type workspace struct {
-	dir string
-	env []string
-}
-
-func newWorkspace(b *testing.B, url, config string) workspace {
-	b.Helper()
-	dir := b.TempDir()
-	build := osexec.CommandContext(b.Context(), "go", "build", "-o", filepath.Join(dir, "terraform-provider-matview"), "../..")
-	if out, err := build.CombinedOutput(); err != nil {
-		b.Fatalf("%v\n%s", err, out)
-	}
-	cli := filepath.Join(dir, "terraformrc")
-	files := map[string]string{
-		cli:                           fmt.Sprintf("provider_installation {\n  dev_overrides {\n    \"matview/matview\" = %q\n  }\n}\n", dir),
-		filepath.Join(dir, "main.tf"): config,
-	}
-	for path, text := range files {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			b.Fatal(err)
-		}
-	}
-	pg, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		b.Fatal(err)
-	}
-	c := pg.ConnConfig
-	return workspace{dir: dir, env: append(os.Environ(), "TF_CLI_CONFIG_FILE="+cli, "CHECKPOINT_DISABLE=1", "TF_IN_AUTOMATION=1", "PGHOST="+c.Host, fmt.Sprintf("PGPORT=%d", c.Port),
-		"PGDATABASE="+c.Database, "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGSSLMODE=disable")}
-}
-
-func (w workspace) run(b *testing.B, args ...string) string {
-	b.Helper()
-	cmd := osexec.CommandContext(b.Context(), "terraform", append(args, "-no-color")...)
-	cmd.Dir, cmd.Env = w.dir, w.env
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		b.Fatalf("terraform %v: %v\n%s", args, err, out)
-	}
-	return string(out)
-}
-
-func (w workspace) plan(b *testing.B) time.Duration {
-	b.Helper()
-	start := time.Now()
-	out := w.run(b, "plan")
-	took := time.Since(start)
-	if !strings.Contains(out, "No changes.") {
-		b.Fatalf("there are changes:\n%s", out)
-	}
-	return took
 }
 
 // watchConnections counts the provider's until what it returns is called, which

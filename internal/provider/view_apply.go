@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -104,10 +103,6 @@ func readBack(ctx context.Context, tx pgx.Tx, name matview.Name) (*matview.View,
 	return v, err
 }
 
-// swapPatience is matview.LockTimeout, which is for one wait where this is for
-// many short ones.
-const swapPatience = 30 * time.Second
-
 // viewChange is one update of a view.
 type viewChange struct {
 	client      *client
@@ -116,12 +111,18 @@ type viewChange struct {
 	newText     bool                     // of the definition
 	indexes     map[string]matview.Index // nil: not managed
 	indexesWere map[string]matview.Index
-	memory      viewMemory
+	// memory is of the view as it was planned: others may have changed it since.
+	memory viewMemory
+
+	// parsed has the hashes that the view and what it reads had when the planned
+	// text was last known to be its query.
+	parsed viewMemory
+	twin   *matview.View // that was made to replace the view, before it had its name
 }
 
 // apply brings the view to the plan in one transaction, and fills in what the
 // plan left unknown. behind are the tables whose rows could not follow a rename.
-func (c viewChange) apply(ctx context.Context) (memory viewMemory, behind []string, err error) {
+func (c *viewChange) apply(ctx context.Context) (memory viewMemory, behind []string, err error) {
 	to := c.plan.name()
 	swapped := false
 	err = c.client.inTransaction(ctx, func(tx pgx.Tx) error {
@@ -129,9 +130,13 @@ func (c viewChange) apply(ctx context.Context) (memory viewMemory, behind []stri
 		if err != nil {
 			return err
 		}
+		c.parsed = c.memory
 		replace, err := c.needsReplacement(ctx, tx, v)
 		if err != nil {
 			return err
+		}
+		if c.newText {
+			c.parsed = hashesOf(v) // which was read before the text was parsed
 		}
 		switch {
 		case replace && c.plan.OnDefinitionChange.ValueString() == onChangeSwap:
@@ -162,18 +167,9 @@ func (c viewChange) apply(ctx context.Context) (memory viewMemory, behind []stri
 	return memory, behind, err
 }
 
-func (c viewChange) readBack(ctx context.Context, tx pgx.Tx) (viewMemory, error) {
-	v, err := readBack(ctx, tx, c.plan.name())
-	if err != nil {
-		return viewMemory{}, err
-	}
-	c.plan.set(v)
-	return c.plan.remember(ctx, tx, v)
-}
-
 // needsReplacement compares once more: what the plan could not compare, it may
 // compare now.
-func (c viewChange) needsReplacement(ctx context.Context, tx pgx.Tx, v *matview.View) (bool, error) {
+func (c *viewChange) needsReplacement(ctx context.Context, tx pgx.Tx, v *matview.View) (bool, error) {
 	if !c.newText {
 		return false, nil
 	}
@@ -187,7 +183,7 @@ func (c viewChange) needsReplacement(ctx context.Context, tx pgx.Tx, v *matview.
 
 // replace drops the view and creates it again as it was, but for its definition
 // and its managed indexes; then it makes the other changes.
-func (c viewChange) replace(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
+func (c *viewChange) replace(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
 	kept, err := matview.Keep(ctx, tx, v, c.indexes == nil)
 	if err != nil {
 		return nil, err
@@ -211,6 +207,7 @@ func (c viewChange) replace(ctx context.Context, tx pgx.Tx, v *matview.View) (be
 	if err != nil {
 		return nil, err
 	}
+	c.parsed = hashesOf(created)
 	if err := kept.Restore(ctx, tx, created); err != nil {
 		return nil, err
 	}
@@ -225,7 +222,7 @@ func (c viewChange) replace(ctx context.Context, tx pgx.Tx, v *matview.View) (be
 
 // alter makes the changes that leave the view's rows alone. What is recorded of
 // its last refresh stays true.
-func (c viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
+func (c *viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
 	if !v.Populated && c.plan.WithData.ValueBool() {
 		// Before anything of the view is locked: see matview.Fill.
 		if err := c.fill(ctx, tx, v); err != nil {
@@ -265,7 +262,7 @@ func (c viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 }
 
 // fill populates a view that has lost its data, or never had any.
-func (c viewChange) fill(ctx context.Context, tx pgx.Tx, v *matview.View) error {
+func (c *viewChange) fill(ctx context.Context, tx pgx.Tx, v *matview.View) error {
 	population, err := refresh.BeginPopulation(ctx, tx, c.client.logSchema)
 	if err != nil {
 		return err
@@ -278,20 +275,26 @@ func (c viewChange) fill(ctx context.Context, tx pgx.Tx, v *matview.View) error 
 }
 
 // storage is all of what the plan asks for, and what v has for the rest.
-func (c viewChange) storage(v *matview.View) matview.Storage {
+func (c *viewChange) storage(v *matview.View) matview.Storage {
 	return v.Storage.With(c.plan.storage())
 }
 
 // swap replaces the view by one with the new definition, and makes the other
 // changes.
-func (c viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
+func (c *viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
 	var population refresh.Population
 	comment := c.plan.Comment.ValueString()
 	s := matview.Swap{
 		View: v, Definition: c.plan.Definition.ValueString(), ColumnNames: c.plan.columnNames(), Storage: c.plan.storage(), Comment: &comment,
-		NoData: !v.Populated && !c.plan.WithData.ValueBool(), Patience: swapPatience,
+		NoData: !v.Populated && !c.plan.WithData.ValueBool(), Patience: matview.Patience,
 		Started: func(ctx context.Context) error {
 			population, err = refresh.BeginPopulation(ctx, tx, c.client.logSchema)
+			return err
+		},
+		Filled: func(ctx context.Context, twin matview.Name, _ uint32) error {
+			if c.twin, err = readBack(ctx, tx, twin); err == nil {
+				c.parsed = hashesOf(c.twin)
+			}
 			return err
 		},
 	}
@@ -318,11 +321,12 @@ func (c viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behin
 
 // changedIndexes are those to build anew: their text was changed, or the index
 // is not the one that Terraform last saw.
-func (c viewChange) changedIndexes(v *matview.View) []string {
+func (c *viewChange) changedIndexes(v *matview.View) []string {
 	var changed []string
 	for _, x := range v.Indexes {
 		was, managed := c.indexesWere[x.Name]
-		if want, ok := c.indexes[x.Name]; ok && (!managed || !was.Equal(want)) {
+		seen := c.memory.Indexes[x.Name].Hash == x.Hash
+		if want, ok := c.indexes[x.Name]; ok && (!managed || !seen || !was.Equal(want)) {
 			changed = append(changed, x.Name)
 		}
 	}
@@ -330,13 +334,19 @@ func (c viewChange) changedIndexes(v *matview.View) []string {
 }
 
 // give gives the view the planned owner and name, for which readers wait.
-func (c viewChange) give(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
-	if owner := c.plan.Owner.ValueString(); owner != "" && owner != v.Owner {
+func (c *viewChange) give(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
+	owner, to := c.plan.Owner.ValueString(), c.plan.name()
+	newOwner := owner != "" && owner != v.Owner
+	if newOwner || to != v.Name {
+		if err := matview.LockOutReaders(ctx, tx, v, matview.Patience); err != nil {
+			return nil, err
+		}
+	}
+	if newOwner {
 		if err := matview.SetOwner(ctx, tx, v.Name, owner); err != nil {
 			return nil, err
 		}
 	}
-	to := c.plan.name()
 	if to == v.Name {
 		return nil, nil
 	}

@@ -2,15 +2,19 @@ package provider
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/hashicorp/terraform-plugin-testing/terraform"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
@@ -148,4 +152,78 @@ func TestScheduleMethodWarning(t *testing.T) {
 	if got := warnings(nil); got != 0 {
 		t.Errorf("%d warnings with an index, want 0", got)
 	}
+}
+
+// An invalid index is named at plan, and why it is to be built.
+func TestWarnInvalid(t *testing.T) {
+	db := viewDatabase(t)
+	db.Exec(t, "CREATE MATERIALIZED VIEW job_progress AS SELECT id, status FROM jobs; CREATE INDEX good ON job_progress (id)")
+	if _, err := db.Connect(t).Exec(t.Context(), `CREATE UNIQUE INDEX CONCURRENTLY "Broken one" ON job_progress (status)`); err == nil {
+		t.Fatal("the index was built")
+	}
+	v, err := matview.Read(t.Context(), db.Pool(t), matview.Name{Schema: "public", Relation: "job_progress"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var diags diag.Diagnostics
+	warnInvalid(v, &diags)
+	if len(diags) != 1 || diags[0].Severity() != diag.SeverityWarning || diags[0].Summary() != `Index "Broken one" of materialized view job_progress is invalid` ||
+		!strings.Contains(diags[0].Detail(), "CREATE INDEX CONCURRENTLY or REINDEX CONCURRENTLY that failed or is still running") {
+		t.Errorf("%v", diags)
+	}
+}
+
+// A view is moved to another tablespace and access method in place, there and
+// back, and stays as fresh as it was.
+func TestAccViewStorageMove(t *testing.T) {
+	if postgrestest.Version(t) < 150000 {
+		t.Skip("it takes PostgreSQL 15 to change an access method")
+	}
+	admin := postgrestest.New(t)
+	tablespace := "ts " + admin.Name
+	quoted := pgx.Identifier{tablespace}.Sanitize()
+	conn := admin.Connect(t)
+	for _, sql := range []string{"SET allow_in_place_tablespaces = on", "CREATE TABLESPACE " + quoted + " LOCATION ''"} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { // when the database that uses it has gone
+		if _, err := conn.Exec(context.WithoutCancel(t.Context()), "DROP TABLESPACE "+quoted); err != nil {
+			t.Error(err)
+		}
+	})
+	db := viewDatabase(t)
+	installTables(t, db)
+	db.Exec(t, "CREATE ACCESS METHOD heap2 TYPE TABLE HANDLER heap_tableam_handler")
+	config := func(definition, tablespace, method string) string {
+		return viewConfig(db, withDefinition(definition)+fmt.Sprintf("  tablespace = %q\n  access_method = %q\n  indexes = { i = { keys = [\"id\"], unique = true, tablespace = %q } }", tablespace, method, tablespace))
+	}
+	const one, two = "SELECT id FROM jobs", "SELECT id, name FROM jobs"
+	var oid string
+	remember := func(*terraform.State) error { oid = valueOf(t, db, "'job_progress'::regclass::oid"); return nil }
+	same := func(*terraform.State) error { return expect(t, db, "'job_progress'::regclass::oid", oid)(nil) }
+	at := func(want string) resource.TestCheckFunc {
+		return resource.ComposeAggregateTestCheckFunc(
+			expect(t, db, "SELECT string_agg(coalesce(spcname, '-') || ' ' || amname, ', ' ORDER BY relname) FROM pg_class AS c JOIN pg_am AS a ON a.oid = relam LEFT JOIN pg_tablespace AS s ON s.oid = reltablespace WHERE relname IN ('i', 'job_progress')", want),
+			expect(t, db, fresh, "fresh true"))
+	}
+	// An index in the database's own tablespace has none in its row: it names none.
+	plain := strings.Replace(config(one, "pg_default", "heap"), `, tablespace = "pg_default"`, "", 1)
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: plain, Check: remember},
+			{Config: config(one, tablespace, "heap2"), ConfigPlanChecks: viewUpdates, Check: resource.ComposeAggregateTestCheckFunc(same, at(tablespace+" btree, "+tablespace+" heap2"))},
+			{Config: config(one, tablespace, "heap2"), ConfigPlanChecks: noChanges},
+			{ // drift
+				PreConfig: func() { db.Exec(t, "ALTER MATERIALIZED VIEW job_progress SET TABLESPACE pg_default") },
+				Config:    config(one, tablespace, "heap2"), ConfigPlanChecks: viewUpdates, Check: same,
+			},
+			{Config: config(two, tablespace, "heap2"), ConfigPlanChecks: viewUpdates, Check: at(tablespace + " btree, " + tablespace + " heap2")},
+			{Config: config(two, tablespace, "heap2"), ConfigPlanChecks: noChanges},
+			{Config: plain, ConfigPlanChecks: viewUpdates, Check: at("- btree, - heap")},
+			{Config: plain, ConfigPlanChecks: noChanges},
+		},
+	})
 }

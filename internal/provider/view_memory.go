@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -65,10 +66,16 @@ func (memory viewMemory) save(ctx context.Context, private privateWriter, diags 
 	diags.Append(private.SetKey(ctx, memoryKey, data)...)
 }
 
+// hashesOf has what is remembered of the definition of v.
+func hashesOf(v *matview.View) viewMemory {
+	return viewMemory{DefinitionHash: v.DefinitionHash, SourcesHash: v.SourcesHash, Major: v.Major}
+}
+
 // remember reads what a view that was just created or changed is by the server's
 // own account. tx has locked the view, so none of this waits.
 func (m *viewModel) remember(ctx context.Context, db matview.DB, v *matview.View) (viewMemory, error) {
-	memory := viewMemory{DefinitionHash: v.DefinitionHash, SourcesHash: v.SourcesHash, Major: v.Major, view: v}
+	memory := hashesOf(v)
+	memory.view = v
 	canonical, err := matview.Definition(ctx, db, v.OID)
 	if err != nil {
 		return memory, err
@@ -79,6 +86,9 @@ func (m *viewModel) remember(ctx context.Context, db matview.DB, v *matview.View
 	}
 	indexes, err := matview.ReadIndexes(ctx, db, v.OID)
 	memory.rememberIndexes(v, indexes)
+	// One that somebody made meanwhile is for the next plan to find.
+	known := m.Indexes.Elements()
+	maps.DeleteFunc(memory.Indexes, func(name string, _ indexMemory) bool { return known[name] == nil })
 	return memory, err
 }
 

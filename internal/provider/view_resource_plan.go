@@ -45,6 +45,10 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	if resp.Diagnostics.HasError() || p.unchanged() {
 		return
 	}
+	if p.exists && p.keepText(ctx, &resp.Diagnostics) && p.unchanged() {
+		resp.Diagnostics.Append(resp.Plan.Set(ctx, &p.plan)...)
+		return
+	}
 	var err error
 	if p.pool, err = r.client.open(ctx); err != nil && !errors.Is(err, errUnknownConfig) {
 		addError(&resp.Diagnostics, "Cannot check the materialized view", err)
@@ -68,6 +72,31 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 func (p *viewPlan) unchanged() bool {
 	return p.exists && p.plan.sameText(p.state) && p.plan.Indexes.Equal(p.state.Indexes) &&
 		p.plan.Name.Equal(p.state.Name) && p.plan.Schema.Equal(p.state.Schema) && p.plan.Owner.Equal(p.state.Owner)
+}
+
+// keepText plans the text in the state where the planned one differs from it in
+// layout alone, as it does at every plan after a change of layout: Terraform
+// writes no state where nothing is planned. It tells whether it did.
+func (p *viewPlan) keepText(ctx context.Context, diags *diag.Diagnostics) (kept bool) {
+	definition := p.plan.Definition
+	if !definition.IsUnknown() && !definition.Equal(p.state.Definition) && p.plan.ColumnNames.Equal(p.state.ColumnNames) &&
+		matview.SameText(definition.ValueString(), p.state.Definition.ValueString()) {
+		p.plan.Definition, kept = p.state.Definition, true
+	}
+	if p.plan.Indexes.Equal(p.state.Indexes) || p.state.Indexes.IsNull() || p.plan.Indexes.IsNull() || !fullyKnown(ctx, p.plan.Indexes) {
+		return kept
+	}
+	before, planned := p.state.Indexes.Elements(), p.plan.Indexes.Elements()
+	was := p.state.indexes(ctx, diags)
+	for name, x := range p.plan.indexes(ctx, diags) {
+		if y, ok := was[name]; ok && !planned[name].Equal(before[name]) && x.SameText(y) {
+			planned[name], kept = before[name], true
+		}
+	}
+	value, d := types.MapValue(types.ObjectType{AttrTypes: indexTypes}, planned)
+	diags.Append(d...)
+	p.plan.Indexes = value
+	return kept
 }
 
 // owner warns where the view could not be given to the planned owner as things

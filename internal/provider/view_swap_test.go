@@ -179,7 +179,7 @@ func swapTo(ctx context.Context, c *client, definition string) error {
 			return err
 		}
 		var population refresh.Population
-		s := matview.Swap{View: v, Definition: definition, Patience: swapPatience, Started: func(ctx context.Context) error {
+		s := matview.Swap{View: v, Definition: definition, Patience: matview.Patience, Started: func(ctx context.Context) error {
 			population, err = refresh.BeginPopulation(ctx, tx, c.logSchema)
 			return err
 		}}

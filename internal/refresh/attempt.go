@@ -32,6 +32,7 @@ type attempt struct {
 	// not, and what the view read just before.
 	because string
 	counted *counted
+	chosen  choice // the latest, for the record of a failure
 
 	blocked  sync.Mutex
 	blockers string // who last held a lock that it waited for

@@ -90,12 +90,9 @@ func (r *Refresher) RecordUpstream(ctx context.Context, req Request, why *Upstre
 		return fmt.Errorf("refresh %s: %w", req.View, err)
 	}
 	defer attempt.end()
-	_, err = attempt.conn.Exec(ctx, "UPDATE "+r.history()+" SET reason = $2 WHERE id = $1", attempt.id, why.Error())
+	attempt.chosen.reason = why.Error()
 	attempt.conn.Release() // the failure is recorded on another
-	if err == nil {
-		err = r.recordFailure(ctx, attempt, why)
-	}
-	if err != nil {
+	if err := r.recordFailure(ctx, attempt, why); err != nil {
 		return fmt.Errorf("refresh %s: record that it was not refreshed: %w", attempt.view, err)
 	}
 	return fmt.Errorf("refresh %s: %w", attempt.view, why)

@@ -36,10 +36,17 @@ type recent struct {
 	Blocking   *time.Duration // also the first population
 	Swap       *time.Duration
 	Concurrent *concurrent
+	// Refused is that one of the last [remembered] should have been a swap and could
+	// not: a long reader, which keeps the two from being exchanged, lets a twin be
+	// built for nothing each time.
+	Refused bool
 }
 
 // recentRefreshes is how far back a measurement counts.
 const recentRefreshes = 20
+
+// remembered is for how many refreshes a refused swap is not tried again.
+const remembered = 5
 
 func (f facts) name() matview.Name { return matview.Name{Schema: f.Schema, Relation: f.Relation} }
 
@@ -56,28 +63,29 @@ SELECT c.oid, n.nspname::text, c.relname::text, pg_get_userbyid(c.relowner)::tex
                JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
                JOIN pg_class AS up ON up.oid = d.refobjid AND up.relkind IN ('v', 'm')
                WHERE r.ev_class = c.oid AND up.oid <> c.oid),
-       c.reltuples, h.blocking, h.swap, h.concurrently[1][1], h.concurrently[1][2], h.concurrently[1][3],
+       c.reltuples, h.blocking, h.swap, h.concurrently[1][1], h.concurrently[1][2], h.concurrently[1][3], h.refused,
        coalesce(pg_stat_get_xact_tuples_inserted(c.oid), 0), coalesce(pg_stat_get_xact_tuples_deleted(c.oid), 0), clock_timestamp()
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace,
 LATERAL (SELECT (array_agg(duration_ms ORDER BY started_at DESC) FILTER (WHERE method IN ('blocking', 'create', 'recreate')))[1] AS blocking,
                 (array_agg(duration_ms ORDER BY started_at DESC) FILTER (WHERE method = 'swap'))[1] AS swap,
                 (array_agg(ARRAY[duration_ms, rows_inserted, rows_deleted] ORDER BY started_at DESC)
-                     FILTER (WHERE method = 'concurrently' AND rows_inserted IS NOT NULL))[1:1] AS concurrently
-         FROM (SELECT * FROM %s WHERE view_name = $3 AND outcome = 'succeeded' AND trigger <> 'external'
+                     FILTER (WHERE method = 'concurrently' AND rows_inserted IS NOT NULL))[1:1] AS concurrently,
+                coalesce(bool_or(nth <= $5 AND reason LIKE '%%` + insteadOfSwap + `%%'), false) AS refused
+         FROM (SELECT *, row_number() OVER (ORDER BY started_at DESC) AS nth FROM %s WHERE view_name = $3 AND outcome = 'succeeded' AND trigger <> 'external'
                ORDER BY started_at DESC LIMIT $4) AS past) AS h
 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'm'`
 
 // queueFacts reads catalogs only; the view itself is neither read nor locked.
 func (a *attempt) queueFacts(batch *pgx.Batch) {
-	batch.Queue(fmt.Sprintf(factsSQL, a.history()), a.name.Schema, a.name.Relation, a.view, recentRefreshes)
+	batch.Queue(fmt.Sprintf(factsSQL, a.history()), a.name.Schema, a.name.Relation, a.view, recentRefreshes, remembered)
 }
 
 func scanFacts(row pgx.Row) (facts, error) {
 	var f facts
 	var blocking, swap, concurrently, inserted, deleted *int64
 	err := row.Scan(&f.OID, &f.Schema, &f.Relation, &f.Owner, &f.Populated, &f.UniqueIndex,
-		&f.MayRefresh, &f.ReadsViews, &f.Rows, &blocking, &swap, &concurrently, &inserted, &deleted, &f.Inserted, &f.Deleted, &f.Clock)
+		&f.MayRefresh, &f.ReadsViews, &f.Rows, &blocking, &swap, &concurrently, &inserted, &deleted, &f.Recent.Refused, &f.Inserted, &f.Deleted, &f.Clock)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return facts{}, &statedError{errors.New("there is no such materialized view"), postgres.UndefinedTable}
 	}

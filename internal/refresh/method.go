@@ -120,10 +120,16 @@ func (f facts) choose() choice {
 		return choice{method: Concurrently, reason: text}
 	case f.Recent.Swap != nil && *f.Recent.Swap >= last.Duration:
 		return choice{method: Concurrently, reason: fmt.Sprintf("%s, where the last swap took %s", text, short(*f.Recent.Swap))}
+	case f.Recent.Refused:
+		return choice{method: Concurrently, reason: fmt.Sprintf("%s, and one of the last %d refreshes could not be a swap", text, remembered)}
 	default:
 		return swap(text, Concurrently)
 	}
 }
+
+// insteadOfSwap is in the reason of a refresh that should have been a swap and
+// could not; see [recent].
+const insteadOfSwap = "instead of swap ("
 
 // concurrent is a concurrent refresh as the history has it.
 type concurrent struct {

@@ -39,6 +39,10 @@ func TestChoose(t *testing.T) {
 			facts{Populated: true, UniqueIndex: true, Rows: 1e6, Recent: recent{Concurrent: changed(9700*time.Millisecond, 480_000, 480_000), Swap: took(12 * time.Second)}},
 			choice{Concurrently, "the last concurrent refresh changed 48% of 1.0M rows and took 9.7 s, where the last swap took 12.0 s", ""},
 		},
+		{
+			facts{Populated: true, UniqueIndex: true, Rows: 1e6, Recent: recent{Concurrent: changed(9700*time.Millisecond, 480_000, 480_000), Refused: true}},
+			choice{Concurrently, "the last concurrent refresh changed 48% of 1.0M rows and took 9.7 s, and one of the last 5 refreshes could not be a swap", ""},
+		},
 		// Never analyzed; emptied.
 		{
 			facts{Populated: true, UniqueIndex: true, Rows: -1, Recent: recent{Concurrent: changed(time.Minute, 20_000, 0)}},

@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,6 +22,7 @@ type Population struct {
 	// asOf of every materialized view there is: which of them the new one reads
 	// is known only once it exists.
 	asOf map[uint32]upstream
+	made made
 }
 
 // BeginPopulation reads, in tx and before the statement that fills the view,
@@ -50,7 +52,10 @@ func BeginPopulation(ctx context.Context, tx pgx.Tx, schema string) (Population,
 	if err := tx.QueryRow(ctx, "SELECT clock_timestamp(), set_config('matview.own', txid_current()::text, true)").Scan(&p.StartedAt, nil); err != nil {
 		return p, err
 	}
-	return p, nil
+	if p.installed {
+		err = p.made.scan(tx.QueryRow(ctx, madeSQL))
+	}
+	return p, err
 }
 
 // RecordPopulation records in tx, the transaction that filled the view, one
@@ -77,9 +82,19 @@ func RecordPopulation(ctx context.Context, tx pgx.Tx, schema string, p Populatio
 		return false, fmt.Errorf("record the population of %s: %w", name, err)
 	}
 	done.asOf = oldest(p.StartedAt, p.asOf, after)
+	tables, err := scanTables(tx.Query(ctx, tablesSQL, oid))
+	if err != nil {
+		return false, fmt.Errorf("record the population of %s: %w", name, err)
+	}
+	warning := ""
+	var rewritten *rewrittenError
+	if errors.As(p.made.unchanged(tables), &rewritten) {
+		done.asOf, done.partial = nil, true
+		warning = fmt.Sprintf("of what time its data is cannot be told until it is refreshed: %s was truncated, rewritten, detached or replaced meanwhile, so that not all of it could be seen", rewritten.table)
+	}
 	batch := &pgx.Batch{}
 	record(batch, schema, view, done, outcome{
-		trigger: TriggerTerraform, method: Method(method), attemptedBy: "terraform", duration: done.finishedAt.Sub(done.startedAt),
+		trigger: TriggerTerraform, method: Method(method), warning: warning, attemptedBy: "terraform", duration: done.finishedAt.Sub(done.startedAt),
 	})
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return false, fmt.Errorf("record the population of %s: %w", name, recordError(err))

@@ -61,12 +61,16 @@ ON CONFLICT (view_name) DO UPDATE SET
 // The log's duration includes the wait for a lock, as its readers take what it
 // leaves of last_refreshed_at for the as-of.
 func record(batch *pgx.Batch, schema, view string, done refreshed, o outcome) {
-	duration := ceilMillis(done.finishedAt.Sub(done.startedAt))
+	duration := new(int64)
+	*duration = min(ceilMillis(done.finishedAt.Sub(done.startedAt)), math.MaxInt32)
+	if done.partial { // so that nobody makes an as-of of it
+		duration = nil
+	}
 	sql := fmt.Sprintf(recordSQL,
 		postgres.QuoteIdent(schema, "materialized_view_refresh_log"),
 		postgres.QuoteIdent(schema, "materialized_view_refresh_state"),
 		postgres.QuoteIdent(schema, "materialized_view_refresh_history"))
-	batch.Queue(sql, view, done.finishedAt, min(duration, math.MaxInt32), o.totalJobs, o.totalObjects,
+	batch.Queue(sql, view, done.finishedAt, duration, o.totalJobs, o.totalObjects,
 		string(o.method), o.reason, o.warning, done.asOf, o.lockWait.Milliseconds(), ceilMillis(o.duration), o.attempt,
 		o.trigger, done.startedAt, o.attemptedBy, done.oid, done.filenode, done.xmin, done.sizeBytes,
 		done.rowsInserted, done.rowsDeleted, o.counted)
@@ -89,6 +93,7 @@ func recordError(err error) error {
 const failedSQL = `
 WITH attempt AS (
     UPDATE %[2]s SET outcome = 'failed', finished_at = clock_timestamp(), error = $2, sqlstate = nullif($3, ''),
+        method = nullif($4, ''), reason = nullif($5, ''),
         duration_ms = (extract(epoch FROM clock_timestamp() - started_at) * 1000)::bigint
     WHERE id = $1 AND outcome = 'running'
     RETURNING view_name, started_at
@@ -107,7 +112,7 @@ var ErrTakenOver = errors.New("the attempt was recorded otherwise meanwhile")
 // recordFailure records in a transaction of its own, on any connection.
 func (r *Refresher) recordFailure(ctx context.Context, a *attempt, cause error) error {
 	sql := fmt.Sprintf(failedSQL, postgres.QuoteIdent(r.schema, "materialized_view_refresh_state"), r.history())
-	tag, err := r.pool.Exec(ctx, sql, a.id, postgres.Message(cause), sqlState(cause))
+	tag, err := r.pool.Exec(ctx, sql, a.id, postgres.Message(cause), sqlState(cause), string(a.chosen.method), a.chosen.reason)
 	if err != nil {
 		return fmt.Errorf("the failure could not be recorded: %w", err)
 	}

@@ -77,13 +77,12 @@ type Refresher struct {
 	schema      string
 	attemptedBy string
 	beat        *heartbeat
-	commitLag   time.Duration
 }
 
 // New makes a refresher that records in the tables of schema. attemptedBy names
 // this process in the history.
 func New(pool *pgxpool.Pool, schema, attemptedBy string) *Refresher {
-	return &Refresher{pool: pool, schema: schema, attemptedBy: attemptedBy, beat: newHeartbeat(pool, schema), commitLag: CommitLag}
+	return &Refresher{pool: pool, schema: schema, attemptedBy: attemptedBy, beat: newHeartbeat(pool, schema)}
 }
 
 // recordTimeout bounds the recording of a failure, which must happen also when
@@ -102,6 +101,9 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 		return Result{}, fmt.Errorf("refresh %s: %w", req.View, err)
 	}
 	defer attempt.end()
+	if req.Method != Auto {
+		attempt.chosen.method = req.Method
+	}
 	if req.SkipUnchanged != nil {
 		if result, skipped := attempt.unchanged(attempt.alive); skipped {
 			return result, nil
@@ -145,7 +147,7 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 			return Result{}, err
 		case chosen.instead != "" && isImpossible(err):
 			waited += result.LockWait
-			wanted = choice{method: chosen.instead, reason: fmt.Sprintf("instead of swap (%s), since %s", chosen.reason, postgres.Message(a.lockError(ctx, err, try)))}
+			wanted = choice{method: chosen.instead, reason: fmt.Sprintf(insteadOfSwap+"%s), since %s", chosen.reason, postgres.Message(a.lockError(ctx, err, try)))}
 		case try < lockTries && a.request.LockTimeout > 0 && isLocked(err):
 			if err := pause(ctx, min(a.request.LockTimeout, maxPause)); err != nil {
 				return Result{}, err
@@ -183,10 +185,14 @@ func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen
 		return Result{}, choice{}, err
 	}
 	result = Result{View: a.view, LockWait: time.Since(lockStart)}
+	if a.counted != nil && a.counted.view != facts.OID { // replaced while it waited for the lock
+		a.counted = nil
+	}
 	if chosen, err = choose(wanted, facts); err != nil {
 		return Result{}, choice{}, err
 	}
 	result.Method, result.Reason = chosen.method, a.whyRefreshed(chosen.reason)
+	a.chosen = choice{method: result.Method, reason: result.Reason}
 	var done refreshed
 	if chosen.method == Swap {
 		done, err = a.swap(ctx, tx, facts)

@@ -143,6 +143,9 @@ func TestConcurrentlyWithoutIndex(t *testing.T) {
 		t.Errorf("err = %v", err)
 	}
 	failedWith(t, pool, "55000")
+	if method := scan[string](t, pool, "SELECT coalesce(method, 'null') FROM materialized_view_refresh_history WHERE outcome = 'failed'"); method != "concurrently" {
+		t.Errorf("the failed attempt was by %s", method)
+	}
 	if got := mustRefresh(t, pool, manual("v", refresh.Auto)); got.Method != refresh.Swap {
 		t.Errorf("auto chose %s without a usable index or a measurement", got.Method)
 	}

@@ -13,6 +13,7 @@ import (
 // refreshed is what the database said about a view right after it was filled.
 type refreshed struct {
 	asOf       *time.Time // nil: unknown
+	partial    bool       // it saw a table by halves, and the as-of is unknown for that
 	startedAt  time.Time
 	finishedAt time.Time
 	oid        uint32

@@ -74,6 +74,7 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 			return nil
 		},
 	}
+	s.Exchanging = func(ctx context.Context) error { return a.lockRecord(ctx, tx) }
 	if s.Patience == 0 {
 		s.Patience = defaultPatience
 	}
@@ -94,6 +95,19 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 		}
 	}
 	return done, nil
+}
+
+// lockRecord locks the rows that record will write, in its order.
+func (a *attempt) lockRecord(ctx context.Context, tx pgx.Tx) error {
+	batch := &pgx.Batch{}
+	batch.Queue("SELECT FROM "+a.history()+" WHERE id = $1 FOR UPDATE", a.id)
+	for _, table := range []string{"materialized_view_refresh_log", "materialized_view_refresh_state"} {
+		batch.Queue("SELECT FROM "+postgres.QuoteIdent(a.schema, table)+" WHERE view_name = $1 FOR UPDATE", a.view)
+	}
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return recordError(err)
+	}
+	return nil
 }
 
 // isImpossible says that a swap failed for what another method may do without:

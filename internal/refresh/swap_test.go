@@ -2,6 +2,7 @@ package refresh_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
@@ -291,6 +293,11 @@ func TestAutoUnderLongReader(t *testing.T) {
 	if result.Method != refresh.Concurrently || !strings.HasPrefix(result.Reason, "instead of swap (the last concurrent refresh changed 67% of 3 rows and took 9.7 s), since swap: exchange job_progress for its successor: others held locks") {
 		t.Errorf("%s: %s", result.Method, result.Reason)
 	}
+	// It is not tried again at once.
+	db.Exec(t, "UPDATE materialized_view_refresh_history SET duration_ms = 9700, rows_inserted = 2, rows_deleted = 1 WHERE method = 'concurrently'")
+	if again := mustRefresh(t, pool, req); again.Method != refresh.Concurrently || !strings.HasSuffix(again.Reason, "took 9.7 s, and one of the last 5 refreshes could not be a swap") {
+		t.Errorf("%s: %s", again.Method, again.Reason)
+	}
 	if want := fmt.Sprintf("one is held by process %d (role postgres, idle in transaction, in a transaction since", reader.PgConn().PID()); !strings.Contains(result.Reason, want) {
 		t.Errorf("%s does not say %s", result.Reason, want)
 	}
@@ -302,6 +309,29 @@ func TestAutoUnderLongReader(t *testing.T) {
 	if postgres.SQLState(err) != postgres.LockNotAvailable {
 		t.Errorf("err = %v", err)
 	}
+}
+
+// Somebody who has the log's row locked holds the record up, but no reader: the
+// view is not exchanged before.
+func TestSwapWithLockedLog(t *testing.T) {
+	db := installed(t)
+	db.Exec(t, jobs)
+	pool := db.Pool(t)
+	mustRefresh(t, pool, manual("job_progress", refresh.Auto))
+	other := db.Connect(t)
+	if _, err := other.Exec(t.Context(), "BEGIN; UPDATE materialized_view_refresh_log SET total_jobs = 1"); err != nil {
+		t.Fatal(err)
+	}
+	req := manual("job_progress", refresh.Swap)
+	req.LockTimeout = 300 * time.Millisecond
+	var exchange *matview.ExchangeError
+	if _, err := refresh.New(pool, "public", "test").Refresh(t.Context(), req); !errors.As(err, &exchange) || !strings.Contains(err.Error(), "record it") {
+		t.Errorf("err = %v", err)
+	}
+	if _, err := other.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	mustRefresh(t, pool, req)
 }
 
 // While the twin is filled and indexed, the view is anybody's.

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"fmt"
@@ -23,6 +24,10 @@ type Skipping struct {
 	MaxLag time.Duration
 	// FullAfter is how long after the last refresh the next is made in any case.
 	FullAfter time.Duration
+	// Lag is the least lag of what a skip can prove, 0 for [CommitLag]. Less is only
+	// right where all who write to what the view reads have their changes counted
+	// before their commit is acknowledged, by pg_stat_force_next_flush.
+	Lag time.Duration
 }
 
 // CommitLag is the least lag of what a skip can prove. A session counts its
@@ -53,6 +58,7 @@ var fingerprintSQL string
 // before the snapshot of the last refresh, so that the view has at least the
 // changes that were counted by then.
 type counted struct {
+	view uint32 // its OID: another one has a query of its own
 	// Doubt is why its result may change although the fingerprint does not.
 	Doubt       string            `json:"doubt"`
 	Relations   []uint32          `json:"relations"`
@@ -196,7 +202,7 @@ func (a *attempt) stand(ctx context.Context, conn *pgx.Conn) (s standing, curren
 	state := postgres.QuoteIdent(a.schema, "materialized_view_refresh_state")
 	batch := &pgx.Batch{}
 	batch.Queue(fmt.Sprintf(standingSQL, state, postgres.QuoteIdent(a.schema, "materialized_view_refresh_log_rows")),
-		a.view, a.name.Schema, a.name.Relation, a.commitLag)
+		a.view, a.name.Schema, a.name.Relation, cmp.Or(a.request.SkipUnchanged.Lag, CommitLag))
 	batch.Queue(strings.Replace(fingerprintSQL, "$1::jsonb", "(SELECT change_counters FROM "+state+" WHERE view_name = $1)", 1), a.view)
 	results := conn.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }()
@@ -224,7 +230,7 @@ func (a *attempt) count(ctx context.Context) (*counted, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &counted{Settings: a.request.Settings}
+	c := &counted{view: oid, Settings: a.request.Settings}
 	if err := tx.QueryRow(ctx, queryReadsSQL, oid).Scan(&c.Doubt, &c.Relations, &c.Functions, &c.Operators, &c.Collations, &c.ReadsViews); err != nil {
 		return nil, err
 	}

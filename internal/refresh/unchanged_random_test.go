@@ -51,7 +51,6 @@ BEGIN
 END $$;`)
 	pool := db.Pool(t)
 	refresher := refresh.New(pool, "public", "test")
-	refresher.SetCommitLag(0)
 	ctx, stop := context.WithCancel(t.Context())
 	var writers sync.WaitGroup
 	for n := range 2 {
@@ -71,7 +70,7 @@ END $$;`)
 	for step := 0; (step < *skipSteps || outcomes[true] == 0) && !t.Failed(); step++ {
 		view := []string{"seen", "seen_again"}[r.IntN(2)]
 		req := skipping(view)
-		req.Method = refresh.Blocking
+		req.Method, req.SkipUnchanged.Lag = refresh.Blocking, time.Nanosecond
 		result, err := refresher.Refresh(t.Context(), req)
 		if err != nil {
 			t.Fatal(err)

@@ -39,7 +39,11 @@ func (a *attempt) recordSkipped(ctx context.Context, conn *pgx.Conn, s standing,
 	sql := fmt.Sprintf(skippedSQL, postgres.QuoteIdent(a.schema, "materialized_view_refresh_state"), a.history())
 	err := conn.QueryRow(ctx, sql, a.view, a.id, result.Reason, asOf, *s.asOf, *s.xmin).Scan(&startedAt, &result.FinishedAt)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return Result{}, "it was refreshed meanwhile", nil
+		// Where the state changed only while its row was locked, the history has it
+		// as skipped already.
+		_, err := conn.Exec(ctx, "UPDATE "+a.history()+` SET outcome = 'running', reason = NULL, data_as_of = NULL, finished_at = NULL, duration_ms = NULL
+WHERE id = $1 AND outcome = 'skipped'`, a.id)
+		return Result{}, "it was refreshed meanwhile", err
 	}
 	if err != nil {
 		return Result{}, "", recordError(err)
