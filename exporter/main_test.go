@@ -30,7 +30,7 @@ func installed(t *testing.T) *postgrestest.Database {
 // exec runs a command of the exporter to its end.
 func exec(t *testing.T, url string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	var out, errs bytes.Buffer
+	var out, errs syncBuffer // refreshes side by side write to them
 	code = run(t.Context(), append([]string{"--database.url=" + url}, args...), &out, &errs)
 	return code, out.String(), errs.String()
 }
