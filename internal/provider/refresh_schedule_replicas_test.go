@@ -1,41 +1,25 @@
 package provider
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
 	"github.com/hashicorp/terraform-plugin-testing/terraform"
-
-	"github.com/matview/terraform-provider-matview/exporter/scheduler"
-	"github.com/matview/terraform-provider-matview/internal/postgres"
-	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
 // Three replicas refresh while Terraform makes, changes and removes what they
 // refresh: each apply succeeds, and each change is followed.
 func TestAccRefreshScheduleWithReplicas(t *testing.T) {
 	db := jobDatabase(t)
-	for i := range 3 {
-		pool, err := postgres.Open(t.Context(), postgres.Config{URL: db.URL(), MaxConnections: 6})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(pool.Close)
-		name := fmt.Sprint("replica ", i)
-		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			scheduler.New(scheduler.Options{
-				Pool: pool, Refresher: refresh.New(pool, "public", name), Schema: "public", AttemptedBy: name, MaxConcurrent: 2,
-				ShutdownTimeout: 10 * time.Second, Logger: slog.New(slog.DiscardHandler),
-			}).Run(ctx)
-		}()
-		t.Cleanup(func() { cancel(); <-done })
+	for range 3 {
+		log := startExporter(t, db.URL())
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("an exporter: %s", log())
+			}
+		})
 	}
 	conn := db.Connect(t)
 	holds := func(condition string) error {
