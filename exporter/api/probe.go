@@ -29,7 +29,7 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
 	defer cancel()
 	// Anybody may ask as often as they like, at the price of one connection.
-	_, err := h.readiness.wait(ctx, 1, func(ctx context.Context) (struct{}, error) {
+	_, err := h.readiness.wait(ctx, func(ctx context.Context) (struct{}, error) {
 		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 		defer cancel()
 		return struct{}{}, withConn(ctx, h.Pool, func(conn *pgx.Conn) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -127,7 +128,7 @@ func (m *memory) recall(at mark) *recalled {
 // the answer. It touches nothing of the view itself, so that a lock on that
 // holds nobody up.
 func (h *Handler) readFreshness(ctx context.Context, r *route, rel *relation) error {
-	_, err := r.memory.reading.wait(ctx, 1, func(ctx context.Context) (*recalled, error) {
+	_, err := r.memory.reading.wait(ctx, func(ctx context.Context) (*recalled, error) {
 		found := &recalled{readAt: time.Now()}
 		var viewOID, resolved pgtype.Uint32
 		into := found.scan(rel, &viewOID, &resolved, &found.refreshedAt, &found.durationMS, &found.dataAsOf)
@@ -160,7 +161,7 @@ func (h *Handler) table(of string) string {
 type lookups[T any] struct {
 	mu      sync.Mutex
 	next    *lookup[T] // has not begun
-	looking int
+	looking bool
 }
 
 type lookup[T any] struct {
@@ -169,16 +170,17 @@ type lookup[T any] struct {
 	err   error
 }
 
-// wait looks, at most so many times at once, or waits for somebody's look until
-// ctx is done.
-func (l *lookups[T]) wait(ctx context.Context, most int, look func(context.Context) (T, error)) (T, error) {
+// wait looks, or waits for somebody's look, until ctx is done. There is one look
+// at a time: meanwhile the answers of the one before are written, and the more
+// requests come for the next.
+func (l *lookups[T]) wait(ctx context.Context, look func(context.Context) (T, error)) (T, error) {
 	l.mu.Lock()
 	if l.next == nil {
 		l.next = &lookup[T]{done: make(chan struct{})}
 	}
 	mine := l.next
-	if l.looking < most {
-		l.looking++
+	if !l.looking {
+		l.looking = true
 		// What one starts, others wait for: it goes on when that one hangs up.
 		go l.run(context.WithoutCancel(ctx), look)
 	}
@@ -194,11 +196,13 @@ func (l *lookups[T]) wait(ctx context.Context, most int, look func(context.Conte
 
 func (l *lookups[T]) run(ctx context.Context, look func(context.Context) (T, error)) {
 	for {
+		// Requests that are ready to join do so first.
+		runtime.Gosched()
 		l.mu.Lock()
 		now := l.next
 		l.next = nil
 		if now == nil {
-			l.looking--
+			l.looking = false
 		}
 		l.mu.Unlock()
 		if now == nil {
@@ -209,9 +213,6 @@ func (l *lookups[T]) run(ctx context.Context, look func(context.Context) (T, err
 	}
 }
 
-// mostLooks keeps the database busy while answers are written.
-const mostLooks = 2
-
 // seen is how fresh a view is at a moment of the database's clock.
 type seen struct {
 	freshness *recalled
@@ -220,7 +221,7 @@ type seen struct {
 
 // currentFreshness is how fresh the route's view is right now, without its row.
 func (h *Handler) currentFreshness(ctx context.Context, r *route) (seen, error) {
-	return r.memory.current.wait(ctx, mostLooks, func(ctx context.Context) (seen, error) {
+	return r.memory.current.wait(ctx, func(ctx context.Context) (seen, error) {
 		rel, err := h.relationOf(ctx, r, false)
 		if err != nil {
 			return seen{}, err

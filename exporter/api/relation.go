@@ -136,7 +136,7 @@ func (h *Handler) relationOf(ctx context.Context, r *route, fresh bool) (*relati
 	}
 	// All who find at the same moment that the view has been replaced get the
 	// same relation, hence the same queue.
-	return r.reading.wait(ctx, 1, func(ctx context.Context) (*relation, error) {
+	return r.reading.wait(ctx, func(ctx context.Context) (*relation, error) {
 		found, err := h.readRelation(ctx, r)
 		r.relation.Store(found) // nil with an error
 		return found, err

@@ -27,10 +27,14 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 		return err
 	}
 	// However many ways are tried, and whatever is waited for.
-	whole, end := context.WithTimeout(req.Context(), max(h.Timeout, h.Config.RealTime.StatementTimeout)+grace)
-	defer end()
+	deadline := time.Now().Add(max(h.Timeout, h.Config.RealTime.StatementTimeout) + grace)
+	live := func() error {
+		ctx, cancel := context.WithDeadline(req.Context(), deadline)
+		defer cancel()
+		return h.liveRow(ctx, w, r, values)
+	}
 	if asked.live {
-		return h.liveRow(whole, w, r, values)
+		return live()
 	}
 	// A client that hangs up must not cost a connection: the query is short.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), h.Timeout+grace)
@@ -40,13 +44,13 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 		return nil
 	}
 	if asked.maxAge != nil && h.RealTimePool != nil && h.tooOld(ctx, r, asked) {
-		return h.liveRow(whole, w, r, values)
+		return live()
 	}
 	found, err := h.cachedRow(ctx, r, values)
 	if asked.maxAge != nil && (isNotPopulated(err) || err == nil && !asked.freshEnough(found.freshness, found.now)) {
 		switch {
 		case h.RealTimePool != nil:
-			return h.liveRow(whole, w, r, values)
+			return live()
 		case err != nil:
 			return err
 		case !found.freshness.refreshedAt.Valid:
