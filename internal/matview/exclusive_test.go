@@ -2,7 +2,6 @@ package matview
 
 import (
 	"context"
-	"strings"
 	"testing"
 	"time"
 
@@ -88,30 +87,6 @@ CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PER
 		}
 		if err := <-done; err != nil {
 			t.Errorf("%s: %v", create, err)
-		}
-	}
-}
-
-// A security label goes along; where its provider is not loaded the change fails
-// with that, and nothing is lost.
-func TestSwapSecurityLabels(t *testing.T) {
-	db := jobs(t)
-	pool := db.Pool(t)
-	for _, part := range []string{"0", "1"} {
-		v := create(t, pool, Spec{Name: Name{PublicSchema, "v" + part}, Definition: "SELECT id FROM jobs", WithData: true})
-		db.Exec(t, `SET allow_system_table_mods = on; INSERT INTO pg_seclabel VALUES ('v`+part+`'::regclass, 'pg_class'::regclass, `+part+`, 'Some one', 'it''s secret')`)
-		err := swap(t, pool, Swap{View: v})
-		want := []string{"carry over what belongs to " + v.Name.String(), `SECURITY LABEL FOR "Some one" ON `, ` IS 'it''s secret'`, `security label provider "Some one" is not loaded`}
-		if part == "1" {
-			want = append(want, "ON COLUMN ", ".id IS ")
-		}
-		for _, part := range want {
-			if err == nil || !strings.Contains(err.Error(), part) {
-				t.Errorf("error %v, want it to hold %q", err, part)
-			}
-		}
-		if again := read(t, pool, v.Name); again.OID != v.OID {
-			t.Error("it was replaced without its label")
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // dependentView is a plain view that reads a materialized view itself.
@@ -154,11 +156,40 @@ func Obstacles(ctx context.Context, db DB, view *View, columns []Column, dropped
 		if err != nil {
 			return err
 		}
-		obstacles, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		if obstacles, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+			return err
+		}
+		more, err := labelObstacles(ctx, tx, view.OID)
+		obstacles = append(obstacles, more...)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("look for what keeps %s from being exchanged: %w", view.Name, err)
+	}
+	return obstacles, nil
+}
+
+// labelObstacles names the providers of the view's security labels that a session
+// like this one cannot use. No catalog lists those that are loaded, but SECURITY
+// LABEL looks for the provider before it looks for the object
+// (ExecSecLabelStmt in seclabel.c), of which there is none here.
+func labelObstacles(ctx context.Context, tx pgx.Tx, view uint32) (obstacles []string, err error) {
+	rows, err := tx.Query(ctx, "SELECT DISTINCT provider FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = $1 ORDER BY 1", view)
+	if err != nil {
+		return nil, err
+	}
+	providers, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	for _, provider := range providers {
+		err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "SECURITY LABEL FOR "+postgres.QuoteIdent(provider)+" ON TABLE pg_temp.no_such_table IS NULL")
+			return err
+		})
+		if postgres.SQLState(err) == postgres.InvalidParameterValue {
+			obstacles = append(obstacles, fmt.Sprintf("it has a security label of provider %s, which the server has not loaded (shared_preload_libraries)", postgres.QuoteIdent(provider)))
+		}
 	}
 	return obstacles, nil
 }
