@@ -52,12 +52,15 @@ func (a *attempts) next(t *testing.T) attempt {
 	}
 }
 
-// of waits for the next attempt on one view.
+// of waits for the next attempt on one view, however many others there are meanwhile.
 func (a *attempts) of(t *testing.T, view string) attempt {
 	t.Helper()
-	for {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		if got := a.next(t); got.view == view {
 			return got
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no attempt on %s within 30 s", view)
 		}
 	}
 }
