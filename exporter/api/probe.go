@@ -33,10 +33,7 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) error {
 		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 		defer cancel()
 		return struct{}{}, withConn(ctx, h.Pool, func(conn *pgx.Conn) error {
-			// The read model as everything else reads it, of no view at all: finds
-			// tables that are missing, old or closed to this login.
-			_, _, err := freshness.Find(ctx, conn, h.Schema, "")
-			return err
+			return freshness.Check(ctx, conn, h.Schema)
 		})
 	})
 	if err == nil {

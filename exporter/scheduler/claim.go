@@ -53,7 +53,7 @@ func (s *Scheduler) claim(ctx context.Context, limit int, view string) ([]claim,
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	readers, read := s.pairs()
 	rows, err := tx.Query(ctx, fmt.Sprintf(dueSQL, s.table("state"), s.table("schedule"), s.table("history")),
-		readers, read, s.UpstreamWait.Seconds(), view == "", limit, view)
+		readers, read, s.upstreamWait(), view == "", limit, view)
 	if err != nil {
 		return nil, fmt.Errorf("claim due refreshes: %w", err)
 	}

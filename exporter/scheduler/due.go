@@ -71,7 +71,7 @@ func (s *Scheduler) waits(ctx context.Context, view string) (waits bool, err err
 SELECT EXISTS (SELECT FROM %[1]s AS st
                WHERE st.view_name = $5 AND st.next_run_at <= clock_timestamp() AND `+waitsSQL+`
                  AND NOT EXISTS (SELECT FROM %[3]s AS h WHERE h.outcome = 'running' AND h.view_name = st.view_name))`,
-		s.table("state"), s.table("schedule"), s.table("history")), readers, read, s.UpstreamWait.Seconds(), false, view).Scan(&waits)
+		s.table("state"), s.table("schedule"), s.table("history")), readers, read, s.upstreamWait(), false, view).Scan(&waits)
 	if err != nil {
 		return false, fmt.Errorf("look what %s waits for: %w", view, err)
 	}

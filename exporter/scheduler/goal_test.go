@@ -106,6 +106,18 @@ func (l *lines) count(text string) int {
 	return strings.Count(l.b.String(), text)
 }
 
+// lines are those with a text in them.
+func (l *lines) lines(text string) (found string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.b.String()) {
+		if strings.Contains(line, text) {
+			found += line
+		}
+	}
+	return found
+}
+
 func (l *lines) await(t *testing.T, text string) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); l.count(text) == 0; time.Sleep(5 * time.Millisecond) {
@@ -135,4 +147,11 @@ INSERT INTO materialized_view_refresh_schedule (view_name, target_staleness) VAL
 	if n := said.count("the target cannot be met"); n != 1 {
 		t.Errorf("said %d times, want once", n)
 	}
+	const line = `level=WARN msg="the target cannot be met: refreshes, with those of the views that it reads, take 40m0s at the 95th percentile, and data is twice as old when one follows the other; make them faster or the target longer" view=other target_staleness=1h0m0s refresh_takes=40m0s`
+	if said.count(line) != 1 {
+		t.Errorf("it says\n%s\nwant\n%s", said.lines("target"), line)
+	}
+	db.Exec(t, `DELETE FROM materialized_view_refresh_history WHERE started_at < now() - interval '1 h'`)
+	db.Exec(t, dueNow)
+	said.await(t, `level=INFO msg="the target is within reach again" view=other target_staleness=1h0m0s`)
 }

@@ -3,7 +3,6 @@ package scheduler
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,15 +16,13 @@ type dead struct {
 	ID          int64
 	View        string
 	AttemptedBy *string
-	PID         *int32
-	Start       *time.Time
 }
 
-// reap finds dead attempts, ends the very backends that they left behind, so
+// reap finds dead attempts, ends the very sessions that they left behind, so
 // that readers are free again, and makes their views due.
 func (s *Scheduler) reap(ctx context.Context) error {
 	rows, err := s.Pool.Query(ctx, `
-SELECT id, view_name, attempted_by, backend_pid, backend_start FROM `+s.table("history")+`
+SELECT id, view_name, attempted_by FROM `+s.table("history")+`
 WHERE outcome = 'running' AND coalesce(heartbeat_at, started_at) < clock_timestamp() - $1 * interval '1 second'`,
 		refresh.DeadAfter.Seconds())
 	if err != nil {
@@ -36,7 +33,7 @@ WHERE outcome = 'running' AND coalesce(heartbeat_at, started_at) < clock_timesta
 		return fmt.Errorf("look for abandoned attempts: %w", err)
 	}
 	for _, d := range found {
-		s.endBackend(ctx, d)
+		s.endTransaction(ctx, d)
 		err := s.abandon(ctx, d)
 		if postgres.SQLState(err) == postgres.LockNotAvailable { // in a later round then
 			s.Logger.Debug("an abandoned attempt is not recorded yet: another session has not committed its refresh", "view", d.View)
@@ -49,17 +46,12 @@ WHERE outcome = 'running' AND coalesce(heartbeat_at, started_at) < clock_timesta
 	return nil
 }
 
-// endBackend terminates the backend that the attempt recorded, and only that
-// one: process IDs come again, so its start time has to agree.
-func (s *Scheduler) endBackend(ctx context.Context, d dead) {
-	if d.PID == nil || d.Start == nil {
-		return
-	}
-	_, err := s.Pool.Exec(ctx, `
-SELECT pg_terminate_backend(a.pid) FROM pg_stat_get_activity($1) AS a WHERE a.backend_start = $2`, *d.PID, *d.Start)
-	if err != nil {
-		s.Logger.Warn("cannot end the backend of an abandoned attempt, which may hold its lock until it notices",
-			"view", d.View, "pid", *d.PID, "err", postgres.Message(err))
+// endTransaction frees what the attempt has locked. Where that fails it is said,
+// and the attempt is recorded all the same: its view waits for the lock then.
+func (s *Scheduler) endTransaction(ctx context.Context, d dead) {
+	if err := s.Refresher.EndTransaction(ctx, d.ID); err != nil {
+		s.Logger.Warn("cannot end the session of an abandoned attempt, which may hold its lock until it notices",
+			"view", d.View, "attempted_by", d.attemptedBy(), "err", postgres.Message(err))
 	}
 }
 

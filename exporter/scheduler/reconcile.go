@@ -72,7 +72,7 @@ func (s *Scheduler) look(ctx context.Context, compare bool) (outlook, error) {
 	var untilDue, untilDead *float64
 	readers, read := s.pairs()
 	sql := fmt.Sprintf(lookSQL, s.table("state"), s.table("schedule"), s.table("history"))
-	args := []any{readers, read, s.UpstreamWait.Seconds(), true, refresh.DeadAfter.Seconds(), compare}
+	args := []any{readers, read, s.upstreamWait(), true, refresh.DeadAfter.Seconds(), compare}
 	if compare {
 		// A plan that was made when there were few schedules could compare for seconds.
 		args = append([]any{pgx.QueryExecModeCacheDescribe}, args...)

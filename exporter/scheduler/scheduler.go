@@ -54,6 +54,8 @@ type Scheduler struct {
 	upstreams
 	*listener
 	comparedAt time.Time // when schedules were last looked through for changes
+	// since is when the loop began to schedule, or to do so again; zero without one.
+	since time.Time
 }
 
 // New makes a scheduler; [Scheduler.Run] starts it.
@@ -69,7 +71,7 @@ func New(o Options) *Scheduler {
 const (
 	// pollInterval finds what a lost notification would have told, and attempts of
 	// other exporters, to be there when their heartbeat stops.
-	pollInterval = 2 * time.Second
+	pollInterval = 4 * time.Second
 	// pollWithoutNotify is for as long as notifications do not arrive at all, so
 	// that a changed schedule still takes effect within a second.
 	pollWithoutNotify = 900 * time.Millisecond
@@ -108,6 +110,7 @@ func (s *Scheduler) Run(ctx context.Context) {
 func (s *Scheduler) loop(ctx, work context.Context) {
 	var failures int
 	var nextPrune time.Time
+	s.since = time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -129,6 +132,7 @@ func (s *Scheduler) loop(ctx, work context.Context) {
 			}
 		default:
 			if failures > 0 {
+				s.since = time.Now()
 				s.Logger.Info("scheduling again", "after_failures", failures)
 			}
 			failures = 0
@@ -238,6 +242,7 @@ func (s *Scheduler) idles(standby bool) bool {
 		if standby {
 			s.Logger.Warn("the database is a standby, which cannot be refreshed; idle until it is promoted, or another of the hosts is the primary")
 		} else {
+			s.since = time.Now()
 			s.Logger.Info("the database takes writes; scheduling again")
 		}
 	}

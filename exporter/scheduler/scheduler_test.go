@@ -2,6 +2,7 @@ package scheduler_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
@@ -52,12 +54,15 @@ func (a *attempts) next(t *testing.T) attempt {
 	}
 }
 
-// of waits for the next attempt on one view.
+// of waits for the next attempt on one view, however many others there are meanwhile.
 func (a *attempts) of(t *testing.T, view string) attempt {
 	t.Helper()
-	for {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		if got := a.next(t); got.view == view {
 			return got
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no attempt on %s within 30 s", view)
 		}
 	}
 }
@@ -250,17 +255,20 @@ func TestAbandonedAttemptIsTakenOver(t *testing.T) {
 	db := installed(t)
 	p := pool(t, db)
 	// An exporter that froze in the middle of its transaction: its backend holds
-	// the view's lock, and its heartbeat has stopped.
-	frozen := db.Connect(t)
-	if _, err := frozen.Exec(t.Context(), `BEGIN; REFRESH MATERIALIZED VIEW job_progress`); err != nil {
+	// the view's lock and the mark of the attempt, and its heartbeat has stopped. The
+	// history names a session of somebody else, whom a pooler gave the one that the
+	// attempt had first.
+	frozen, stranger := db.Connect(t), db.Connect(t)
+	id := scan[int64](t, p, `
+INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, attempted_by, backend_pid, backend_start, heartbeat_at)
+SELECT 'job_progress', 'schedule', 'running', 'frozen', $1, backend_start, clock_timestamp() FROM pg_stat_get_activity($1) RETURNING id`, stranger.PgConn().PID())
+	if _, err := frozen.Exec(t.Context(), fmt.Sprintf(`BEGIN; SELECT pg_advisory_xact_lock(%d, %d); REFRESH MATERIALIZED VIEW job_progress`, matview.LockClass+1, id)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stranger.Exec(t.Context(), `BEGIN; SELECT pg_advisory_xact_lock(4711, $1)`, pgx.QueryExecModeSimpleProtocol, id); err != nil {
 		t.Fatal(err)
 	}
 	db.Exec(t, `INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('job_progress', '1 h')`)
-	if _, err := p.Exec(t.Context(), `
-INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, attempted_by, backend_pid, backend_start, heartbeat_at)
-SELECT 'job_progress', 'schedule', 'running', 'frozen', $1, backend_start, clock_timestamp() FROM pg_stat_get_activity($1)`, frozen.PgConn().PID()); err != nil {
-		t.Fatal(err)
-	}
 	began := time.Now()
 	seen := newAttempts()
 	start(t, options(t, p, seen))
@@ -272,6 +280,12 @@ SELECT 'job_progress', 'schedule', 'running', 'frozen', $1, backend_start, clock
 	}
 	if n := scan[int](t, p, `SELECT count(*) FROM materialized_view_refresh_history WHERE outcome = 'abandoned' AND error LIKE '%frozen%' AND sqlstate = '57P01'`); n != 1 {
 		t.Errorf("%d abandoned attempts in the history, want 1", n)
+	}
+	if _, err := stranger.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Errorf("the session of somebody else was ended: %v", err)
+	}
+	if err := frozen.Ping(t.Context()); err == nil {
+		t.Error("the session of the attempt was not ended")
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 // ever. After it the view is refreshed from what they have.
 const DefaultUpstreamWait = 5 * time.Minute
 
+const endless = 100 * 365 * 24 * time.Hour
+
 // upstreamsKept is for how long the dependencies are believed. Between, a view
 // may be replaced by one that reads others: one refresh out of order, with the
 // as-of that it really has.
@@ -60,6 +62,15 @@ func (s *Scheduler) readUpstreams(ctx context.Context) (fresh bool, err error) {
 	return true, nil
 }
 
+// upstreamWait is UpstreamWait in seconds. It counts from when a view fell due,
+// but what fell due while nobody could refresh it has not waited yet.
+func (s *Scheduler) upstreamWait() float64 {
+	if !s.since.IsZero() && time.Since(s.since) < s.UpstreamWait {
+		return endless.Seconds()
+	}
+	return s.UpstreamWait.Seconds()
+}
+
 func (s *Scheduler) forgetUpstreams() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -83,14 +94,27 @@ func (s *Scheduler) pairs() (readers, read []string) {
 // nobody else may be there. The pairs are gone through once a statement, whatever
 // is due.
 const waitsSQL = `(
-    st.next_run_at > clock_timestamp() - $3 * interval '1 second' AND st.view_name IN (
-        SELECT e.reader FROM unnest($1::text[], $2::text[]) AS e(reader, read) WHERE e.read IN ` + busySQL + `))`
+    st.next_run_at > clock_timestamp() - $3 * interval '1 second' AND st.view_name IN (SELECT w.reader FROM ` + waitingSQL + ` AS w))`
 
+// waitingSQL are the pairs of a view and one that it waits for, if it is due.
+const waitingSQL = `(
+    SELECT e.reader, e.read FROM unnest($1::text[], $2::text[]) AS e(reader, read)
+    JOIN ` + busySQL + ` AS b ON b.view_name = e.read
+    JOIN %[1]s AS r ON r.view_name = e.reader AND r.next_run_at > b.attempted_at)`
+
+// busySQL are the views that are due or being refreshed. One is waited for only by
+// those that fell due after it was last attempted: each reader has its turn after
+// one run, however often the view that it reads is due. An attempt that was
+// abandoned counts as none, but the second in a row does.
 const busySQL = `(
-    SELECT u.view_name FROM %[1]s AS u JOIN %[2]s AS us ON us.view_name = u.schedule_name AND us.enabled
+    SELECT u.view_name, ` + attemptedSQL + ` AS attempted_at
+    FROM %[1]s AS u JOIN %[2]s AS us ON us.view_name = u.schedule_name AND us.enabled
     WHERE $4 AND u.next_run_at <= clock_timestamp()
     UNION ALL
-    SELECT h.view_name FROM %[3]s AS h WHERE h.outcome = 'running')`
+    SELECT h.view_name, ` + attemptedSQL + `
+    FROM %[3]s AS h LEFT JOIN %[1]s AS u ON u.view_name = h.view_name WHERE h.outcome = 'running')`
+
+const attemptedSQL = `CASE WHEN u.last_outcome = 'abandoned' AND u.consecutive_failures = 1 THEN '-infinity' ELSE coalesce(u.last_attempt_at, '-infinity') END`
 
 // failedUpstreamSQL is, for each claimed view, the one that it reads and waited
 // for, and that failed: of several the one where it began. Once: the view's next

@@ -113,12 +113,11 @@ func (w *why) readWaits(ctx context.Context) error {
 		return nil
 	}
 	rows, err := w.Pool.Query(ctx, fmt.Sprintf(`
-SELECT e.reader, string_agg(e.read, ', ' ORDER BY e.read)
-FROM unnest($1::text[], $2::text[]) AS e(reader, read)
-JOIN %[1]s AS st ON st.view_name = e.reader AND st.next_run_at <= clock_timestamp()
+SELECT w.reader, string_agg(DISTINCT w.read, ', ' ORDER BY w.read)
+FROM `+waitingSQL+` AS w
+JOIN %[1]s AS st ON st.view_name = w.reader AND st.next_run_at <= clock_timestamp()
                 AND st.next_run_at > clock_timestamp() - $3 * interval '1 second'
-WHERE e.read IN `+busySQL+`
-GROUP BY e.reader`, w.table("state"), w.table("schedule"), w.table("history")), readers, read, w.UpstreamWait.Seconds(), true)
+GROUP BY w.reader`, w.table("state"), w.table("schedule"), w.table("history")), readers, read, w.upstreamWait(), true)
 	return collectInto(w.waits, rows, err)
 }
 

@@ -79,6 +79,14 @@ WHERE f.view_name = coalesce(
 	return views[0], true, nil
 }
 
+// Check is an error if the freshness of views cannot be read: the tables are missing,
+// old or closed to this login. Unlike the others it costs the same however many views
+// there are.
+func Check(ctx context.Context, db Querier, schema string) error {
+	_, err := collect(ctx, db, "SELECT "+columns+" FROM "+relation(schema)+" AS f LIMIT 0")
+	return err
+}
+
 func relation(schema string) string {
 	return pgx.Identifier{schema, "materialized_view_freshness"}.Sanitize()
 }

@@ -231,12 +231,13 @@ func (a *attempt) prepare(ctx context.Context, conn *pgx.Conn) (pgx.Tx, facts, e
 	// Explicitly: a default of REPEATABLE READ would put the snapshot before the lock.
 	batch.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 	a.configure(batch)
+	a.queueMark(batch)
 	matview.QueueLock(batch, a.view)
 	a.queueFacts(batch)
 	defer a.watch().stop()
 	results := conn.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }()
-	for _, step := range []string{"begin", "apply its settings", "wait for another refresh of it"} {
+	for _, step := range []string{"begin", "apply its settings", "mark its session", "wait for another refresh of it"} {
 		if _, err := results.Exec(); err != nil {
 			return nil, facts{}, fmt.Errorf("%s: %w", step, err)
 		}

@@ -293,7 +293,7 @@ func (s standing) due(provable time.Time, bounds Skipping) string {
 	if lag <= bounds.MaxLag {
 		return ""
 	}
-	why := fmt.Sprintf("unchanged, but only until %s ago for certain, and its max_staleness leaves %s",
+	why := fmt.Sprintf("unchanged, but only until %s ago for certain, and its max_staleness or target_staleness leaves %s",
 		lag.Round(time.Second), max(bounds.MaxLag, 0).Round(time.Second))
 	if s.busy != 0 {
 		why += fmt.Sprintf(": the session of process %d may hold changes back", s.busy)

@@ -362,11 +362,18 @@ func TestNextIsWhatISCCronRuns(t *testing.T) {
 	}
 }
 
-// Whatever the instant in between, the answer is the same.
-func TestNextIsMonotonic(t *testing.T) {
+// Whatever the instant, the next run is later, its wall clock time is one that the
+// expression names, or, where that is skipped, the first one after; and from any
+// instant in between it is the same.
+func TestNextIsLaterAndMatches(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 1))
 	for _, zone := range []string{"UTC", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"} {
+		location, err := loadZone(zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		matched, moved := 0, 0
 		for range 300 {
 			c := newRandomCron(random)
 			schedule, err := Parse(Spec{Cron: c.text, TimeZone: zone})
@@ -378,10 +385,23 @@ func TestNextIsMonotonic(t *testing.T) {
 			if !next.After(after) {
 				t.Fatalf("%s %q after %s: %s is not later", zone, c.text, after, next)
 			}
+			_, offset := next.In(location).Zone()
+			_, before := next.Add(-time.Minute).In(location).Zone()
+			switch {
+			case c.matches(next.In(location)):
+				matched++
+			case offset > before && !c.star[0] && !c.star[1]:
+				moved++
+			default:
+				t.Fatalf("%s %q after %s: %s does not match", zone, c.text, after, next.In(location))
+			}
 			between := after.Add(time.Duration(random.Int64N(int64(next.Sub(after)))))
 			if got := schedule.Next(between); !got.Equal(next) {
 				t.Fatalf("%s %q: after %s comes %s, but after %s in between %s", zone, c.text, after, next, between, got)
 			}
+		}
+		if matched == 0 || moved > matched {
+			t.Errorf("%s: %d runs match, %d were moved", zone, matched, moved)
 		}
 	}
 }
