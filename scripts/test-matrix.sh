@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/need.sh
 source scripts/need.sh
 need npm node:nodejs
+export TF_ACC=1
 
 # The servers come from npm, ready to run.
 declare -A versions=(

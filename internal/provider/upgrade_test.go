@@ -141,7 +141,8 @@ func TestStateOfOtherVersions(t *testing.T) {
 			t.Fatal(err)
 		}
 		read := map[string]tftypes.Value{}
-		return read, value.As(&read)
+		err = value.As(&read)
+		return read, err
 	}
 	seen := map[string]bool{}
 	for _, r := range state.Resources {
