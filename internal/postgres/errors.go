@@ -36,6 +36,7 @@ const (
 	TooManyConnections    = "53300"
 	DeadlockDetected      = "40P01"
 	InternalError         = "XX000"
+	SerializationFailure  = "40001"
 )
 
 // SQLState is the SQLSTATE of err, or "" if it does not come from the server.

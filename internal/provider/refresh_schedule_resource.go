@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/types"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/schedule"
@@ -84,13 +84,15 @@ func (r *refreshScheduleResource) ValidateConfig(ctx context.Context, req resour
 func (r *refreshScheduleResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
 	var plan refreshScheduleModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
-	target, pool := r.prepare(ctx, plan, nil, &resp.Diagnostics)
+	target := r.prepare(ctx, plan, nil, &resp.Diagnostics)
 	if resp.Diagnostics.HasError() {
 		return
 	}
 	err := schedule.ErrExists
 	if target.StoredAs == "" {
-		err = schedule.Insert(ctx, pool, plan.LogSchema.ValueString(), plan.row(target.ViewName))
+		err = r.client.inTransaction(ctx, func(tx pgx.Tx) error {
+			return schedule.Insert(ctx, tx, plan.LogSchema.ValueString(), plan.row(target.ViewName))
+		})
 	}
 	switch {
 	case errors.Is(err, schedule.ErrExists):
@@ -136,14 +138,16 @@ func (r *refreshScheduleResource) Update(ctx context.Context, req resource.Updat
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	target, pool := r.prepare(ctx, plan, &state, &resp.Diagnostics)
+	target := r.prepare(ctx, plan, &state, &resp.Diagnostics)
 	if resp.Diagnostics.HasError() {
 		return
 	}
 	if !plan.ID.IsUnknown() { // the same view: its row keeps its name, also one given by hand
 		target.ViewName = plan.ID.ValueString()
 	}
-	err := r.update(ctx, pool, plan, state.ID.ValueString(), target)
+	err := r.client.inTransaction(ctx, func(tx pgx.Tx) error {
+		return plan.update(ctx, tx, state.ID.ValueString(), target)
+	})
 	if errors.Is(err, schedule.ErrExists) {
 		resp.Diagnostics.AddAttributeError(path.Root("view"), "The view has a schedule already",
 			fmt.Sprintf("The schedule of %s cannot go over to %s, which has one of its own. Nothing was changed.", state.ID.ValueString(), target.ViewName))
@@ -157,15 +161,16 @@ func (r *refreshScheduleResource) Update(ctx context.Context, req resource.Updat
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 }
 
-func (r *refreshScheduleResource) update(ctx context.Context, pool *pgxpool.Pool, plan refreshScheduleModel, id string, target schedule.Target) error {
+// update stores the schedule in place of the row called id.
+func (m refreshScheduleModel) update(ctx context.Context, tx pgx.Tx, id string, target schedule.Target) error {
 	if !slices.Contains([]string{"", id, target.ViewName}, target.StoredAs) {
 		return schedule.ErrExists
 	}
-	schema, row := plan.LogSchema.ValueString(), plan.row(target.ViewName)
-	err := schedule.Update(ctx, pool, schema, id, row)
+	schema, row := m.LogSchema.ValueString(), m.row(target.ViewName)
+	err := schedule.Update(ctx, tx, schema, id, row)
 	if errors.Is(err, schedule.ErrNotFound) && id != target.ViewName {
 		// The view was renamed, and its row with it.
-		err = schedule.Update(ctx, pool, schema, target.ViewName, row)
+		err = schedule.Update(ctx, tx, schema, target.ViewName, row)
 	}
 	return err
 }
@@ -176,10 +181,9 @@ func (r *refreshScheduleResource) Delete(ctx context.Context, req resource.Delet
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	pool, err := r.client.open(ctx)
-	if err == nil {
-		err = schedule.Delete(ctx, pool, state.LogSchema.ValueString(), state.ID.ValueString())
-	}
+	err := r.client.inTransaction(ctx, func(tx pgx.Tx) error {
+		return schedule.Delete(ctx, tx, state.LogSchema.ValueString(), state.ID.ValueString())
+	})
 	if err != nil && !tablesMissing(err) {
 		addError(&resp.Diagnostics, "Cannot remove the schedule of "+state.ID.ValueString(), err)
 	}

@@ -93,15 +93,15 @@ func (r *refreshScheduleResource) checkMethod(ctx context.Context, plan refreshS
 
 // prepare finds the view that the plan means and repeats the checks, now that
 // all is known.
-func (r *refreshScheduleResource) prepare(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) (schedule.Target, *pgxpool.Pool) {
+func (r *refreshScheduleResource) prepare(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) schedule.Target {
 	if diags.HasError() {
-		return schedule.Target{}, nil
+		return schedule.Target{}
 	}
 	view := plan.View.ValueString()
 	pool, err := r.client.open(ctx)
 	if err != nil {
 		addError(diags, "Cannot store the schedule of "+view, err)
-		return schedule.Target{}, nil
+		return schedule.Target{}
 	}
 	target, found, err := schedule.Resolve(ctx, pool, plan.LogSchema.ValueString(), view)
 	switch {
@@ -115,7 +115,7 @@ func (r *refreshScheduleResource) prepare(ctx context.Context, plan refreshSched
 		plan.checkSkipping(ctx, pool, diags)
 		plan.checkTotals(ctx, pool, target, state, diags)
 	}
-	return target, pool
+	return target
 }
 
 // checkTotals looks only at what is new: parsing an expression takes a lock on

@@ -12,41 +12,6 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
-// inTransaction calls do in one transaction that holds the advisory locks of the
-// views called names: no refresh of ours runs meanwhile.
-func (c *client) inTransaction(ctx context.Context, do func(tx pgx.Tx) error, names ...matview.Name) error {
-	pool, err := c.open(ctx)
-	if err != nil {
-		return err
-	}
-	var canonical []string
-	for _, name := range names {
-		n, err := matview.CanonicalName(ctx, pool, name)
-		if err != nil {
-			return err
-		}
-		canonical = append(canonical, n)
-	}
-	// In one order for everybody, or two renames could wait for each other.
-	slices.Sort(canonical)
-	tx, err := matview.Begin(ctx, pool)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	for _, name := range slices.Compact(canonical) {
-		if err := matview.Lock(ctx, tx, name); err != nil {
-			return err
-		}
-	}
-	// Also where the answer to a commit was lost.
-	defer c.catalog.forget()
-	if err := do(tx); err != nil {
-		return err
-	}
-	return tx.Commit(ctx)
-}
-
 func (r *viewResource) create(ctx context.Context, plan *viewModel, indexes map[string]matview.Index) (memory viewMemory, err error) {
 	spec := matview.Spec{
 		Name:       plan.name(),
@@ -56,7 +21,9 @@ func (r *viewResource) create(ctx context.Context, plan *viewModel, indexes map[
 		Indexes:  indexes,
 		WithData: plan.WithData.ValueBool(),
 	}
+	planned := *plan
 	err = r.client.inTransaction(ctx, func(tx pgx.Tx) error {
+		*plan = planned
 		population, err := refresh.BeginPopulation(ctx, tx, r.client.logSchema)
 		if err != nil {
 			return err
@@ -125,7 +92,9 @@ type viewChange struct {
 func (c *viewChange) apply(ctx context.Context) (memory viewMemory, behind []string, err error) {
 	to := c.plan.name()
 	swapped := false
+	planned := *c.plan
 	err = c.client.inTransaction(ctx, func(tx pgx.Tx) error {
+		*c.plan, c.twin, swapped, behind = planned, nil, false, nil
 		v, err := readBack(ctx, tx, c.from)
 		if err != nil {
 			return err
@@ -160,6 +129,7 @@ func (c *viewChange) apply(ctx context.Context) (memory viewMemory, behind []str
 			if err := matview.Comment(ctx, tx, to, c.plan.Comment.ValueString()); err != nil {
 				return err
 			}
+			*c.plan = planned
 			memory, err = c.readBack(ctx, tx)
 			return err
 		}, to)

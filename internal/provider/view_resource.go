@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -135,6 +136,9 @@ func (m *viewModel) bring(ctx context.Context, pool *pgxpool.Pool, v *matview.Vi
 	}
 	if imported && len(v.Storage.Parameters) > 0 {
 		m.StorageParameters = stringMap(nil) // set fills it
+	}
+	if m.OnDefinitionChange.IsNull() { // a state of before there was a choice
+		m.OnDefinitionChange = types.StringValue(onChangeSwap)
 	}
 	m.set(v)
 	m.compareDefinition(ctx, pool, v, memory, diags)

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -61,7 +62,7 @@ func (w workspace) write(t testing.TB, config string) {
 }
 
 func (w workspace) try(ctx context.Context, args ...string) (out string, err error) {
-	cmd := osexec.CommandContext(ctx, "terraform", append(args, "-no-color")...)
+	cmd := osexec.CommandContext(ctx, cmp.Or(os.Getenv("TF_ACC_TERRAFORM_PATH"), "terraform"), append(args, "-no-color")...)
 	cmd.Dir, cmd.Env = w.dir, w.env
 	all, err := cmd.CombinedOutput()
 	return string(all), err

@@ -20,9 +20,8 @@ func (e *statedError) Unwrap() error { return e.error }
 // SQLSTATEs of failures that are not the server's.
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 const (
-	connectionFailure    = "08006"
-	notInPrerequisite    = "55000" // object_not_in_prerequisite_state
-	serializationFailure = "40001"
+	connectionFailure = "08006"
+	notInPrerequisite = "55000" // object_not_in_prerequisite_state
 )
 
 // sqlState is the SQLSTATE of any failure, for the history; "" if none fits.
@@ -38,7 +37,7 @@ func sqlState(err error) string {
 	case errors.As(err, &obstacles):
 		return notInPrerequisite
 	case errors.As(err, &changed):
-		return serializationFailure
+		return postgres.SerializationFailure
 	case errors.Is(err, errBackendGone):
 		return connectionFailure
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -35,7 +35,7 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 		return done, err
 	}
 	if view == nil || view.OID != f.OID {
-		return done, &statedError{errors.New("swap: somebody else is replacing it; try again"), serializationFailure}
+		return done, &statedError{errors.New("swap: somebody else is replacing it; try again"), postgres.SerializationFailure}
 	}
 	var twin uint32
 	var path string

@@ -1,0 +1,48 @@
+-- The refresh log: a public contract of exactly these five columns. Other
+-- programs read and upsert it, so a table that is already there stays as it is.
+--
+-- Every file in this folder can be run again at any later version, by
+-- `matview-exporter migrate`, by Terraform or with `psql -f`, in order; the
+-- objects go to the first schema of the search_path.
+CREATE TABLE IF NOT EXISTS materialized_view_refresh_log (
+    view_name           TEXT PRIMARY KEY,
+    last_refreshed_at   TIMESTAMP WITH TIME ZONE NOT NULL,
+    refresh_duration_ms INTEGER,
+    total_jobs          INTEGER,
+    total_objects       BIGINT
+);
+
+-- The log may be dropped and created again by its users while everything else
+-- stays. Nothing may depend on it, or that DROP TABLE would fail: it is read
+-- through this function, which is empty while the log is missing.
+CREATE OR REPLACE FUNCTION materialized_view_refresh_log_rows()
+RETURNS TABLE (
+    view_name           TEXT,
+    last_refreshed_at   TIMESTAMP WITH TIME ZONE,
+    refresh_duration_ms BIGINT,
+    total_jobs          BIGINT,
+    total_objects       BIGINT
+)
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+BEGIN
+    IF to_regclass('materialized_view_refresh_log') IS NULL THEN
+        RETURN;
+    END IF;
+    -- What no clock and no stopwatch shows (infinity, a duration of years) is
+    -- unknown here: one such row would end every reader's arithmetic in an error.
+    RETURN QUERY
+    SELECT l.view_name::text,
+           CASE WHEN l.last_refreshed_at >= '0002-01-01 00:00:00+00' AND l.last_refreshed_at < '9999-01-01 00:00:00+00'
+                THEN l.last_refreshed_at END,
+           CASE WHEN l.refresh_duration_ms BETWEEN 0 AND 2147483647 THEN l.refresh_duration_ms::bigint END,
+           l.total_jobs::bigint, l.total_objects::bigint
+    FROM materialized_view_refresh_log AS l;
+END
+$$;
+
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION materialized_view_refresh_log_rows() SET search_path = %I, pg_temp', current_schema());
+END
+$$;
