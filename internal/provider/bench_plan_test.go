@@ -21,10 +21,121 @@ const (
 	benchConnections = 5
 )
 
+// What the benchmarks plan, and the same data as input of terraform_data: all
+// arguments that are written, and nothing of what the provider adds to them.
+const (
+	benchViewArguments = `
+    name       = "view_${count.index}"
+    definition = "SELECT id, name, ${count.index} AS n FROM jobs"
+    indexes    = { "view_${count.index}_id" = { keys = ["id"], unique = true } }`
+	benchScheduleArguments = `
+    view  = "view_${count.index}"
+    every = "5m"`
+)
+
+var (
+	benchProvider = fmt.Sprintf(`
+terraform {
+  required_providers {
+    matview = { source = "matview/matview" }
+  }
+}
+provider "matview" {
+  max_connections = %d
+}`, benchConnections)
+	benchViewsConfig = benchProvider + fmt.Sprintf(`
+resource "matview_view" "v" {
+    count      = %d`+benchViewArguments+`
+}`, benchViews)
+	// The schedules are applied after these: a depends_on between thousands takes
+	// Terraform minutes to apply.
+	benchLogConfig = benchViewsConfig + `
+resource "matview_refresh_log" "log" { deletion_protection = false }`
+	benchSchedulesConfig = benchLogConfig + fmt.Sprintf(`
+resource "matview_refresh_schedule" "s" {
+    count = %d`+benchScheduleArguments+`
+}`, benchViews)
+
+	benchViewsData = fmt.Sprintf(`
+resource "terraform_data" "v" {
+  count = %d
+  input = {`+benchViewArguments+`
+  }
+}`, benchViews)
+	benchSchedulesData = benchViewsData + fmt.Sprintf(`
+resource "terraform_data" "log" { input = { deletion_protection = false } }
+resource "terraform_data" "s" {
+  count = %d
+  input = {`+benchScheduleArguments+`
+  }
+}`, benchViews)
+	// benchNamesData holds no more than enough to tell a view by.
+	benchNamesData = fmt.Sprintf(`
+resource "terraform_data" "v" {
+  count = %d
+  input = { name = "view_${count.index}", definition = "SELECT id, name, ${count.index} AS n FROM jobs" }
+}`, benchViews)
+)
+
 // BenchmarkPlan compares a plan without changes of a thousand views, each with an
-// index, with that of a thousand terraform_data, by the same terraform; and with
-// the floor, which is the same plan with a provider that does nothing.
+// index, with that of a thousand terraform_data of the same arguments, by the same
+// terraform. Two more say what of it is whose: plan_floor is the same plan with a
+// provider that does nothing, and plan_less_data compares with terraform_data
+// that have no index. The latter is less than what the views hold: what a plan
+// costs grows with the size of the state, most of all since Terraform copies the
+// state of all instances of a resource for each one of them.
 func BenchmarkPlan(b *testing.B) {
+	pool, views := benchWorkspace(b, benchViewsConfig)
+	data, names := beside(b, views, benchViewsData), beside(b, views, benchNamesData)
+	echoed := views
+	echoed.env = append(slices.Clone(views.env), serveEcho(b))
+	var ours, floor, reference, less []time.Duration
+	connections := 0
+	b.ResetTimer()
+	for range b.N {
+		reference = append(reference, data.plan(b))
+		most := watchConnections(b, pool)
+		ours = append(ours, views.plan(b))
+		connections = max(connections, most())
+		floor = append(floor, echoed.plan(b))
+		less = append(less, names.plan(b))
+	}
+	fmt.Println()
+	printPlan("plan_floor", ours, floor, "(ours against a provider that answers with what it is sent)")
+	printPlan("plan_floor_of_terraform", floor, reference, "(that provider against terraform_data)")
+	printPlan("plan_less_data", ours, less, "(terraform_data without the index)")
+	printPlan("plan", ours, reference, fmt.Sprintf("connections=%d max_connections=%d", connections, benchConnections))
+	if connections > benchConnections {
+		b.Errorf("%d connections, want at most %d", connections, benchConnections)
+	}
+}
+
+// BenchmarkSchedulesPlan does the same where each of the views has a schedule:
+// the reference has as many terraform_data as there are resources.
+func BenchmarkSchedulesPlan(b *testing.B) {
+	pool, schedules := benchWorkspace(b, benchLogConfig)
+	schedules.write(b, benchSchedulesConfig)
+	schedules.run(b, "apply", "-auto-approve")
+	data := beside(b, schedules, benchSchedulesData)
+	var ours, reference []time.Duration
+	connections := 0
+	b.ResetTimer()
+	for range b.N {
+		reference = append(reference, data.plan(b))
+		most := watchConnections(b, pool)
+		ours = append(ours, schedules.plan(b))
+		connections = max(connections, most())
+	}
+	fmt.Println()
+	printPlan("plan_with_schedules", ours, reference, fmt.Sprintf("connections=%d max_connections=%d", connections, benchConnections))
+	if connections > benchConnections {
+		b.Errorf("%d connections, want at most %d", connections, benchConnections)
+	}
+}
+
+// benchWorkspace has applied the configuration, in a database of its own.
+func benchWorkspace(b *testing.B, config string) (*pgxpool.Pool, workspace) {
+	b.Helper()
 	server, err := postgrestest.Start(b.Context(), postgrestest.Options{})
 	if err != nil {
 		b.Fatal(err)
@@ -38,50 +149,23 @@ func BenchmarkPlan(b *testing.B) {
 	if _, err := pool.Exec(b.Context(), "CREATE TABLE jobs (id int, name text)"); err != nil {
 		b.Fatal(err)
 	}
-	views := newWorkspace(b, server.URL("postgres"), fmt.Sprintf(`
-terraform {
-  required_providers {
-    matview = { source = "matview/matview" }
-  }
+	w := newWorkspace(b, server.URL("postgres"), config)
+	w.run(b, "apply", "-auto-approve")
+	return pool, w
 }
-provider "matview" {
-  max_connections = %d
+
+// beside is a workspace that has applied a configuration of terraform_data.
+func beside(b *testing.B, w workspace, config string) workspace {
+	b.Helper()
+	w = w.beside(b, config)
+	w.run(b, "init")
+	w.run(b, "apply", "-auto-approve")
+	return w
 }
-resource "matview_view" "v" {
-  count      = %d
-  name       = "view_${count.index}"
-  definition = "SELECT id, name, ${count.index} AS n FROM jobs"
-  indexes    = { "view_${count.index}_id" = { keys = ["id"], unique = true } }
-}`, benchConnections, benchViews))
-	data := newWorkspace(b, server.URL("postgres"), fmt.Sprintf(`
-resource "terraform_data" "d" {
-  count = %d
-  input = { name = "view_${count.index}", definition = "SELECT id, name, ${count.index} AS n FROM jobs" }
-}`, benchViews))
-	views.run(b, "apply", "-auto-approve")
-	data.run(b, "init")
-	data.run(b, "apply", "-auto-approve")
-	reattach := serveEcho(b)
-	var ours, floor, reference []time.Duration
-	connections := 0
-	b.ResetTimer()
-	for range b.N {
-		reference = append(reference, data.plan(b))
-		most := watchConnections(b, pool)
-		ours = append(ours, views.plan(b))
-		connections = max(connections, most())
-		floor = append(floor, workspace{dir: views.dir, env: append(views.env, reattach)}.plan(b))
-	}
-	o, f, r := median(ours), median(floor), median(reference)
-	fmt.Printf("\nbench: plan_floor ours=%s reference=%s ratio=%.2f (ours against a provider that answers with what it is sent)\n",
-		o.Round(time.Millisecond), f.Round(time.Millisecond), float64(o)/float64(f))
-	fmt.Printf("bench: plan_floor_of_terraform ours=%s reference=%s ratio=%.2f (that provider against terraform_data)\n",
-		f.Round(time.Millisecond), r.Round(time.Millisecond), float64(f)/float64(r))
-	fmt.Printf("bench: plan ours=%s reference=%s ratio=%.2f connections=%d max_connections=%d\n",
-		o.Round(time.Millisecond), r.Round(time.Millisecond), float64(o)/float64(r), connections, benchConnections)
-	if connections > benchConnections {
-		b.Errorf("%d connections, want at most %d", connections, benchConnections)
-	}
+
+func printPlan(name string, ours, reference []time.Duration, remark string) {
+	o, r := median(ours), median(reference)
+	fmt.Printf("bench: %s ours=%s reference=%s ratio=%.2f %s\n", name, o.Round(time.Millisecond), r.Round(time.Millisecond), float64(o)/float64(r), remark)
 }
 
 func median(times []time.Duration) time.Duration {
