@@ -126,7 +126,13 @@ func (c *coverage) config(p phase) string {
 	for _, key := range sortedKeys(c.cases) {
 		fmt.Fprintf(&text, "    %q = %s\n", key, c.cases[key].value(p.value))
 	}
-	text.WriteString("  }\n}\n")
+	text.WriteString("  }\n}\n" + c.resources(p))
+	return text.String()
+}
+
+// resources are those of the cases in one phase.
+func (c *coverage) resources(p phase) string {
+	var text strings.Builder
 	for _, key := range sortedKeys(c.cases) {
 		kind, _, _ := strings.Cut(key, ".")
 		fmt.Fprintf(&text, "resource %q %q {\n%s\n}\n", kind, objectName(key), c.arguments(key, p))

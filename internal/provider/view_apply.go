@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,7 +15,13 @@ import (
 
 // inTransaction calls do in one transaction that holds the advisory locks of the
 // views called names: no refresh of ours runs meanwhile.
-func (c *client) inTransaction(ctx context.Context, do func(tx pgx.Tx) error, names ...matview.Name) error {
+func (c *client) inTransaction(ctx context.Context, do func(tx pgx.Tx) error, names ...matview.Name) (err error) {
+	defer func() {
+		// The server says no more than that it was asked to cancel.
+		if overdue := ctx.Err(); err != nil && errors.Is(overdue, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w: %w", overdue, err)
+		}
+	}()
 	pool, err := c.open(ctx)
 	if err != nil {
 		return err
