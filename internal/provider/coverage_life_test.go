@@ -1,16 +1,18 @@
 package provider
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
-	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
-	"github.com/hashicorp/terraform-plugin-testing/plancheck"
-	"github.com/hashicorp/terraform-plugin-testing/terraform"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
@@ -26,17 +28,16 @@ type phase struct {
 	unknown, removed bool
 	round            string
 	drift            bool
-	action           plancheck.ResourceActionType
+	action           string
 }
 
-// After each, terraform-plugin-testing holds that there is nothing to do.
 var phases = []phase{
-	{name: "set to what is unknown", value: "a", unknown: true, round: "1", action: plancheck.ResourceActionCreate},
-	{name: "unknown, and the same", value: "a", unknown: true, round: "2", action: plancheck.ResourceActionUpdate},
-	{name: "changed to what is unknown", value: "b", unknown: true, round: "2", action: plancheck.ResourceActionUpdate},
-	{name: "drifted", value: "b", drift: true, round: "2", action: plancheck.ResourceActionUpdate},
-	{name: "removed", value: "b", removed: true, round: "2", action: plancheck.ResourceActionUpdate},
-	{name: "set again", value: "a", round: "2", action: plancheck.ResourceActionUpdate},
+	{name: "set to what is unknown", value: "a", unknown: true, round: "1", action: create},
+	{name: "unknown, and the same", value: "a", unknown: true, round: "2", action: update},
+	{name: "changed to what is unknown", value: "b", unknown: true, round: "2", action: update},
+	{name: "drifted", value: "b", drift: true, round: "2", action: update},
+	{name: "removed", value: "b", removed: true, round: "2", action: update},
+	{name: "set again", value: "a", round: "2", action: update},
 }
 
 // coverage is the database of all the cases.
@@ -53,7 +54,13 @@ func objectName(key string) string {
 	return strings.ReplaceAll(name, ".", "_")
 }
 
-func address(key string) string { return key[:strings.Index(key, ".")] + "." + objectName(key) }
+func address(key string) string {
+	kind, _, _ := strings.Cut(key, ".")
+	return kind + "." + objectName(key)
+}
+
+// attributeOf is the last part of resource.attribute.
+func attributeOf(key string) string { return key[strings.LastIndex(key, ".")+1:] }
 
 func newCoverage(t *testing.T) *coverage {
 	t.Helper()
@@ -121,7 +128,13 @@ CREATE EVENT TRIGGER coverage ON ddl_command_end EXECUTE FUNCTION coverage()`)
 // config is of all the cases in one phase.
 func (c *coverage) config(p phase) string {
 	var text strings.Builder
-	text.WriteString(providerConfigFor(c.db.URL(), "log_schema = \"other_logs\"\nmax_connections = 4"))
+	text.WriteString(`
+terraform {
+  required_providers {
+    matview = { source = "matview/matview" }
+  }
+}
+` + providerConfigFor(c.db.URL(), `log_schema = "other_logs"`))
 	fmt.Fprintf(&text, "resource \"terraform_data\" \"value\" {\n  triggers_replace = %q\n  input = {\n", p.round)
 	for _, key := range sortedKeys(c.cases) {
 		fmt.Fprintf(&text, "    %q = %s\n", key, c.cases[key].value(p.value))
@@ -135,7 +148,11 @@ func (c *coverage) resources(p phase) string {
 	var text strings.Builder
 	for _, key := range sortedKeys(c.cases) {
 		kind, _, _ := strings.Cut(key, ".")
-		fmt.Fprintf(&text, "resource %q %q {\n%s\n}\n", kind, objectName(key), c.arguments(key, p))
+		arguments := c.arguments(key, p)
+		if kind == viewType {
+			arguments += "\ndepends_on = [matview_refresh_log.l_schema]" // which is in the provider's log_schema at times
+		}
+		fmt.Fprintf(&text, "resource %q %q {\n%s\n}\n", kind, objectName(key), arguments)
 	}
 	return text.String()
 }
@@ -156,22 +173,19 @@ func (c *coverage) arguments(key string, p phase) string {
 	if p.unknown {
 		value = fmt.Sprintf("terraform_data.value.output[%q]", key)
 	}
-	as := a.as
-	if as == "" {
-		as = key[strings.LastIndex(key, ".")+1:] + " = VALUE"
-	}
+	as := cmp.Or(a.as, attributeOf(key)+" = VALUE")
 	return a.base + "\n" + strings.Replace(as, "VALUE", value, 1)
 }
 
 // planned says what is to be planned for the case.
-func (c *coverage) planned(key string, p phase) plancheck.ResourceActionType {
+func (c *coverage) planned(key string, p phase) string {
 	a := c.cases[key]
 	action, special := a.actions[p.name]
 	switch {
 	case special:
 		return action
 	case p.drift && a.drift == "", p.removed && !c.attributes[key].Optional:
-		return plancheck.ResourceActionNoop
+		return noop
 	}
 	return p.action
 }
@@ -192,93 +206,130 @@ func (c *coverage) expected(key string, p phase) (inDatabase, inState string) {
 }
 
 // check compares database and state with what they are to have.
-func (c *coverage) check(t *testing.T, p phase) resource.TestCheckFunc {
-	return func(s *terraform.State) error {
-		conn := c.db.Connect(t)
-		for _, key := range sortedKeys(c.cases) {
-			a := c.cases[key]
-			inDatabase, inState := c.expected(key, p)
-			if a.read != "" {
-				var got string
-				if err := conn.QueryRow(t.Context(), "SELECT coalesce(("+a.read+")::text, 'null')").Scan(&got); err != nil {
-					t.Errorf("%s, %s: %v", key, p.name, err)
-				} else if got != inDatabase {
-					t.Errorf("%s, %s: the database has %q, want %q", key, p.name, got, inDatabase)
-				}
-			}
-			if inState == "" {
-				continue
-			}
-			at := a.at
-			if at == "" {
-				at = key[strings.LastIndex(key, ".")+1:]
-			}
-			if err := resource.TestMatchResourceAttr(address(key), at, regexp.MustCompile("(?s)^(?:"+inState+")$"))(s); err != nil {
+func (c *coverage) check(t *testing.T, p phase, state map[string]any) {
+	t.Helper()
+	conn := c.db.Connect(t)
+	for _, key := range sortedKeys(c.cases) {
+		a := c.cases[key]
+		inDatabase, inState := c.expected(key, p)
+		if a.read != "" {
+			var got string
+			if err := conn.QueryRow(t.Context(), "SELECT coalesce(("+a.read+")::text, 'null')").Scan(&got); err != nil {
 				t.Errorf("%s, %s: %v", key, p.name, err)
+			} else if got != inDatabase {
+				t.Errorf("%s, %s: the database has %q, want %q", key, p.name, got, inDatabase)
 			}
 		}
-		return nil
-	}
-}
-
-// plannedAll compares the plan with what is to be in it, and holds that planning
-// changed nothing.
-type plannedAll struct {
-	t      *testing.T
-	c      *coverage
-	p      phase
-	before *string
-}
-
-func (check plannedAll) CheckPlan(ctx context.Context, req plancheck.CheckPlanRequest, _ *plancheck.CheckPlanResponse) {
-	for _, key := range sortedKeys(check.c.cases) {
-		resp := &plancheck.CheckPlanResponse{}
-		plancheck.ExpectResourceAction(address(key), check.c.planned(key, check.p)).CheckPlan(ctx, req, resp)
-		if resp.Error != nil {
-			check.t.Errorf("%s, %s: %v", key, check.p.name, resp.Error)
+		at := cmp.Or(a.at, attributeOf(key))
+		if got := valueAt(state[address(key)], at); inState != "" && !regexp.MustCompile("(?s)^(?:"+inState+")$").MatchString(got) {
+			t.Errorf("%s, %s: the state has %q, want %q", key, p.name, got, inState)
 		}
 	}
-	if after := check.c.fingerprint(check.t); after != *check.before {
-		check.t.Errorf("%s: planning changed the database: %s, before %s", check.p.name, after, *check.before)
+}
+
+// valueAt is what a path such as indexes.i.keys.0 leads to, or the length of a
+// list at #.
+func valueAt(value any, path string) string {
+	for _, step := range strings.Split(path, ".") {
+		switch v := value.(type) {
+		case map[string]any:
+			value = v[step]
+		case []any:
+			if n, err := strconv.Atoi(step); err == nil && n < len(v) {
+				value = v[n]
+			} else {
+				value = len(v)
+			}
+		}
 	}
+	return fmt.Sprint(value)
+}
+
+// plan has terraform plan into a file, and returns what is planned by address.
+func (c *coverage) plan(t *testing.T, w workspace) map[string]string {
+	t.Helper()
+	actions := map[string]string{}
+	for _, line := range strings.Split(w.run(t, "plan", "-json", "-out=planned"), "\n") {
+		var message struct {
+			Type   string
+			Change struct {
+				Action   string
+				Resource struct{ Addr string }
+			}
+		}
+		if json.Unmarshal([]byte(line), &message) == nil && message.Type == "planned_change" {
+			actions[message.Change.Resource.Addr] = message.Change.Action
+		}
+	}
+	return actions
+}
+
+// state is what Terraform keeps, by address.
+func (c *coverage) state(t *testing.T, w workspace) map[string]any {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(w.dir, "terraform.tfstate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Resources []struct {
+			Type, Name string
+			Instances  []struct{ Attributes any }
+		}
+	}
+	if err := json.Unmarshal(data, &file); err != nil {
+		t.Fatal(err)
+	}
+	state := map[string]any{}
+	for _, r := range file.Resources {
+		state[r.Type+"."+r.Name] = r.Instances[0].Attributes
+	}
+	return state
 }
 
 // fingerprint changes with any DDL, and any change of a schedule.
 func (c *coverage) fingerprint(t *testing.T) string {
+	t.Helper()
 	return valueOf(t, c.db, `SELECT (SELECT concat_ws(' ', max(id), (SELECT tag FROM ddl ORDER BY id DESC LIMIT 1)) FROM ddl) || ' ' ||
 (SELECT md5(string_agg(s::text, ',' ORDER BY view_name)) FROM (TABLE public.materialized_view_refresh_schedule UNION ALL TABLE ops.materialized_view_refresh_schedule UNION ALL TABLE ops2.materialized_view_refresh_schedule) AS s)`)
 }
 
 // Every attribute of every resource is set, changed, removed, unknown at plan, and
-// changed behind Terraform's back.
+// changed behind Terraform's back; planning changes nothing, and after each apply
+// there is nothing to do.
 func TestAccEveryAttribute(t *testing.T) {
-	c := newCoverage(t)
-	var steps []resource.TestStep
-	var views string
-	const oids = "SELECT string_agg(oid::text, ' ' ORDER BY oid) FROM pg_class WHERE relkind = 'm'"
-	for _, p := range phases {
-		before := new(string)
-		steps = append(steps, resource.TestStep{
-			PreConfig: func() {
-				if p.drift {
-					for _, key := range sortedKeys(c.cases) {
-						if sql := c.cases[key].drift; sql != "" {
-							c.db.Exec(t, sql)
-						}
-					}
-				}
-				*before = c.fingerprint(t)
-				views = valueOf(t, c.db, oids)
-			},
-			Config:           c.config(p),
-			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{plannedAll{t, c, p, before}}},
-			Check: func(s *terraform.State) error {
-				if after := valueOf(t, c.db, oids); p.name == "unknown, and the same" && after != views {
-					t.Errorf("what was unknown, and is the same, made views anew: %s, before %s", after, views)
-				}
-				return c.check(t, p)(s)
-			},
-		})
+	if os.Getenv("TF_ACC") == "" {
+		t.Skip("it runs terraform, as do the acceptance tests: set TF_ACC")
 	}
-	resource.Test(t, resource.TestCase{ProtoV6ProviderFactories: testAccProviders, Steps: steps})
+	c := newCoverage(t)
+	const oids = "SELECT string_agg(oid::text, ' ' ORDER BY oid) FROM pg_class WHERE relkind = 'm'"
+	w := newWorkspace(t, c.db.URL(), "")
+	for _, p := range phases {
+		w.write(t, c.config(p))
+		if p.drift {
+			for _, key := range sortedKeys(c.cases) {
+				if sql := c.cases[key].drift; sql != "" {
+					c.db.Exec(t, sql)
+				}
+			}
+		}
+		before, views := c.fingerprint(t), valueOf(t, c.db, oids)
+		actions := c.plan(t, w)
+		for _, key := range sortedKeys(c.cases) {
+			if got, want := cmp.Or(actions[address(key)], noop), c.planned(key, p); got != want {
+				t.Errorf("%s, %s: planned is %s, want %s", key, p.name, got, want)
+			}
+		}
+		if after := c.fingerprint(t); after != before {
+			t.Errorf("%s: planning changed the database: %s, before %s", p.name, after, before)
+		}
+		w.run(t, "apply", "planned")
+		c.check(t, p, c.state(t, w))
+		if after := valueOf(t, c.db, oids); p.name == "unknown, and the same" && after != views {
+			t.Errorf("what was unknown, and is the same, made views anew: %s, before %s", after, views)
+		}
+		if again := c.plan(t, w); len(again) > 0 {
+			t.Errorf("%s: afterwards this is planned: %v", p.name, again)
+		}
+	}
 }

@@ -1,7 +1,5 @@
 package provider
 
-import "github.com/hashicorp/terraform-plugin-testing/plancheck"
-
 const oneLog = "schema = \"NAME\"\ndeletion_protection = false"
 
 // mayIn is a query for which of the two roles has the privilege on the log table,
@@ -23,7 +21,7 @@ var logAttributeCases = map[string]attributeCase{
 		base: "deletion_protection = false", as: "schema = VALUE", a: `"NAME_a"`, b: `"NAME b"`, stateA: "NAME_a", stateB: "NAME b",
 		read: "SELECT string_agg(nspname, ',') FROM pg_namespace WHERE nspname ~ '^NAME' AND EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_namespace.oid)",
 		inA:  "NAME_a", inB: "NAME b", drift: `DROP SCHEMA "NAME b" CASCADE`,
-		actions: map[string]plancheck.ResourceActionType{"drifted": create, "set again": replace, "changed to what is unknown": replace, "unknown, and the same": replace},
+		actions: map[string]string{"drifted": create, "set again": replace, "changed to what is unknown": replace, "unknown, and the same": replace},
 	},
 	"matview_refresh_log.history_retention": {
 		base: oneLog, a: `"48h"`, b: `"90m"`, stateNone: "720h",

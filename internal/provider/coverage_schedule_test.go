@@ -1,7 +1,5 @@
 package provider
 
-import "github.com/hashicorp/terraform-plugin-testing/plancheck"
-
 // ofSchedule is a query for a column of the schedule's row.
 func ofSchedule(column string) string {
 	return "SELECT " + column + " FROM materialized_view_refresh_schedule WHERE view_name = 'NAME'"
@@ -19,12 +17,12 @@ const (
 )
 
 // elsewhere is planned where a change makes another resource.
-var elsewhere = map[string]plancheck.ResourceActionType{
+var elsewhere = map[string]string{
 	"drifted": create, "removed": replace, "set again": replace, "changed to what is unknown": replace, "unknown, and the same": replace,
 }
 
 // back is planned where a is the default as well.
-var back = map[string]plancheck.ResourceActionType{"set again": noop}
+var back = map[string]string{"set again": noop}
 
 var scheduleAttributeCases = map[string]attributeCase{
 	"matview_refresh_schedule.id": {

@@ -158,7 +158,9 @@ func (g *gate) CheckPlan(context.Context, plancheck.CheckPlanRequest, *plancheck
 type afterPlan func()
 
 // CheckPlan implements [plancheck.PlanCheck].
-func (f afterPlan) CheckPlan(context.Context, plancheck.CheckPlanRequest, *plancheck.CheckPlanResponse) { f() }
+func (f afterPlan) CheckPlan(context.Context, plancheck.CheckPlanRequest, *plancheck.CheckPlanResponse) {
+	f()
+}
 
 func pass(from, to net.Conn) {
 	_, _ = io.Copy(to, from)

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -13,6 +14,9 @@ import (
 // is, and each data source pass it where there is none, and what is wrong by itself
 // is found.
 func TestAccValidateWithoutDatabase(t *testing.T) {
+	if os.Getenv("TF_ACC") == "" {
+		t.Skip("it runs terraform, as do the acceptance tests: set TF_ACC")
+	}
 	c := &coverage{attributes: schemaAttributes(t), cases: map[string]attributeCase{}}
 	for key, a := range attributeCases() {
 		for _, text := range []*string{&a.base, &a.as, &a.a} {

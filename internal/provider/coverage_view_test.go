@@ -1,11 +1,12 @@
 package provider
 
-import "github.com/hashicorp/terraform-plugin-testing/plancheck"
-
 // ofView is a query for a column of the view's row in pg_class.
 func ofView(column string) string {
 	return "SELECT " + column + " FROM pg_class AS c WHERE relname = 'NAME' AND relkind = 'm' AND relnamespace <> 'away'::regnamespace"
 }
+
+// What is planned of a resource.
+const noop, create, update, replace = "noop", "create", "update", "replace"
 
 const (
 	onlyName  = `name = "NAME"`
@@ -16,12 +17,10 @@ const (
 )
 
 var (
-	noop, create, replace = plancheck.ResourceActionNoop, plancheck.ResourceActionCreate, plancheck.ResourceActionReplace
-
 	// gone is planned where the resource is not there any more.
-	gone = map[string]plancheck.ResourceActionType{"drifted": create}
+	gone = map[string]string{"drifted": create}
 	// stays is planned where leaving the attribute out leaves it as it is.
-	stays = map[string]plancheck.ResourceActionType{"removed": noop}
+	stays = map[string]string{"removed": noop}
 )
 
 var viewAttributeCases = map[string]attributeCase{
@@ -160,7 +159,7 @@ var viewIndexAttributeCases = map[string]attributeCase{
 	}),
 	"matview_view.indexes.nulls_not_distinct": indexCase("keys = [\"id\"]\nunique = true", attributeCase{
 		as: "nulls_not_distinct = VALUE", a: "false", b: "true", at: "indexes.NAME_i.nulls_not_distinct", stateNone: "false", since: 150000,
-		actions: map[string]plancheck.ResourceActionType{"set again": noop},
+		actions: map[string]string{"set again": noop},
 		read:    "SELECT to_jsonb(x)->>'indnullsnotdistinct' FROM pg_index AS x WHERE indexrelid = 'NAME_i'::regclass", inA: "false", inB: "true", inNone: "false",
 	}),
 	"matview_view.indexes.storage_parameters": indexCase(`keys = ["id"]`, attributeCase{
