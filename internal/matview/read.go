@@ -3,7 +3,11 @@ package matview
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -23,8 +27,9 @@ type View struct {
 	// Major is the server's version, such as 15: another major writes the same
 	// definition in other words.
 	Major int
-	// DefinitionHash changes with the stored query. It may change without a
-	// change of meaning, at a major upgrade.
+	// DefinitionHash changes with the stored query and with the names of the view's
+	// columns, which ALTER MATERIALIZED VIEW … RENAME COLUMN changes in pg_attribute
+	// alone. It may change without a change of meaning, at a major upgrade.
 	DefinitionHash string
 	// SourcesHash changes with the names and the columns of the relations that
 	// the query reads, and so when a SELECT * may mean something else.
@@ -149,11 +154,19 @@ func readViews(ctx context.Context, q Querier, schema, relation any) ([]*View, e
 		err := row.Scan(&v.OID, &v.ID, &v.Name.Schema, &v.Name.Relation, &v.Owner, &v.Comment, &v.Populated, &v.DefinitionHash, &v.SourcesHash,
 			&names, &v.Storage.Tablespace, &v.Storage.AccessMethod, &v.Major, &options, &types)
 		v.Storage.Parameters = parameterMap(options)
+		v.DefinitionHash += " " + hashOf(names)
 		for i := range names {
 			v.Columns = append(v.Columns, Column{Name: names[i], Type: types[i]})
 		}
 		return v, err
 	})
+}
+
+// hashOf is of names in order; none of them can hold a NUL.
+func hashOf(names []string) string {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, strings.Join(names, "\x00")) // which never fails
+	return strconv.FormatUint(h.Sum64(), 36)
 }
 
 // readIndexStates fills in the indexes of one view, or of all.

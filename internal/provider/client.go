@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/tfsdk"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -48,6 +49,26 @@ func (c *client) open(ctx context.Context) (*pgxpool.Pool, error) {
 		c.pool, c.err = postgres.Open(context.WithoutCancel(ctx), c.config)
 	})
 	return c.pool, c.err
+}
+
+// planPool is the pool for planning what is not there yet. It is nil where the
+// provider's settings are unknown and, with a warning, where the server does not
+// let us in: the same apply may start it, or make the database or the login.
+func (c *client) planPool(ctx context.Context, diags *diag.Diagnostics) (*pgxpool.Pool, error) {
+	pool, err := c.open(ctx)
+	if err == nil {
+		err = pool.Ping(ctx)
+	}
+	var refused *pgconn.ConnectError
+	switch {
+	case errors.Is(err, errUnknownConfig):
+		return nil, nil
+	case errors.As(err, &refused):
+		diags.AddWarning("Not checked: the server cannot be reached yet",
+			postgres.Message(err)+".\n\nIf this apply starts the server, or makes the login, before it comes to this (see depends_on), all is well; else the apply will fail.")
+		return nil, nil
+	}
+	return pool, err
 }
 
 // withConn runs do on a connection of the pool, for what is more than a statement.

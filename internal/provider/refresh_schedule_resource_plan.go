@@ -49,12 +49,16 @@ func (r *refreshScheduleResource) ModifyPlan(ctx context.Context, req resource.M
 // checkPlan says nothing where it cannot tell yet: the server or the tables may
 // be made by the same apply, which checks again.
 func (r *refreshScheduleResource) checkPlan(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) {
-	pool, err := r.client.open(ctx)
-	if errors.Is(err, errUnknownConfig) {
+	open := r.client.open
+	if state == nil {
+		open = func(ctx context.Context) (*pgxpool.Pool, error) { return r.client.planPool(ctx, diags) }
+	}
+	pool, err := open(ctx)
+	if err != nil && !errors.Is(err, errUnknownConfig) {
+		addError(diags, "Cannot check the schedule", err)
 		return
 	}
-	if err != nil {
-		addError(diags, "Cannot check the schedule", err)
+	if pool == nil {
 		return
 	}
 	plan.checkSettings(ctx, pool, state, diags)

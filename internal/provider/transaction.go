@@ -2,6 +2,8 @@ package provider
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -15,7 +17,13 @@ import (
 // views called names: no refresh of ours runs meanwhile. Where another session did
 // something at the same moment that is run again from its beginning, see
 // [postgres.Retry]: do begins each time with what there was before.
-func (c *client) inTransaction(ctx context.Context, do func(tx pgx.Tx) error, names ...matview.Name) error {
+func (c *client) inTransaction(ctx context.Context, do func(tx pgx.Tx) error, names ...matview.Name) (err error) {
+	defer func() {
+		// The server says no more than that it was asked to cancel.
+		if overdue := ctx.Err(); err != nil && errors.Is(overdue, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w: %w", overdue, err)
+		}
+	}()
 	pool, err := c.open(ctx)
 	if err != nil {
 		return err

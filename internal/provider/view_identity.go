@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -33,18 +34,23 @@ func (r *viewResource) IdentitySchema(_ context.Context, _ resource.IdentitySche
 }
 
 // identify sets the identity of a view that has the name. identity is nil with a
-// Terraform that knows none.
+// Terraform that knows none. Where the provider's settings are unknown it stays as
+// it is, or is without the database, but never null: the framework asks for it.
 func (r *viewResource) identify(ctx context.Context, identity *tfsdk.ResourceIdentity, name matview.Name, diags *diag.Diagnostics) {
 	if identity == nil || diags.HasError() {
 		return
 	}
 	database, err := r.client.database(ctx)
-	if err != nil {
+	unknown := errors.Is(err, errUnknownConfig)
+	if err != nil && !unknown {
 		addError(diags, "Cannot identify the materialized view", err)
 		return
 	}
+	if unknown && !identity.Raw.IsFullyNull() {
+		return
+	}
 	diags.Append(identity.Set(ctx, viewIdentity{
-		Database: types.StringValue(database), Schema: types.StringValue(name.Schema), Name: types.StringValue(name.Relation),
+		Database: stringOrNull(database), Schema: types.StringValue(name.Schema), Name: types.StringValue(name.Relation),
 	})...)
 }
 

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -100,6 +101,10 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		return
 	}
 	pool, err := r.client.open(ctx)
+	if errors.Is(err, errUnknownConfig) && !state.Definition.IsNull() { // it was not just imported
+		r.identify(ctx, resp.Identity, state.name(), &resp.Diagnostics)
+		return // it stays as it was last seen
+	}
 	if err != nil {
 		addError(&resp.Diagnostics, fmt.Sprintf("Cannot read materialized view %s", state.name()), err)
 		return

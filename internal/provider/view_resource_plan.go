@@ -50,7 +50,12 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		return
 	}
 	var err error
-	if p.pool, err = r.client.open(ctx); err != nil && !errors.Is(err, errUnknownConfig) {
+	if p.exists {
+		p.pool, err = r.client.open(ctx)
+	} else {
+		p.pool, err = r.client.planPool(ctx, &resp.Diagnostics)
+	}
+	if err != nil && !errors.Is(err, errUnknownConfig) {
 		addError(&resp.Diagnostics, "Cannot check the materialized view", err)
 		return
 	}
