@@ -116,6 +116,24 @@ func startDaemon(t *testing.T, url, config string, args ...string) daemonUnderTe
 	}
 }
 
+// Where the tables are missing, or not for this login, the exporter goes on and
+// says what to do.
+func TestRunSaysWhatIsMissing(t *testing.T) {
+	db := postgrestest.New(t)
+	d := startDaemon(t, db.URL(), "")
+	eventually(t, "the log says how to install the tables", func() bool {
+		return strings.Contains(d.log.String(), "cannot schedule; will try again") && strings.Contains(d.log.String(), "run `matview-exporter migrate`")
+	})
+	if err := migrations.Apply(t.Context(), db.Connect(t), "public"); err != nil {
+		t.Fatal(err)
+	}
+	role, password := db.Role(t, "")
+	d = startDaemon(t, db.URLFor(role, password), "")
+	eventually(t, "the log says that the login must be a writer", func() bool {
+		return strings.Contains(d.log.String(), "put it into writer_roles")
+	})
+}
+
 // fetch gets a URL; code 0 means that nothing answered.
 func fetch(t testing.TB, url string) (code int, body string) {
 	t.Helper()

@@ -209,12 +209,22 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p.write(w)
 }
 
+// pathOf is the path as the configuration has it, which names no key's value.
+func (h *Handler) pathOf(r *http.Request) string {
+	for _, known := range h.routes {
+		if known.Pattern() == r.Pattern {
+			return known.Path
+		}
+	}
+	return r.Pattern
+}
+
 // log writes what is the server's to mend.
 func (h *Handler) log(r *http.Request, p *problem) {
 	if r.Context().Err() != nil {
 		return // the client has gone, which failed whatever was under way
 	}
 	if p.Status >= http.StatusInternalServerError && p.cause != nil && h.said.first(p.Type+p.key) {
-		h.Logger.Warn("request failed", "path", r.Pattern, "status", p.Status, "err", p.causeInOneLine())
+		h.Logger.Warn("request failed", "path", h.pathOf(r), "status", p.Status, "err", p.causeInOneLine())
 	}
 }

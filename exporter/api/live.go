@@ -243,6 +243,9 @@ func liveError(err error) error {
 	if err == nil {
 		return nil
 	}
+	if postgres.SQLState(err) == postgres.InsufficientRight {
+		return misconfigured(fmt.Errorf("the login of real_time may not run the view's query: %w; grant it SELECT on what the query reads, and USAGE on the schemas of that", err))
+	}
 	p := fromDatabase(err)
 	switch strings.TrimPrefix(p.Type, problemType) {
 	case "internal", "not-installed":

@@ -220,11 +220,19 @@ CREATE MATERIALIZED VIEW keeps AS SELECT i AS id, keep(i) AS n FROM (VALUES (0),
 // owner, has it.
 func TestRealTimePrivileges(t *testing.T) {
 	db := jobs(t)
-	h, o := live(t, db, "")
+	_, o := live(t, db, "")
+	var log bytes.Buffer
+	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	h := serve(t, o)
 	body(t, h, "/jobs/job-1?real_time=true", http.StatusOK)
 	db.Exec(t, `REVOKE SELECT ON job_objects FROM `+o.RealTimePool.Config().ConnConfig.User)
 	if got := body(t, h, "/jobs/job-1?real_time=true", http.StatusInternalServerError); !strings.Contains(got, "misconfigured") {
 		t.Error(got)
+	}
+	for _, want := range []string{"path=/jobs/{job_id} ", "the login of real_time may not run the view's query: permission denied for table job_objects"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("no %q in %s", want, log.String())
+		}
 	}
 	body(t, h, "/jobs/job-1", http.StatusOK)
 }

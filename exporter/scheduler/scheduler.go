@@ -41,6 +41,8 @@ type Options struct {
 	UpstreamWait time.Duration
 	Observer     Observer
 	Logger       *slog.Logger
+	// Hint adds to an error of the tables what to do about it.
+	Hint func(error) error
 }
 
 // Scheduler claims due refreshes and runs them.
@@ -66,6 +68,13 @@ func New(o Options) *Scheduler {
 	s := &Scheduler{Options: o, wake: make(chan struct{}, 1), workers: make(chan struct{}, o.MaxConcurrent), ignored: map[string]bool{}}
 	s.unreachable = map[string]bool{}
 	return s
+}
+
+func (s *Scheduler) hint(err error) error {
+	if s.Hint == nil {
+		return err
+	}
+	return s.Hint(err)
 }
 
 const (
@@ -128,7 +137,7 @@ func (s *Scheduler) loop(ctx, work context.Context) {
 			failures++
 			wait = min(time.Second<<min(failures-1, 10), maxRetry)
 			if failures == 1 || failures%10 == 0 {
-				s.Logger.Error("cannot schedule; will try again", "err", postgres.Message(err), "failures", failures)
+				s.Logger.Error("cannot schedule; will try again", "err", postgres.Message(s.hint(err)), "failures", failures)
 			}
 		default:
 			if failures > 0 {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // Spec describes a view to create.
@@ -95,31 +97,50 @@ func (e *RoleError) Error() string {
 
 func (e *RoleError) Unwrap() error { return e.Err }
 
-// asOwner calls what is to be done by role owner ("" means the session's), and then puts the session's role
-// back. The search_path is resolved before, since $user in it would mean
-// another schema.
+// RightsError says that the owner of a view may not do what its query, or its
+// place, takes.
+type RightsError struct {
+	Role string
+	Err  error
+}
+
+func (e *RightsError) Error() string { return e.Err.Error() }
+
+func (e *RightsError) Unwrap() error { return e.Err }
+
+// asOwner calls what is to be done by role owner ("" means the session's), and
+// then puts the session's role back. The search_path is resolved before, since
+// $user in it would mean another schema. A right that owner lacks is a
+// [RightsError].
 func asOwner(ctx context.Context, tx pgx.Tx, owner string, call func() error) error {
-	var role, path string
+	var acting, role, path string
 	var change bool
-	const current = `SELECT $1 NOT IN ('', current_user), current_setting('role'),
+	const current = `SELECT $1 NOT IN ('', current_user), coalesce(nullif($1, ''), current_user), current_setting('role'),
        (SELECT coalesce(string_agg(quote_ident(s), ', ' ORDER BY i), '''''') FROM unnest(current_schemas(false)) WITH ORDINALITY AS u (s, i))`
-	if err := tx.QueryRow(ctx, current, owner).Scan(&change, &role, &path); err != nil {
+	if err := tx.QueryRow(ctx, current, owner).Scan(&change, &acting, &role, &path); err != nil {
 		return fmt.Errorf("become role %q: %w", owner, err)
 	}
 	if !change {
-		return call()
+		return lacking(acting, call())
 	}
 	const set = "SELECT set_config('search_path', $1, true), set_config('role', $2, true)"
 	if _, err := tx.Exec(ctx, set, path, owner); err != nil {
 		return &RoleError{Role: owner, Err: err}
 	}
 	if err := call(); err != nil {
-		return err
+		return lacking(acting, err)
 	}
 	if _, err := tx.Exec(ctx, "SELECT set_config('role', $1, true)", role); err != nil {
 		return fmt.Errorf("become role %q again: %w", role, err)
 	}
 	return nil
+}
+
+func lacking(role string, err error) error {
+	if postgres.SQLState(err) == postgres.InsufficientRight {
+		return &RightsError{Role: role, Err: err}
+	}
+	return err
 }
 
 // Comment sets the comment of a view; "" removes it.

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
-
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
@@ -17,16 +15,21 @@ var (
 	terraformBlock = regexp.MustCompile("(?s)\n```terraform\n(.*?\n)```\n")
 	// How to connect is the test's to say.
 	connection = regexp.MustCompile(`(?m)^(terraform|provider "matview") \{(\}|(?s:\n.*?)\n\})\n`)
-	alias      = regexp.MustCompile(`(?m)^ +provider += matview\..*\n`)
+	// What is in another database.
+	aliased = regexp.MustCompile(`(?m)^resource .*\{\n +provider += matview\.(?s:.*?\n)\}\n`)
 )
 
-// The configurations that the guides show are planned as they are written; those
-// of a page are one configuration.
+// The configurations that the guides show are applied as they are written, and
+// are empty plans after; those of a page are one configuration.
 func TestAccGuides(t *testing.T) {
+	if os.Getenv("TF_ACC") == "" {
+		t.Skip("TF_ACC is not set")
+	}
 	pages, err := filepath.Glob("../../templates/guides/*.md")
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("%v %v", pages, err)
 	}
+	built := newWorkspace(t, postgrestest.New(t).URL(), "")
 	for _, page := range pages {
 		t.Run(filepath.Base(page), func(t *testing.T) {
 			text, err := os.ReadFile(page)
@@ -52,13 +55,14 @@ func TestAccGuides(t *testing.T) {
 			}
 			for _, role := range []string{"matview_exporter", "grafana", "revenue_owner"} {
 				login, _ := db.Role(t, "")
+				db.Exec(t, "GRANT CREATE ON SCHEMA public TO "+login+"; GRANT SELECT ON orders TO "+login)
 				config = strings.ReplaceAll(config, `"`+role+`"`, `"`+login+`"`)
 			}
-			config = alias.ReplaceAllString(connection.ReplaceAllString(config, ""), "")
-			resource.Test(t, resource.TestCase{
-				ProtoV6ProviderFactories: testAccProviders,
-				Steps:                    []resource.TestStep{{Config: providerConfig(db) + config, PlanOnly: true, ExpectNonEmptyPlan: strings.Contains(config, "resource ")}},
-			})
+			config = connection.ReplaceAllString(aliased.ReplaceAllString(config, ""), "")
+			w := built.beside(t, workspaceProvider+config)
+			w.env = append(w.env, "PGDATABASE="+db.Name)
+			w.run(t, "apply", "-auto-approve")
+			w.plan(t)
 		})
 	}
 }

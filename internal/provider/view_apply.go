@@ -209,7 +209,11 @@ func (c *viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (beh
 		return nil, err
 	}
 	if c.indexes != nil {
-		if err := matview.SetIndexes(ctx, tx, v, c.indexes, c.changedIndexes(v)); err != nil {
+		changed, err := c.changedIndexes(ctx, tx, v)
+		if err != nil {
+			return nil, err
+		}
+		if err := matview.SetIndexes(ctx, tx, v, c.indexes, changed); err != nil {
 			return nil, err
 		}
 	}
@@ -271,7 +275,10 @@ func (c *viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 	}
 	if c.indexes != nil {
 		s.Build = maps.Clone(c.indexes)
-		changed := c.changedIndexes(v)
+		changed, err := c.changedIndexes(ctx, tx, v)
+		if err != nil {
+			return nil, err
+		}
 		for _, x := range v.Indexes {
 			if _, wanted := c.indexes[x.Name]; wanted && x.Valid && !slices.Contains(changed, x.Name) {
 				delete(s.Build, x.Name)
@@ -292,16 +299,47 @@ func (c *viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 
 // changedIndexes are those to build anew: their text was changed, or the index
 // is not the one that Terraform last saw.
-func (c *viewChange) changedIndexes(v *matview.View) []string {
-	var changed []string
+func (c *viewChange) changedIndexes(ctx context.Context, tx pgx.Tx, v *matview.View) (changed []string, err error) {
+	var equal map[string]bool
+	if c.indexesWere == nil {
+		if equal, err = c.adopted(ctx, tx, v); err != nil {
+			return nil, err
+		}
+	}
 	for _, x := range v.Indexes {
 		was, managed := c.indexesWere[x.Name]
 		seen := c.memory.Indexes[x.Name].Hash == x.Hash
-		if want, ok := c.indexes[x.Name]; ok && (!managed || !seen || !was.Equal(want)) {
+		if want, ok := c.indexes[x.Name]; ok && !equal[x.Name] && (!managed || !seen || !was.Equal(want)) {
 			changed = append(changed, x.Name)
 		}
 	}
-	return changed
+	return changed, nil
+}
+
+// adopted are the indexes of a view whose indexes were not managed that are what
+// the plan asks for already: they stay, and their comments with them.
+func (c *viewChange) adopted(ctx context.Context, tx pgx.Tx, v *matview.View) (map[string]bool, error) {
+	if len(c.indexes) == 0 || len(v.Indexes) == 0 {
+		return nil, nil
+	}
+	n, err := matview.Normalize(ctx, tx, c.plan.Definition.ValueString(), c.plan.columnNames()...)
+	if err != nil || n.Definition == "" {
+		return nil, err
+	}
+	want, err := matview.NormalizeIndexes(ctx, tx, v.Name, n.Definition, c.indexes)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := matview.ReadIndexes(ctx, tx, v.OID)
+	if err != nil {
+		return nil, err
+	}
+	equal := map[string]bool{}
+	for _, x := range v.Indexes {
+		w, ok := want[x.Name]
+		equal[x.Name] = ok && x.Valid && w.Equal(stored[x.Name])
+	}
+	return equal, nil
 }
 
 // give gives the view the planned owner and name, for which readers wait.

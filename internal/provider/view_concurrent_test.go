@@ -30,8 +30,10 @@ func twoStates(t *testing.T, db *postgrestest.Database, body string) (a, b works
 	return a, b
 }
 
+const workspaceProvider = "terraform {\n  required_providers {\n    matview = { source = \"matview/matview\" }\n  }\n}\nprovider \"matview\" {}\n"
+
 func workspaceConfig(body string) string {
-	return "terraform {\n  required_providers {\n    matview = { source = \"matview/matview\" }\n  }\n}\nprovider \"matview\" {}\nresource \"matview_view\" \"test\" {\n" + body + "\n}\n"
+	return workspaceProvider + "resource \"matview_view\" \"test\" {\n" + body + "\n}\n"
 }
 
 // oneLine undoes Terraform's line breaks and frames.

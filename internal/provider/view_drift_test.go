@@ -68,6 +68,48 @@ func TestAccViewInvalidIndex(t *testing.T) {
 	})
 }
 
+// Indexes that were not managed are adopted as they are, with their comments,
+// where they mean what the configuration says; also while the view is replaced.
+func TestAccViewIndexesAdopted(t *testing.T) {
+	db := viewDatabase(t)
+	const all = `
+  indexes = {
+    i = { keys = ["ID desc"], unique = true }
+    j = { keys = ["lower( name )"], where = "id>1" }
+    k = { keys = ["name"] }
+  }`
+	const comments = "SELECT string_agg(c.relname || ' ' || coalesce(obj_description(c.oid), '-'), ', ' ORDER BY c.relname) FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid WHERE i.indrelid = 'job_progress'::regclass"
+	var before string
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs"))},
+			{
+				PreConfig: func() {
+					db.Exec(t, `CREATE UNIQUE INDEX i ON job_progress (id DESC); COMMENT ON INDEX i IS 'one';
+CREATE INDEX j ON job_progress (lower(name)) WHERE id > 1; COMMENT ON INDEX j IS 'two'; CREATE INDEX k ON job_progress (id); COMMENT ON INDEX k IS 'other'`)
+					before = valueOf(t, db, "SELECT 'i'::regclass::oid || ' ' || 'j'::regclass::oid")
+				},
+				Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs")+all),
+				Check: resource.ComposeAggregateTestCheckFunc(
+					expect(t, db, comments, "i one, j two, k -"),
+					func(*terraform.State) error {
+						return expect(t, db, "SELECT 'i'::regclass::oid || ' ' || 'j'::regclass::oid", before)(nil)
+					},
+					resource.TestCheckResourceAttr(viewAddress, "supports_concurrent_refresh", "true"),
+				),
+			},
+			{Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs")+all), ConfigPlanChecks: noChanges},
+			{Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs"))},
+			{
+				Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs WHERE id > 0")+all),
+				Check:  expect(t, db, comments, "i one, j two, k -"),
+			},
+			{Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs WHERE id > 0")+all), ConfigPlanChecks: noChanges},
+		},
+	})
+}
+
 // Whether a view will support concurrent refreshes is known at plan, from its
 // indexes.
 func TestAccViewSupportsConcurrentAtPlan(t *testing.T) {

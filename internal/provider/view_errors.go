@@ -36,12 +36,28 @@ func addViewError(diags *diag.Diagnostics, summary string, err error) {
 	case errors.Is(err, context.DeadlineExceeded):
 		diags.AddError(summary, "It took longer than the timeout set in timeouts. Nothing was changed.")
 	case sqlErr != nil:
-		diags.AddAttributeError(attribute, summary, sqlErr.Explain())
+		diags.AddAttributeError(attribute, summary, sqlErr.Explain()+remedy(err))
 	case !attribute.Equal(path.Empty()):
-		diags.AddAttributeError(attribute, summary, postgres.Message(err))
+		diags.AddAttributeError(attribute, summary, postgres.Message(err)+remedy(err))
 	default:
-		addError(diags, summary, err)
+		diags.AddError(summary, postgres.Message(err)+remedy(err))
 	}
+}
+
+// remedy is what to do about err, where the server's message does not say so.
+func remedy(err error) string {
+	var index *matview.IndexError
+	var rights *matview.RightsError
+	var sqlErr *matview.SQLError
+	switch state := postgres.SQLState(err); {
+	case errors.As(err, &rights):
+		return fmt.Sprintf("\n\nThis runs with the rights of the view's owner, %s. Grant it what it lacks, as in GRANT SELECT ON … TO %[1]s.", postgres.QuoteIdent(rights.Role))
+	case errors.As(err, &index) && state == postgres.DuplicateTable:
+		return fmt.Sprintf("\n\nTables, views and indexes of a schema share their names. Choose another name for the index; this one belongs to something other than %s.", index.View)
+	case state == postgres.InvalidSchemaName && errors.As(err, &sqlErr) && sqlErr.Line == 0: // not in the definition
+		return "\n\nThis provider creates no schema for a view: create it first, or name it in depends_on if the same apply does."
+	}
+	return ""
 }
 
 // blamed is the attribute whose text err is about, and what the server says of

@@ -1,11 +1,13 @@
 package provider
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 )
@@ -38,6 +40,36 @@ func TestPlanErrors(t *testing.T) {
 			t.Errorf("%s: the diagnostic is not on definition", c.query)
 		}
 	}
+}
+
+// What goes wrong at apply says what to do about it, where the server does not.
+func TestAccViewRemedies(t *testing.T) {
+	db := viewDatabase(t)
+	owner, _ := db.Role(t, "")
+	db.Exec(t, "GRANT CREATE ON SCHEMA public TO "+owner)
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{
+				Config:      viewConfig(db, withDefinition("SELECT id FROM jobs")+fmt.Sprintf("  owner = %q", owner)),
+				ExpectError: message(`permission denied for table jobs (SQLSTATE 42501) This runs with the rights of the view's owner, "` + owner + `". Grant it what it lacks, as in GRANT SELECT ON … TO "` + owner + `".`),
+			},
+			{
+				Config:      viewConfig(db, withDefinition("SELECT id FROM jobs")+`  indexes = { jobs_pkey = { keys = ["id"] } }`),
+				ExpectError: message("Choose another name for the index"),
+			},
+			{
+				Config:      viewConfig(db, withDefinition("SELECT id FROM jobs")+`  schema = "nowhere"`),
+				ExpectError: message("This provider creates no schema for a view"),
+			},
+			{Config: viewConfig(db, withDefinition("SELECT id FROM jobs"))},
+			{ // and while a view is replaced
+				PreConfig:   func() { db.Exec(t, "ALTER MATERIALIZED VIEW job_progress OWNER TO "+owner) },
+				Config:      viewConfig(db, withDefinition("SELECT name FROM jobs")),
+				ExpectError: message("This runs with the rights of the view's owner"),
+			},
+		},
+	})
 }
 
 func TestExistsDetail(t *testing.T) {

@@ -95,7 +95,7 @@ func (f facts) choose() choice {
 	case !f.Populated:
 		return firstPopulation
 	case !f.UniqueIndex:
-		const noIndex = "it has no unique index on plain columns without WHERE, which concurrently would need"
+		const noIndex = "the view has no unique index on plain columns without WHERE, which concurrently would need"
 		took := f.Recent.Blocking
 		if took == nil || f.Recent.Swap != nil && *f.Recent.Swap < *took {
 			took = f.Recent.Swap

@@ -8,7 +8,7 @@ import (
 func TestChoose(t *testing.T) {
 	took := func(d time.Duration) *time.Duration { return &d }
 	changed := func(d time.Duration, inserted, deleted int64) *concurrent { return &concurrent{d, inserted, deleted} }
-	const noIndex = "it has no unique index on plain columns without WHERE, which concurrently would need, and "
+	const noIndex = "the view has no unique index on plain columns without WHERE, which concurrently would need, and "
 	for _, c := range []struct {
 		f    facts
 		want choice

@@ -147,7 +147,7 @@ func (a *attempt) whyRefreshed(method string) string {
 	if a.because == "" {
 		return method
 	}
-	return a.because + "; " + method
+	return "not skipped: " + a.because + "; " + method
 }
 
 // skip returns why the view must be refreshed, or "" if that was skipped.
