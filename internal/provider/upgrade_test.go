@@ -67,7 +67,7 @@ func TestAccUpgradeFromFirst(t *testing.T) {
 	}
 	db := firstDatabase(t)
 	w := newWorkspace(t, db.URL(), readFile(t, "testdata/first/main.tf"))
-	state := readFile(t, "testdata/first/terraform.tfstate")
+	state := readFile(t, "testdata/first/state.json")
 	write := func(state string) {
 		if err := os.WriteFile(filepath.Join(w.dir, "terraform.tfstate"), []byte(state), 0o600); err != nil {
 			t.Fatal(err)
@@ -120,7 +120,7 @@ func TestStateOfOtherVersions(t *testing.T) {
 			Instances []struct{ Attributes map[string]any }
 		}
 	}
-	if err := json.Unmarshal([]byte(readFile(t, "testdata/first/terraform.tfstate")), &state); err != nil {
+	if err := json.Unmarshal([]byte(readFile(t, "testdata/first/state.json")), &state); err != nil {
 		t.Fatal(err)
 	}
 	upgrade := func(typeName string, attributes any, version int64) (map[string]tftypes.Value, error) {
