@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -211,12 +212,47 @@ BEGIN INSERT INTO committed VALUES (current_query()); END $$;
 CREATE EVENT TRIGGER refresh_starts ON ddl_command_start WHEN TAG IN ('REFRESH MATERIALIZED VIEW') EXECUTE FUNCTION refresh_starts();
 CREATE EVENT TRIGGER refresh_ends ON ddl_command_end WHEN TAG IN ('REFRESH MATERIALIZED VIEW') EXECUTE FUNCTION refresh_ends()`
 
+// provoke has two sessions refresh a view at once, which the probe must see.
+func (d benched) provoke() {
+	d.Helper()
+	ctx := d.B.Context()
+	first, err := d.Begin(ctx)
+	if err != nil {
+		d.Fatal(err)
+	}
+	if _, err := first.Exec(ctx, "REFRESH MATERIALIZED VIEW view_1"); err != nil {
+		d.Fatal(err)
+	}
+	second, err := d.Begin(ctx)
+	if err != nil {
+		d.Fatal(err)
+	}
+	if _, err := second.Exec(ctx, "SET LOCAL lock_timeout = '1ms'"); err != nil {
+		d.Fatal(err)
+	}
+	if _, err := second.Exec(ctx, "REFRESH MATERIALIZED VIEW view_1"); postgres.SQLState(err) != postgres.LockNotAvailable {
+		d.Fatal(err)
+	}
+	for _, tx := range []pgx.Tx{first, second} {
+		if err := tx.Rollback(ctx); err != nil {
+			d.Fatal(err)
+		}
+	}
+	if d.number(atOnce) == 0 {
+		d.Fatal("the probe does not see two refreshes at once")
+	}
+	d.do("ALTER SEQUENCE refreshed_at_once RESTART")
+}
+
+const atOnce = `SELECT CASE WHEN is_called THEN last_value ELSE 0 END::float8 FROM refreshed_at_once`
+
 // BenchmarkReplicas kills and restarts three exporters at random for a minute,
 // while two hundred views are due every second.
 func BenchmarkReplicas(b *testing.B) {
 	const views = 200
 	d := bench(b, views)
 	d.do(probe)
+	d.provoke()
 	for b.Loop() {
 		d.do(`TRUNCATE materialized_view_refresh_history, materialized_view_refresh_state, materialized_view_refresh_log, materialized_view_refresh_schedule, committed`)
 		d.do(`INSERT INTO materialized_view_refresh_schedule (view_name, every, method) SELECT 'view_' || i, interval '1 s', 'blocking' FROM generate_series(1, $1) AS i`, views)
@@ -268,7 +304,7 @@ SELECT count(*)::float8 FROM (
     SELECT started_at, max(finished_at) OVER (PARTITION BY view_name ORDER BY started_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS ended
     FROM materialized_view_refresh_history) AS a
 WHERE ended > started_at`,
-		"refreshes of one view that overlapped, by the probe": `SELECT CASE WHEN is_called THEN last_value ELSE 0 END::float8 FROM refreshed_at_once`,
+		"refreshes of one view that overlapped, by the probe": atOnce,
 		"committed refreshes that the history does not have, or has twice": `
 SELECT abs((SELECT count(*) FROM committed) - (SELECT count(*) FROM materialized_view_refresh_history WHERE outcome = 'succeeded'))::float8`,
 		"views whose log or state is not of their last refresh": `

@@ -67,7 +67,7 @@ func (s *Scheduler) claim(ctx context.Context, limit int, view string) ([]claim,
 	if err := s.findFailed(ctx, tx, claims); err != nil {
 		return nil, fmt.Errorf("claim due refreshes: %w", err)
 	}
-	if err := s.take(ctx, tx, claims); err != nil {
+	if claims, err = s.take(ctx, tx, claims); err != nil {
 		return nil, fmt.Errorf("claim due refreshes: %w", err)
 	}
 	if err := tx.Commit(ctx); err != nil {
@@ -94,8 +94,10 @@ func scanClaim(row pgx.CollectableRow) (claim, error) {
 }
 
 // take sets each view's next run and makes its attempt visible, together: an
-// exporter that dies right after leaves an attempt whose heartbeat stops.
-func (s *Scheduler) take(ctx context.Context, tx pgx.Tx, claims []claim) error {
+// exporter that dies right after leaves an attempt whose heartbeat stops. It returns
+// those taken: of a statement that took longer than a view's interval the snapshot
+// may be of before another exporter's claim of it, and only the locked row of now.
+func (s *Scheduler) take(ctx context.Context, tx pgx.Tx, claims []claim) ([]claim, error) {
 	views := make([]string, len(claims))
 	next := make([]*time.Time, len(claims))
 	for i, c := range claims {
@@ -109,23 +111,28 @@ WITH taken AS (
     UPDATE `+s.table("state")+` AS st SET next_run_at = c.next_run_at
     FROM unnest($1::text[], $2::timestamptz[]) AS c(view_name, next_run_at)
     WHERE st.view_name = c.view_name
+      AND NOT EXISTS (SELECT FROM `+s.table("history")+` AS h WHERE h.outcome = 'running' AND h.view_name = st.view_name)
+    RETURNING st.view_name
 )
 INSERT INTO `+s.table("history")+` AS h (view_name, trigger, outcome, attempted_by, heartbeat_at)
-SELECT c, 'schedule', 'running', $3, clock_timestamp() FROM unnest($1::text[]) AS c
+SELECT c.view_name, 'schedule', 'running', $3, clock_timestamp() FROM taken AS c
 RETURNING h.view_name, h.id`, views, next, s.AttemptedBy)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ids := map[string]int64{}
 	var view string
 	var id int64
 	if _, err := pgx.ForEachRow(rows, []any{&view, &id}, func() error { ids[view] = id; return nil }); err != nil {
-		return err
+		return nil, err
 	}
-	for i := range claims {
-		claims[i].attempt = ids[claims[i].view]
+	taken := claims[:0]
+	for _, c := range claims {
+		if c.attempt = ids[c.view]; c.attempt != 0 {
+			taken = append(taken, c)
+		}
 	}
-	return nil
+	return taken, nil
 }
 
 const (
