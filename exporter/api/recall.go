@@ -170,9 +170,10 @@ type lookup[T any] struct {
 }
 
 // gathering is how long a look that follows another waits for more requests to
-// share it; a request that comes alone waits for nobody. Without it, most looks
-// under load are for the few who asked while the answers of the one before were
-// being written; with more than about 50 µs the database is idle.
+// share it, be it at rows or at freshness; a request that comes alone waits for
+// nobody. Without it, most looks under load are for the few who asked while the
+// answers of the one before were being written; with more than about 50 µs the
+// database is idle.
 const gathering = 30 * time.Microsecond
 
 // wait looks, or waits for somebody's look, until ctx is done. There is one look

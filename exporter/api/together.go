@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -67,7 +68,10 @@ func (h *Handler) readOnce(ctx context.Context, rel *relation, values []string) 
 
 // readQueue reads what waits until nothing does.
 func (h *Handler) readQueue(ctx context.Context, rel *relation) {
-	for {
+	for again := false; ; again = true {
+		if again {
+			time.Sleep(gathering)
+		}
 		batch := rel.queue.take()
 		if len(batch) == 0 {
 			return
