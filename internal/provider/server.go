@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/terraform-plugin-framework/providerserver"
@@ -54,7 +55,20 @@ func (s *server) ValidateResourceConfig(ctx context.Context, req *tfprotov6.Vali
 			return &tfprotov6.ValidateResourceConfigResponse{}, nil
 		}
 	}
-	return s.frameworkServer.ValidateResourceConfig(ctx, req)
+	resp, err := s.frameworkServer.ValidateResourceConfig(ctx, req)
+	if resp != nil {
+		for _, d := range resp.Diagnostics {
+			d.Detail = unescapeBreak(d.Detail)
+		}
+	}
+	return resp, err
+}
+
+// unescapeBreak makes a line break of what timetypes (diagnostics.go) writes for
+// one, in a raw string, after the units of a duration.
+func unescapeBreak(detail string) string {
+	const units = `"ms", "s", "m", "h".`
+	return strings.Replace(detail, units+`\n\n`, units+"\n\n", 1)
 }
 
 // UpgradeResourceState hands the state on as it is where it was written with
