@@ -307,7 +307,7 @@ func (p *viewPlan) sameIndexes(ctx context.Context, diags *diag.Diagnostics) {
 	}
 	p.supportsConcurrent(planned, normal)
 	for name, x := range normal {
-		if known, ok := p.memory.Indexes[name]; ok && before[name] != nil && known.Index.Equal(x) {
+		if known, ok := p.memory.Indexes[name]; ok && before[name] != nil && known.Text == indexText(x) {
 			planned[name] = before[name]
 		}
 	}
