@@ -136,6 +136,7 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 // bring takes over all that the catalog says.
 func (m *viewModel) bring(ctx context.Context, pool *pgxpool.Pool, v *matview.View, memory *viewMemory, diags *diag.Diagnostics) {
 	imported := m.Definition.IsNull()
+	memory.Found = memory.Found || imported
 	if imported && len(v.Indexes) > 0 {
 		m.Indexes = indexesValue(nil)
 	}
@@ -151,9 +152,11 @@ func (m *viewModel) bring(ctx context.Context, pool *pgxpool.Pool, v *matview.Vi
 }
 
 func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
-	var plan, state viewModel
+	var plan, state, config viewModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
+	found := plan.putAside(config, &state)
 	timeout, d := plan.Timeouts.Update(ctx, viewChangeTimeout)
 	resp.Diagnostics.Append(d...)
 	change := viewChange{
@@ -168,6 +171,7 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	if plan.describesSameView(state) {
 		// Only what Terraform keeps for itself has changed: wait for nobody.
+		found.putBack(&plan)
 		resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 		r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
 		r.seal(ctx, r.describedBy(ctx, change.memory, plan), req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
@@ -183,6 +187,11 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	for _, table := range behind {
 		resp.Diagnostics.AddWarning("Recorded refreshes stay under the old name", fmt.Sprintf("The provider's role may not write %s.%s, so its row of the view still has the name %s. "+
 			"Put the role among the writer_roles of matview_refresh_log.", r.client.logSchema, table, state.ID.ValueString()))
+	}
+	if found.isSomething() {
+		// That was not read again: the next plan does.
+		found.putBack(&plan)
+		memory.Found, memory.view = true, nil
 	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
