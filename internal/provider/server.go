@@ -119,7 +119,8 @@ func (s *server) asSealed(ctx context.Context, req *tfprotov6.ReadResourceReques
 }
 
 // PlanResourceChange plans the prior state where configuration and state are
-// those that Terraform last applied.
+// those that Terraform last applied: also where the two say the same in other words,
+// which the server was asked about then.
 func (s *server) PlanResourceChange(ctx context.Context, req *tfprotov6.PlanResourceChangeRequest) (*tfprotov6.PlanResourceChangeResponse, error) {
 	if req.TypeName == viewType && s.asApplied(req) {
 		return &tfprotov6.PlanResourceChangeResponse{PlannedState: req.PriorState, PlannedPrivate: req.PriorPrivate, PlannedIdentity: req.PriorIdentity}, nil
@@ -128,8 +129,7 @@ func (s *server) PlanResourceChange(ctx context.Context, req *tfprotov6.PlanReso
 }
 
 func (s *server) asApplied(req *tfprotov6.PlanResourceChangeRequest) bool {
-	if req.Config == nil || req.PriorState == nil || req.ProposedNewState == nil ||
-		len(req.PriorState.MsgPack) == 0 || !bytes.Equal(req.PriorState.MsgPack, req.ProposedNewState.MsgPack) {
+	if req.Config == nil || req.PriorState == nil || len(req.PriorState.MsgPack) == 0 {
 		return false
 	}
 	sealed := sealOf(req.PriorPrivate)

@@ -26,6 +26,9 @@ type seal struct {
 	Config string `json:"c,omitempty"`
 	// Plan covers that configuration and the state.
 	Plan string `json:"p,omitempty"`
+	// Reworded says that the configuration says in other words what the state does,
+	// with what they read as it was then.
+	Reworded bool `json:"w,omitempty"`
 }
 
 const sealKey = "seal"
