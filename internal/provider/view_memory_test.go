@@ -43,8 +43,17 @@ func TestMemoryOfFirstVersion(t *testing.T) {
 
 func TestIndexText(t *testing.T) {
 	indexes := []matview.Index{
-		{}, {Keys: []string{"a", "b"}}, {Keys: []string{"a b"}}, {Keys: []string{"a"}, Include: []string{"b"}}, {Keys: []string{"a"}, Where: "b"}, {Unique: true},
-		{Method: "gin"}, {NullsNotDistinct: true}, {Parameters: map[string]string{"a": "1", "b": "2"}}, {Parameters: map[string]string{"a": "2", "b": "1"}}, {Tablespace: "s"},
+		{},
+		{Keys: []string{"a", "b"}},
+		{Keys: []string{"a b"}},
+		{Keys: []string{"a"}, Include: []string{"b"}},
+		{Keys: []string{"a"}, Where: "b"},
+		{Unique: true},
+		{Method: "gin"},
+		{NullsNotDistinct: true},
+		{Parameters: map[string]string{"a": "1", "b": "2"}},
+		{Parameters: map[string]string{"a": "2", "b": "1"}},
+		{Tablespace: "s"},
 		{Keys: []string{}, Include: []string{}, Parameters: map[string]string{}, Concurrent: true},
 	}
 	for _, x := range indexes {
