@@ -71,6 +71,16 @@ func (c *client) planPool(ctx context.Context, diags *diag.Diagnostics) (*pgxpoo
 	return pool, err
 }
 
+// lookUp calls read, which changes nothing, and again where another session was in
+// its way; see [postgres.Retryable].
+func lookUp[T any](ctx context.Context, read func() (T, bool, error)) (value T, found bool, err error) {
+	err = postgres.Retry(ctx, func() (err error) {
+		value, found, err = read()
+		return err
+	})
+	return value, found, err
+}
+
 // withConn runs do on a connection of the pool, for what is more than a statement.
 func (c *client) withConn(ctx context.Context, do func(*pgx.Conn) error) error {
 	pool, err := c.open(ctx)

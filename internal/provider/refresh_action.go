@@ -75,7 +75,9 @@ func (a *refreshAction) Invoke(ctx context.Context, req action.InvokeRequest, re
 		addError(&resp.Diagnostics, summary, err)
 		return
 	}
-	view, found, err := freshness.Find(ctx, pool, a.client.logSchema, name)
+	view, found, err := lookUp(ctx, func() (freshness.View, bool, error) {
+		return freshness.Find(ctx, pool, a.client.logSchema, name)
+	})
 	switch {
 	case err != nil:
 		addTableError(&resp.Diagnostics, a.client.logSchema, summary, err)
