@@ -20,22 +20,23 @@ func (e *UncertainError) Unwrap() error { return e.err }
 
 // Commit commits tx. The error is an [UncertainError] unless it is certain that
 // nothing was committed. No [Retryable] error is uncertain.
+//
+// What pgx says of a connection that ended after COMMIT was sent is that it was
+// closed, and that this was safe to retry ([pgconn.SafeToRetry]); it is not.
 func Commit(ctx context.Context, tx pgx.Tx) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case tx.Conn() == nil || tx.Conn().IsClosed():
+		return pgconn.ErrConnClosed
+	}
 	err := tx.Commit(ctx)
-	if err == nil || rolledBack(err) {
+	// A server that says ERROR has rolled back. One that ends the session (FATAL) may
+	// have committed before, as while it waits for a standby (SyncRepWaitForLSN in
+	// syncrep.c).
+	var pgErr *pgconn.PgError
+	if err == nil || errors.Is(err, pgx.ErrTxCommitRollback) || errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR" {
 		return err
 	}
 	return &UncertainError{err}
-}
-
-// rolledBack tells whether err, of a COMMIT, says that it was not done. A server
-// that says ERROR has rolled back. One that ends the session (FATAL) may have
-// committed before that, as while it waits for a standby (SyncRepWaitForLSN in
-// syncrep.c).
-func rolledBack(err error) bool {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		return pgErr.SeverityUnlocalized == "ERROR"
-	}
-	return errors.Is(err, pgx.ErrTxCommitRollback) || errors.Is(err, pgx.ErrTxClosed) || pgconn.SafeToRetry(err)
 }

@@ -62,7 +62,11 @@ func Message(err error) string {
 		text := strings.Replace(err.Error(), pgErr.Error(), serverMessage(pgErr), 1)
 		return oneLine(strings.ReplaceAll(text, "error preprocessing batch (prepare): ", ""))
 	}
-	return oneLine(err.Error())
+	text := oneLine(err.Error())
+	if errors.Is(err, pgconn.ErrConnClosed) {
+		text = strings.Replace(text, pgconn.ErrConnClosed.Error(), "the connection to the server was lost", 1)
+	}
+	return text
 }
 
 func serverMessage(e *pgconn.PgError) string {
