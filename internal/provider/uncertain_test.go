@@ -105,14 +105,22 @@ func TestCommitWithoutAnswer(t *testing.T) {
 		done           string
 		want           []string
 	}{
-		"create, cut": {nil, first, 1, false, view, []string{"whether it was done is not known", "the connection to the server was lost", "Plan again"}},
+		"create, cut": {
+			nil, first, 1, false, view, []string{"whether it was done is not known", "the connection to the server was lost", "Plan again"},
+		},
 		"create, silent": {
-			nil, map[string]any{"name": "job_progress", "definition": "SELECT id FROM jobs", "timeouts": soon("create")}, 1, true,
-			view, []string{"whether it was done is not known", "Plan again"},
+			nil,
+			map[string]any{"name": "job_progress", "definition": "SELECT id FROM jobs", "timeouts": soon("create")},
+			1, true,
+			view,
+			[]string{"whether it was done is not known", "Plan again"},
 		},
 		"swap, silent afterwards": {
-			first, map[string]any{"name": "job_progress", "definition": "SELECT id, 1 AS n FROM jobs", "timeouts": soon("update")}, 2, true,
-			"SELECT sum(n) = 30 FROM job_progress", []string{"job_progress was replaced by a view of the new definition", "Plan again"},
+			first,
+			map[string]any{"name": "job_progress", "definition": "SELECT id, 1 AS n FROM jobs", "timeouts": soon("update")},
+			2, true,
+			"SELECT sum(n) = 30 FROM job_progress",
+			[]string{"job_progress was replaced by a view of the new definition", "Plan again"},
 		},
 		"destroy, cut": {first, nil, 1, false, "SELECT to_regclass('job_progress') IS NULL", []string{"whether it was done is not known"}},
 	} {
