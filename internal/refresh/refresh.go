@@ -98,7 +98,7 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 	}
 	attempt, err := r.begin(ctx, req)
 	if err != nil {
-		return Result{}, fmt.Errorf("refresh %s: %w", req.View, err)
+		return Result{}, r.notBegun(ctx, req, fmt.Errorf("refresh %s: %w", req.View, err))
 	}
 	defer attempt.end()
 	if req.Method != Auto {
@@ -126,6 +126,23 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 		err = errors.Join(err, recordErr)
 	}
 	return Result{}, err
+}
+
+// notBegun records why an attempt that was claimed could not begin, such as for
+// want of a connection: it would be taken for that of a process that died.
+func (r *Refresher) notBegun(ctx context.Context, req Request, err error) error {
+	if req.Attempt == 0 || errors.Is(err, ErrTakenOver) {
+		return err
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = fmt.Errorf("refresh %s: %w", req.View, cause)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	if recordErr := r.recordFailure(ctx, &attempt{id: req.Attempt}, err); recordErr != nil {
+		err = errors.Join(err, recordErr)
+	}
+	return err
 }
 
 // run tries until the refresh is done: again where a lock was not free within
