@@ -115,7 +115,7 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 	}
 	// Whoever ended it with a cause knows better than the server why.
 	if cause := context.Cause(attempt.alive); cause != attempt.alive.Err() { //nolint:errorlint // the very one
-		err = cause
+		err = canceled(cause)
 	}
 	err = fmt.Errorf("refresh %s: %w", attempt.view, err)
 	recordCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
@@ -135,7 +135,7 @@ func (r *Refresher) notBegun(ctx context.Context, req Request, err error) error 
 		return err
 	}
 	if cause := context.Cause(ctx); cause != nil {
-		err = fmt.Errorf("refresh %s: %w", req.View, cause)
+		err = fmt.Errorf("refresh %s: %w", req.View, canceled(cause))
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()

@@ -72,7 +72,7 @@ func TestClaimedAndCancelled(t *testing.T) {
 	if _, err := refresh.New(pool, "public", "test").Refresh(ctx, req); err == nil {
 		t.Error("refreshed")
 	}
-	if got := scan[string](t, pool, `SELECT concat(outcome, ': ', error) FROM materialized_view_refresh_history`); got != "failed: refresh job_progress: told to stop" {
+	if got := scan[string](t, pool, `SELECT concat_ws(': ', outcome, sqlstate, error) FROM materialized_view_refresh_history`); got != "failed: 57014: refresh job_progress: told to stop" {
 		t.Error(got)
 	}
 }
