@@ -40,7 +40,7 @@ func (s *Scheduler) RefreshDue(ctx context.Context, view string) (result refresh
 	if _, err := s.readUpstreams(ctx); err != nil {
 		return refresh.Result{}, false, err
 	}
-	for {
+	for reconciled := false; ; {
 		claims, err := s.claim(ctx, 1, view)
 		if err != nil {
 			return refresh.Result{}, false, err
@@ -48,6 +48,13 @@ func (s *Scheduler) RefreshDue(ctx context.Context, view string) (result refresh
 		if len(claims) > 0 {
 			result, err = s.attempt(ctx, claims[0])
 			return result, true, err
+		}
+		if !reconciled { // its schedule may have changed since it was found due
+			if err := s.reconcile(ctx); err != nil {
+				return refresh.Result{}, false, err
+			}
+			reconciled = true
+			continue
 		}
 		waits, err := s.waits(ctx, view)
 		if err != nil || !waits {
