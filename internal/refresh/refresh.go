@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
 // Triggers of an attempt, as the history names them.
@@ -245,6 +247,9 @@ func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen
 // reads the catalog. One round trip.
 func (a *attempt) prepare(ctx context.Context, conn *pgx.Conn) (pgx.Tx, facts, error) {
 	batch := &pgx.Batch{}
+	if err := a.checkSettings(); err != nil {
+		return nil, facts{}, fmt.Errorf("apply its settings: %w", err)
+	}
 	// Explicitly: a default of REPEATABLE READ would put the snapshot before the lock.
 	batch.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 	a.configure(batch)
@@ -276,6 +281,15 @@ func (a *attempt) prepare(ctx context.Context, conn *pgx.Conn) (pgx.Tx, facts, e
 // statements, where the client is gone but its connection still seems open.
 const idleTimeout = "10s"
 
+func (a *attempt) checkSettings() error {
+	for name := range a.request.Settings {
+		if err := schedule.CheckSettingName(name); err != nil {
+			return &statedError{err, postgres.InsufficientRight}
+		}
+	}
+	return nil
+}
+
 // configure sets what holds for this transaction only.
 func (a *attempt) configure(batch *pgx.Batch) {
 	set := map[string]string{
@@ -283,6 +297,9 @@ func (a *attempt) configure(batch *pgx.Batch) {
 		"lock_timeout":                        millis(a.request.LockTimeout),
 	}
 	for name, value := range a.request.Settings {
+		if strings.EqualFold(name, "search_path") {
+			value = schedule.SafePath(value)
+		}
 		set[name] = value
 	}
 	if a.request.StatementTimeout > 0 {
