@@ -161,6 +161,7 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 			result.LockWait += waited
 			return result, nil
 		}
+		a.forgetBackend(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return Result{}, err
