@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/signal"
+	"syscall"
 
 	"github.com/alecthomas/kingpin/v2"
 
@@ -55,6 +57,10 @@ func (a *app) refresh(ctx context.Context, f refreshFlags) int {
 	if err := f.validate(); err != nil {
 		return a.fail(exitUsage, err)
 	}
+	// A terminal that is closed, or a reader of the output that is gone, stops it as
+	// Ctrl-C does: what it is at is recorded, and not left behind as running.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGPIPE)
+	defer stop()
 	pool, err := a.open(ctx, f.connections())
 	if err != nil {
 		return a.fail(exitFailed, err)
