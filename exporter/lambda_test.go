@@ -269,6 +269,8 @@ ON CONFLICT (view_name) DO UPDATE SET last_refreshed_at = EXCLUDED.last_refreshe
 	db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS x; `+old)
 	f := startFunction(t, bootstrap, db.URL(), "MATVIEW_CLOUDWATCH_NAMESPACE=S3Scanner", "MATVIEW_CLOUDWATCH_DIMENSION=Database=app\nStage=test")
 	f.invoke(t, `{"views": ["v"]}`, ample).refreshed(t)
+	// The answer may overtake the pipe.
+	eventually(t, "the duration is published", func() bool { return strings.Contains(f.stdout.String(), "MatViewRefreshDuration") })
 	var staleness, duration, heartbeat bool
 	for _, e := range emfLines(t, f.stdout.String()) {
 		if e["Database"] != "app" || e["Stage"] != "test" {
