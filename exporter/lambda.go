@@ -188,7 +188,8 @@ func (r *refreshing) all(ctx context.Context) (done answer, failures []string) {
 			switch {
 			case err != nil:
 				since, _ := began.Load(view)
-				log.Error("refresh failed", "duration", time.Since(since.(time.Time)).Round(time.Millisecond), "err", postgres.Message(err))
+				at, _ := since.(time.Time)
+				log.Error("refresh failed", "duration", time.Since(at).Round(time.Millisecond), "err", postgres.Message(err))
 				failures = append(failures, postgres.Message(err))
 			case !claimed:
 				log.Info("taken by another exporter meanwhile")
