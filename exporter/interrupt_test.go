@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	osexec "os/exec"
+	"os/signal"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -17,6 +19,9 @@ func TestRefreshEndsWithItsReader(t *testing.T) {
 		"broken pipe":      func(_ *testing.T, _ *process, output io.Closer) { _ = output.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
+			if name == "hangup" && signal.Ignored(syscall.SIGHUP) {
+				t.Skip("these tests run under nohup")
+			}
 			db := stuck(t)
 			db.Exec(t, `CREATE FUNCTION gate2() RETURNS int LANGUAGE sql AS 'SELECT 1 FROM (SELECT pg_advisory_xact_lock_shared(43)) AS gate';
 CREATE MATERIALIZED VIEW first AS SELECT gate2() AS x WITH NO DATA`)
@@ -47,5 +52,24 @@ CREATE MATERIALIZED VIEW first AS SELECT gate2() AS x WITH NO DATA`)
 				t.Errorf("not recorded as ended by the %s, %v:\n%s", name, err, p.log.String())
 			}
 		})
+	}
+}
+
+func TestRefreshGoesOnUnderNohup(t *testing.T) {
+	db := stuck(t)
+	conn := db.Connect(t)
+	if _, err := conn.Exec(t.Context(), "SELECT pg_advisory_lock(42)"); err != nil {
+		t.Fatal(err)
+	}
+	p := prepareProcess(t, db.URL(), "refresh", "v")
+	p.Path, p.Args = "/bin/sh", append([]string{"sh", "-c", `trap '' HUP; exec "$@"`, "sh"}, p.Args...)
+	p.begin(t)
+	waitFor(t, conn, underway)
+	p.signal(t, syscall.SIGHUP)
+	if _, err := conn.Exec(t.Context(), "SELECT pg_advisory_unlock(42)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.ends(t); err != nil || !strings.Contains(p.log.String(), "v: refreshed") {
+		t.Errorf("%v:\n%s", err, p.log.String())
 	}
 }

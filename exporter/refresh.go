@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"syscall"
 
@@ -58,8 +59,13 @@ func (a *app) refresh(ctx context.Context, f refreshFlags) int {
 		return a.fail(exitUsage, err)
 	}
 	// A terminal that is closed, or a reader of the output that is gone, stops it as
-	// Ctrl-C does: what it is at is recorded, and not left behind as running.
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGPIPE)
+	// Ctrl-C does: what it is at is recorded, and not left behind as running. With
+	// nohup it goes on.
+	gone := []os.Signal{syscall.SIGPIPE}
+	if !signal.Ignored(syscall.SIGHUP) {
+		gone = append(gone, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(ctx, gone...)
 	defer stop()
 	pool, err := a.open(ctx, f.connections())
 	if err != nil {
