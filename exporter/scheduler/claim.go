@@ -154,7 +154,8 @@ const (
 )
 
 // backOff brings a failed view's next run forward to a retry, later after each
-// failure in a row, but never past its next regular run.
+// failure in a row, but never past its next regular run; one whose schedule cannot
+// run any more, and so has none, is not tried again.
 func (s *Scheduler) backOff(ctx context.Context, c claim) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -163,7 +164,7 @@ func (s *Scheduler) backOff(ctx context.Context, c claim) {
 UPDATE `+s.table("state")+`
 SET next_run_at = least(next_run_at, clock_timestamp() + $2 * interval '1 second'
                         * least(power(2, least(greatest(consecutive_failures, 1), 20) - 1) * $3, $4))
-WHERE view_name = $1`, c.view, spread, firstBackoff.Seconds(), maxBackoff.Seconds())
+WHERE view_name = $1 AND next_run_at IS NOT NULL`, c.view, spread, firstBackoff.Seconds(), maxBackoff.Seconds())
 	if err != nil {
 		s.Logger.Error("cannot schedule the retry; the next regular run stands", "view", c.view, "err", postgres.Message(err))
 	}

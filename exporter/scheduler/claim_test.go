@@ -10,6 +10,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
@@ -77,6 +78,25 @@ CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON materialized_view_refresh_history
 	}
 	if got := <-claimed; got.err != nil || len(got.claims) != 1 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A schedule was changed, while its view was being refreshed, to one that cannot
+// run: neither the failure of that attempt nor its exporter's death makes it due.
+func TestFailureUnderAScheduleThatCannotRun(t *testing.T) {
+	p, db := claiming(t, `INSERT INTO materialized_view_refresh_schedule (view_name, cron) VALUES ('failed', '61 * * * *'), ('abandoned', '61 * * * *');
+INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, heartbeat_at) VALUES ('abandoned', 'schedule', 'running', now() - interval '1 hour')`)
+	s := New(Options{Pool: p, Schema: "public", AttemptedBy: "test", MaxConcurrent: 1, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Refresher: refresh.New(p, "public", "test")})
+	if err := s.reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.backOff(t.Context(), claim{view: "failed"})
+	if due, err := s.Due(t.Context()); err != nil || len(due) != 0 {
+		t.Errorf("due: %v, %v", due, err)
+	}
+	var states string
+	if err := db.Connect(t).QueryRow(t.Context(), `SELECT string_agg(concat_ws(' ', view_name, last_outcome, next_run_at), ', ' ORDER BY view_name) FROM materialized_view_refresh_state`).Scan(&states); err != nil || states != "abandoned abandoned, failed" {
+		t.Errorf("%s, %v", states, err)
 	}
 }
 
