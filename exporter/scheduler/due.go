@@ -40,7 +40,8 @@ func (s *Scheduler) RefreshDue(ctx context.Context, view string) (result refresh
 	if _, err := s.readUpstreams(ctx); err != nil {
 		return refresh.Result{}, false, err
 	}
-	for reconciled := false; ; {
+	reconciled := false
+	for {
 		claims, err := s.claim(ctx, 1, view)
 		if err != nil {
 			return refresh.Result{}, false, err
@@ -49,17 +50,23 @@ func (s *Scheduler) RefreshDue(ctx context.Context, view string) (result refresh
 			result, err = s.attempt(ctx, claims[0])
 			return result, true, err
 		}
-		if !reconciled { // its schedule may have changed since it was found due
+		waits, err := s.waits(ctx, view)
+		if err != nil {
+			return refresh.Result{}, false, err
+		}
+		if !waits {
+			if reconciled {
+				return refresh.Result{}, false, nil
+			}
+			// What it waited for may have ended since the claim, or its schedule have
+			// changed since it was found due.
 			if err := s.reconcile(ctx); err != nil {
 				return refresh.Result{}, false, err
 			}
 			reconciled = true
 			continue
 		}
-		waits, err := s.waits(ctx, view)
-		if err != nil || !waits {
-			return refresh.Result{}, false, err
-		}
+		reconciled = false
 		select {
 		case <-time.After(waitingPoll):
 		case <-ctx.Done():
