@@ -181,21 +181,26 @@ func (r *refreshing) all(ctx context.Context) (done answer, failures []string) {
 	done.Refreshed = []refreshedView{}
 	views, err := r.wanted(ctx)
 	var left []string
+	var began sync.Map // by view
 	if err == nil {
-		left, err = r.each(ctx, views, func(string) {}, func(view string, result refresh.Result, claimed bool, err error) {
-			log := r.logger.With("view", view)
+		left, err = r.each(ctx, views, func(view string) { began.Store(view, time.Now()) }, func(view string, result refresh.Result, claimed bool, err error) {
+			log := r.logger.With("view", view, "trigger", r.trigger())
 			switch {
 			case err != nil:
-				log.Error("refresh failed", "err", postgres.Message(err))
+				since, _ := began.Load(view)
+				at, _ := since.(time.Time)
+				log.Error("refresh failed", "duration", time.Since(at).Round(time.Millisecond), "err", postgres.Message(err))
 				failures = append(failures, postgres.Message(err))
 			case !claimed:
 				log.Info("taken by another exporter meanwhile")
 			case result.Skipped:
-				log.Info("skipped", "reason", result.Reason)
+				log.Info("skipped", "reason", result.Reason, "duration", result.Duration.Round(time.Millisecond))
 			default:
-				log.Info("refreshed", "method", string(result.Method), "duration", result.Duration.Round(time.Millisecond), "reason", result.Reason)
-				if result.Warning != "" {
+				log = log.With("method", string(result.Method), "duration", result.Duration.Round(time.Millisecond), "reason", result.Reason)
+				if result.Warning != "" { // one line an attempt
 					log.Warn("refreshed with a warning", "warning", result.Warning)
+				} else {
+					log.Info("refreshed")
 				}
 				done.Refreshed = append(done.Refreshed, answered(result))
 			}

@@ -12,6 +12,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -204,6 +205,14 @@ INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('above
 	if out := f.stdout.String(); out != "" {
 		t.Errorf("nothing is to be published, but: %s", out)
 	}
+	for line, want := range map[string]int{
+		`msg=refreshed view=\w+ trigger=schedule method=\w+ duration=`:      2,
+		`msg=refreshed view=\w+ trigger=manual method=\w+ duration=`:        5,
+		`msg="refresh failed" view=broken trigger=manual duration=\S+ err=`: 1,
+	} {
+		expression := regexp.MustCompile(line)
+		eventually(t, "one line an attempt: "+line, func() bool { return len(expression.FindAllString(f.stderr.String(), -1)) == want })
+	}
 }
 
 // lambdaDocument: the refresher of the document, its upsert into the log and its
@@ -236,6 +245,7 @@ VALUES ('job_progress', '1 minute', 'count(*)', 'sum(total)')`)
 			t.Errorf("the answer %s, the log %s %d %d %d, %v", o.body, finished, milliseconds, jobs, objects, err)
 		}
 	}
+	eventually(t, "the count is published", func() bool { return strings.Contains(f.stdout.String(), "MatViewJobCount") })
 	plain := false
 	for _, line := range emfLines(t, f.stdout.String()) {
 		if line["MatViewJobCount"] != nil && line["ViewName"] == nil {
@@ -269,6 +279,8 @@ ON CONFLICT (view_name) DO UPDATE SET last_refreshed_at = EXCLUDED.last_refreshe
 	db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS x; `+old)
 	f := startFunction(t, bootstrap, db.URL(), "MATVIEW_CLOUDWATCH_NAMESPACE=S3Scanner", "MATVIEW_CLOUDWATCH_DIMENSION=Database=app\nStage=test")
 	f.invoke(t, `{"views": ["v"]}`, ample).refreshed(t)
+	// The answer may overtake the pipe.
+	eventually(t, "the duration is published", func() bool { return strings.Contains(f.stdout.String(), "MatViewRefreshDuration") })
 	var staleness, duration, heartbeat bool
 	for _, e := range emfLines(t, f.stdout.String()) {
 		if e["Database"] != "app" || e["Stage"] != "test" {
@@ -329,9 +341,13 @@ FROM materialized_view_refresh_history`).Scan(&failed, &running)
 	if err != nil || failed != 3 || running != 0 {
 		t.Errorf("%d attempts recorded as failed, %d still running: %v", failed, running, err)
 	}
-	if out := f.stdout.String(); strings.Count(out, `"MatViewRefreshFailure":1`) != 3 {
-		t.Errorf("failures published: %s", out)
+	failures := func(text, in string) func() bool {
+		return func() bool {
+			return strings.Count(map[string]*syncBuffer{"stdout": f.stdout, "stderr": f.stderr}[in].String(), text) >= 3
+		}
 	}
+	eventually(t, "three failures are published", failures(`"MatViewRefreshFailure":1`, "stdout"))
+	eventually(t, "three failures are logged", failures(`msg="refresh failed"`, "stderr"))
 	if got := f.invoke(t, `{"views": ["v"]}`, ample).refreshed(t); len(got) != 1 {
 		t.Errorf("%v", got)
 	}

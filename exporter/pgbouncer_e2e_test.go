@@ -97,16 +97,22 @@ set_config('TimeZone', 'Asia/Tokyo', false), set_config('default_transaction_iso
 // Behind the pooler too, it is the backend of the refresh that is ended when its
 // exporter is frozen, and not one that serves somebody else by now.
 func TestE2EFrozenBehindPgBouncer(t *testing.T) {
-	db := stuck(t)
-	pooled := db.PgBouncer(t)
-	lost := startProcess(t, pooled+"&application_name=stuck", "--database.pgbouncer")
-	conn := replaced(t, db, func() {
-		eventually(t, "the attempt names the backend that refreshes", func() bool { return namesItsBackend(t, db) })
-		lost.signal(t, syscall.SIGSTOP)
-	})
-	var ended string
-	if err := conn.QueryRow(t.Context(), `SELECT outcome FROM materialized_view_refresh_history ORDER BY id LIMIT 1`).Scan(&ended); err != nil || ended != "abandoned" {
-		t.Errorf("%s, %v", ended, err)
+	for _, method := range []string{"blocking", "swap"} {
+		t.Run(method, func(t *testing.T) {
+			db := stuck(t)
+			db.Exec(t, "REFRESH MATERIALIZED VIEW v; UPDATE materialized_view_refresh_schedule SET method = '"+method+"'")
+			pooled := db.PgBouncer(t)
+			lost := startProcess(t, pooled+"&application_name=stuck", "--database.pgbouncer")
+			conn := replaced(t, db, func() {
+				eventually(t, "the attempt names the backend that refreshes", func() bool { return namesItsBackend(t, db) })
+				lost.signal(t, syscall.SIGSTOP)
+			})
+			var ended string
+			err := conn.QueryRow(t.Context(), `SELECT concat_ws(', ', string_agg(outcome, ', ' ORDER BY id), max(method)) FROM materialized_view_refresh_history`).Scan(&ended)
+			if want := "abandoned, succeeded, " + method; err != nil || ended != want {
+				t.Errorf("%s, want %s, %v", ended, want, err)
+			}
+		})
 	}
 }
 

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/alecthomas/kingpin/v2"
 
@@ -55,6 +58,15 @@ func (a *app) refresh(ctx context.Context, f refreshFlags) int {
 	if err := f.validate(); err != nil {
 		return a.fail(exitUsage, err)
 	}
+	// A terminal that is closed, or a reader of the output that is gone, stops it as
+	// Ctrl-C does: what it is at is recorded, and not left behind as running. With
+	// nohup it goes on.
+	gone := []os.Signal{syscall.SIGPIPE}
+	if !signal.Ignored(syscall.SIGHUP) {
+		gone = append(gone, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(ctx, gone...)
+	defer stop()
 	pool, err := a.open(ctx, f.connections())
 	if err != nil {
 		return a.fail(exitFailed, err)

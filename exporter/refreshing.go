@@ -125,6 +125,14 @@ func (r *refreshing) each(ctx context.Context, views []string, begun func(view s
 	return left, nil
 }
 
+// trigger is what the history says of the attempts.
+func (r *refreshing) trigger() string {
+	if r.flags.due {
+		return refresh.TriggerSchedule
+	}
+	return refresh.TriggerManual
+}
+
 // attempt refreshes one view.
 func (r *refreshing) attempt(ctx context.Context, view string, upstream *refresh.UpstreamError) (result refresh.Result, claimed bool, err error) {
 	if r.flags.due {

@@ -45,15 +45,27 @@ type process struct {
 
 func startProcess(t testing.TB, url string, args ...string) *process {
 	t.Helper()
+	p := prepareProcess(t, url, args...)
+	p.begin(t)
+	return p
+}
+
+// prepareProcess is of `run` unless the arguments begin with `refresh`.
+func prepareProcess(t testing.TB, url string, args ...string) *process {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(args) == 0 || !strings.HasPrefix(args[0], "--web.listen-address") {
-		args = append([]string{"--web.listen-address=127.0.0.1:0"}, args...)
+	switch {
+	case len(args) > 0 && args[0] == "refresh":
+	case len(args) > 0 && strings.HasPrefix(args[0], "--web.listen-address"):
+		args = append([]string{"run"}, args...)
+	default:
+		args = append([]string{"run", "--web.listen-address=127.0.0.1:0"}, args...)
 	}
 	p := &process{
-		Cmd: osexec.Command(self, append([]string{"--database.url=" + url, "run"}, args...)...),
+		Cmd: osexec.Command(self, append([]string{"--database.url=" + url}, args...)...),
 		log: &syncBuffer{}, done: make(chan error, 1),
 	}
 	p.Env = append(os.Environ(), asExporter+"=1")
@@ -61,12 +73,16 @@ func startProcess(t testing.TB, url string, args ...string) *process {
 	if _, err := p.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+func (p *process) begin(t testing.TB) {
+	t.Helper()
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() { p.done <- p.Wait() }()
 	t.Cleanup(func() { _ = p.Process.Kill() })
-	return p
 }
 
 // kill ends the process as a crash does, and waits for its end.

@@ -1,43 +1,117 @@
 package scheduler
 
 import (
+	"context"
+	"log/slog"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
 // A view was found due by a statement that began before another exporter's claim
-// of it: it is not claimed twice.
+// of it, or before its schedule was changed and planned anew: it is not claimed twice,
+// and the new plan stays.
 func TestTakeLeavesWhatAnotherHasTaken(t *testing.T) {
-	db := postgrestest.New(t)
-	if err := migrations.Apply(t.Context(), db.Connect(t), "public"); err != nil {
-		t.Fatal(err)
-	}
-	db.Exec(t, `INSERT INTO materialized_view_refresh_state (view_name, next_run_at) VALUES ('taken', now()), ('free', now());
+	p, db := claiming(t, `INSERT INTO materialized_view_refresh_state (view_name, next_run_at, scheduled_by) VALUES ('taken', now(), 'a'), ('changed', now(), 'b'), ('free', now(), 'a');
 INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, heartbeat_at) VALUES ('taken', 'schedule', 'running', now())`)
-	p, err := postgres.Open(t.Context(), postgres.Config{URL: db.URL()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
 	tx, err := p.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	next := time.Now().Add(time.Hour)
 	s := New(Options{Pool: p, Schema: "public", AttemptedBy: "test", MaxConcurrent: 1})
-	claims, err := s.take(t.Context(), tx, []claim{{view: "taken", nextRun: next}, {view: "free", nextRun: next}})
+	claims, err := s.take(t.Context(), tx, []claim{
+		{view: "taken", spec: "a", nextRun: next}, {view: "changed", spec: "a", nextRun: next}, {view: "free", spec: "a", nextRun: next},
+	})
 	if err != nil || len(claims) != 1 || claims[0].view != "free" || claims[0].attempt == 0 {
 		t.Errorf("%+v, %v", claims, err)
-	}
-	var moved int
-	if err := tx.QueryRow(t.Context(), `SELECT count(*) FROM materialized_view_refresh_state WHERE next_run_at > now()`).Scan(&moved); err != nil || moved != 1 {
-		t.Errorf("%d views moved on, %v", moved, err)
 	}
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	var moved int
+	if err := db.Connect(t).QueryRow(t.Context(), `SELECT count(*) FROM materialized_view_refresh_state WHERE next_run_at > now()`).Scan(&moved); err != nil || moved != 1 {
+		t.Errorf("%d views moved on, %v", moved, err)
+	}
+}
+
+// Told to stop in the middle of a claim's commit: what that took is known, so that
+// it is refreshed and not left behind as running.
+func TestClaimIsKnownWhenStopped(t *testing.T) {
+	p, db := claiming(t, `INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '1 h');
+CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON materialized_view_refresh_history DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION gate()`)
+	s := New(Options{Pool: p, Schema: "public", AttemptedBy: "test", MaxConcurrent: 1, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if due, err := s.Due(t.Context()); err != nil || len(due) != 1 {
+		t.Fatalf("due: %v, %v", due, err)
+	}
+	gate := db.Connect(t)
+	if _, err := gate.Exec(t.Context(), "SELECT pg_advisory_lock(42)"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	type result struct {
+		claims []claim
+		err    error
+	}
+	claimed := make(chan result)
+	go func() {
+		claims, err := s.claim(ctx, 1, "")
+		claimed <- result{claims, err}
+	}()
+	for waiting := false; !waiting; {
+		err := gate.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted)`).Scan(&waiting)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	if _, err := gate.Exec(t.Context(), "SELECT pg_advisory_unlock(42)"); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-claimed; got.err != nil || len(got.claims) != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A schedule was changed, while its view was being refreshed, to one that cannot
+// run: neither the failure of that attempt nor its exporter's death makes it due.
+func TestFailureUnderAScheduleThatCannotRun(t *testing.T) {
+	p, db := claiming(t, `INSERT INTO materialized_view_refresh_schedule (view_name, cron) VALUES ('failed', '61 * * * *'), ('abandoned', '61 * * * *');
+INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, heartbeat_at) VALUES ('abandoned', 'schedule', 'running', now() - interval '1 hour')`)
+	s := New(Options{Pool: p, Schema: "public", AttemptedBy: "test", MaxConcurrent: 1, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Refresher: refresh.New(p, "public", "test")})
+	if err := s.reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.backOff(t.Context(), claim{view: "failed"})
+	if due, err := s.Due(t.Context()); err != nil || len(due) != 0 {
+		t.Errorf("due: %v, %v", due, err)
+	}
+	var states string
+	if err := db.Connect(t).QueryRow(t.Context(), `SELECT string_agg(concat_ws(' ', view_name, last_outcome, next_run_at), ', ' ORDER BY view_name) FROM materialized_view_refresh_state`).Scan(&states); err != nil || states != "abandoned abandoned, failed" {
+		t.Errorf("%s, %v", states, err)
+	}
+}
+
+// claiming is a database with the tables of matview and what sql puts there.
+func claiming(t *testing.T, sql string) (*pgxpool.Pool, *postgrestest.Database) {
+	t.Helper()
+	db := postgrestest.New(t)
+	if err := migrations.Apply(t.Context(), db.Connect(t), "public"); err != nil {
+		t.Fatal(err)
+	}
+	db.Exec(t, sql)
+	p, err := postgres.Open(t.Context(), postgres.Config{URL: db.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p, db
 }

@@ -40,6 +40,7 @@ func (s *Scheduler) RefreshDue(ctx context.Context, view string) (result refresh
 	if _, err := s.readUpstreams(ctx); err != nil {
 		return refresh.Result{}, false, err
 	}
+	reconciled := false
 	for {
 		claims, err := s.claim(ctx, 1, view)
 		if err != nil {
@@ -50,9 +51,22 @@ func (s *Scheduler) RefreshDue(ctx context.Context, view string) (result refresh
 			return result, true, err
 		}
 		waits, err := s.waits(ctx, view)
-		if err != nil || !waits {
+		if err != nil {
 			return refresh.Result{}, false, err
 		}
+		if !waits {
+			if reconciled {
+				return refresh.Result{}, false, nil
+			}
+			// What it waited for may have ended since the claim, or its schedule have
+			// changed since it was found due.
+			if err := s.reconcile(ctx); err != nil {
+				return refresh.Result{}, false, err
+			}
+			reconciled = true
+			continue
+		}
+		reconciled = false
 		select {
 		case <-time.After(waitingPoll):
 		case <-ctx.Done():

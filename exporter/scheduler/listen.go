@@ -31,20 +31,29 @@ func (s *Scheduler) listen(ctx context.Context) *listener {
 		return l
 	}
 	go func() {
+		pause := minListenPause
 		for ctx.Err() == nil {
 			err := s.receive(ctx, l)
-			l.arrives.Store(false)
+			if l.arrives.Swap(false) {
+				pause = minListenPause
+			}
 			if ctx.Err() == nil {
 				s.Logger.Debug("lost the connection that waits for changed schedules", "err", err)
+				s.wakeUp() // what the loop waits for is too long without notifications
 			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(maxRetry):
+			case <-time.After(pause):
 			}
+			pause = min(2*pause, maxRetry)
 		}
 	}()
 	return l
 }
+
+// minListenPause is between the loss of the connection that waits for notifications
+// and the first try to make another, twice that before the next try, and so on.
+const minListenPause = time.Second
 
 // receive holds a connection of its own, outside the pool, which it would
 // otherwise shrink.

@@ -19,7 +19,8 @@ type dead struct {
 }
 
 // reap finds dead attempts, ends the very sessions that they left behind, so
-// that readers are free again, and makes their views due.
+// that readers are free again, and makes their views due, but for one whose schedule
+// cannot run.
 func (s *Scheduler) reap(ctx context.Context) error {
 	rows, err := s.Pool.Query(ctx, `
 SELECT id, view_name, attempted_by FROM `+s.table("history")+`
@@ -70,7 +71,7 @@ WITH abandoned AS (
 INSERT INTO `+s.table("state")+` AS st (view_name, next_run_at, last_attempt_at, last_outcome, last_error, consecutive_failures)
 SELECT view_name, clock_timestamp(), started_at, 'abandoned', $3, 1 FROM abandoned
 ON CONFLICT (view_name) DO UPDATE SET
-    next_run_at = least(st.next_run_at, EXCLUDED.next_run_at), last_attempt_at = EXCLUDED.last_attempt_at,
+    next_run_at = CASE WHEN st.next_run_at IS NOT NULL THEN least(st.next_run_at, EXCLUDED.next_run_at) END, last_attempt_at = EXCLUDED.last_attempt_at,
     last_outcome = EXCLUDED.last_outcome, last_error = EXCLUDED.last_error, consecutive_failures = st.consecutive_failures + 1`,
 		d.ID, refresh.DeadAfter.Seconds(), d.reason()).Exec(func(tag pgconn.CommandTag) error {
 		recorded = tag.RowsAffected()

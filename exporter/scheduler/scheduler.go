@@ -67,6 +67,7 @@ func New(o Options) *Scheduler {
 	}
 	s := &Scheduler{Options: o, wake: make(chan struct{}, 1), workers: make(chan struct{}, o.MaxConcurrent), ignored: map[string]bool{}}
 	s.unreachable = map[string]bool{}
+	s.listener = &listener{} // nobody's yet
 	return s
 }
 
@@ -97,8 +98,8 @@ const (
 // Run schedules until ctx ends. It then claims nothing more, waits for running
 // refreshes up to ShutdownTimeout and cancels and records the rest.
 func (s *Scheduler) Run(ctx context.Context) {
-	work, cancelWork := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancelWork()
+	work, cancelWork := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancelWork(nil)
 	s.listener = s.listen(ctx)
 	s.loop(ctx, work)
 
@@ -111,7 +112,7 @@ func (s *Scheduler) Run(ctx context.Context) {
 		return
 	case <-timeout.C:
 		s.Logger.Warn("refreshes still running at the shutdown timeout are cancelled", "timeout", s.ShutdownTimeout)
-		cancelWork()
+		cancelWork(fmt.Errorf("cancelled: the exporter was stopped, and this went on for longer than --shutdown-timeout, which is %s", s.ShutdownTimeout))
 		<-done
 	}
 }

@@ -122,7 +122,7 @@ func (r *refreshScheduleResource) Schema(_ context.Context, _ resource.SchemaReq
 				Default:  booldefault.StaticBool(false),
 			},
 			"settings": schema.MapAttribute{
-				MarkdownDescription: "Settings of PostgreSQL for the refresh alone, such as `{ work_mem = \"256MB\" }`. Only those that a plain role may set. Timeouts have arguments of their own. Default: none.",
+				MarkdownDescription: "Settings of PostgreSQL for the refresh alone, such as `{ work_mem = \"256MB\" }`. Only those that a plain role may set, and not `role`, `client_encoding` and others that a refresh relies on. Timeouts have arguments of their own. Default: none.",
 				Optional:            true,
 				ElementType:         types.StringType,
 				Validators:          []validator.Map{mapvalidator.KeysAre(settingName())},

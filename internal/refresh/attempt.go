@@ -33,6 +33,9 @@ type attempt struct {
 	because string
 	counted *counted
 	chosen  choice // the latest, for the record of a failure
+	// shown is closed once the backend of the latest try is recorded; nil where it
+	// was from the beginning.
+	shown <-chan struct{}
 
 	blocked  sync.Mutex
 	blockers string // who last held a lock that it waited for

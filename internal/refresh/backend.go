@@ -34,14 +34,32 @@ func (a *attempt) showBackend(ctx context.Context, tx *pgx.Conn) error {
 	if err := tx.QueryRow(ctx, "SELECT pg_backend_pid(), "+backendStart).Scan(&pid, &start); err != nil {
 		return fmt.Errorf("read its backend: %w", err)
 	}
+	shown := make(chan struct{})
+	a.shown = shown
 	go func() { // unrecorded, a dead attempt's locks last for idleTimeout
 		// Not cancelled when the attempt ends first: through a pooler, that costs
 		// somebody a connection.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), DeadAfter)
 		defer cancel()
+		defer close(shown)
 		_, _ = a.beside.Exec(ctx, "UPDATE "+a.history()+" SET backend_pid = $2, backend_start = $3 WHERE id = $1 AND outcome = 'running'", a.id, pid, start)
 	}()
 	return nil
+}
+
+// forgetBackend takes back, between two tries, what showBackend has recorded: the
+// pooler may close that backend now, which is not the end of the attempt.
+func (a *attempt) forgetBackend(ctx context.Context) {
+	if a.shown == nil {
+		return
+	}
+	select {
+	case <-a.shown:
+	case <-ctx.Done():
+		return
+	}
+	a.shown = nil
+	_, _ = a.beside.Exec(ctx, "UPDATE "+a.history()+" SET backend_pid = NULL, backend_start = NULL WHERE id = $1 AND outcome = 'running'", a.id)
 }
 
 // attemptLock is held by the transaction of an attempt, beside that on its view,

@@ -87,7 +87,7 @@ func (r *Refresher) RecordUpstream(ctx context.Context, req Request, why *Upstre
 	defer cancel()
 	attempt, err := r.begin(ctx, req)
 	if err != nil {
-		return fmt.Errorf("refresh %s: %w", req.View, err)
+		return r.notBegun(ctx, req, fmt.Errorf("refresh %s: %w", req.View, err))
 	}
 	defer attempt.end()
 	attempt.chosen.reason = why.Error()

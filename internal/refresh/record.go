@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -109,10 +111,18 @@ ON CONFLICT (view_name) DO UPDATE SET
 // exporter has the view.
 var ErrTakenOver = errors.New("the attempt was recorded otherwise meanwhile")
 
-// recordFailure records in a transaction of its own, on any connection.
+// recordPause is between two tries to record a failure.
+const recordPause = 200 * time.Millisecond
+
+// recordFailure records in a transaction of its own, on any connection. Until ctx
+// ends it tries again where the server cannot be reached or has no connection to
+// spare, which is often why the refresh failed: unrecorded, its error is lost.
 func (r *Refresher) recordFailure(ctx context.Context, a *attempt, cause error) error {
 	sql := fmt.Sprintf(failedSQL, postgres.QuoteIdent(r.schema, "materialized_view_refresh_state"), r.history())
 	tag, err := r.pool.Exec(ctx, sql, a.id, postgres.Message(cause), sqlState(cause), string(a.chosen.method), a.chosen.reason)
+	for isAway(err) && pause(ctx, recordPause) == nil {
+		tag, err = r.pool.Exec(ctx, sql, a.id, postgres.Message(cause), sqlState(cause), string(a.chosen.method), a.chosen.reason)
+	}
 	if err != nil {
 		return fmt.Errorf("the failure could not be recorded: %w", err)
 	}
@@ -121,3 +131,13 @@ func (r *Refresher) recordFailure(ctx context.Context, a *attempt, cause error) 
 	}
 	return nil
 }
+
+// isAway says that no session could be had, or that it ended.
+func isAway(err error) bool {
+	state := postgres.SQLState(err)
+	return err != nil && (state == "" || slices.ContainsFunc(awayClasses, func(class string) bool { return strings.HasPrefix(state, class) }))
+}
+
+// awayClasses are connection exceptions, too few resources, and shutdowns.
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+var awayClasses = []string{"08", "53", "57P"}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
 // Triggers of an attempt, as the history names them.
@@ -109,7 +111,7 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 	}
 	attempt, err := r.begin(ctx, req)
 	if err != nil {
-		return Result{}, fmt.Errorf("refresh %s: %w", req.View, err)
+		return Result{}, r.notBegun(ctx, req, fmt.Errorf("refresh %s: %w", req.View, err))
 	}
 	defer attempt.end()
 	if req.Method != Auto {
@@ -126,7 +128,7 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 	}
 	// Whoever ended it with a cause knows better than the server why.
 	if cause := context.Cause(attempt.alive); cause != attempt.alive.Err() { //nolint:errorlint // the very one
-		err = cause
+		err = canceled(cause)
 	}
 	err = fmt.Errorf("refresh %s: %w", attempt.view, err)
 	recordCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
@@ -137,6 +139,23 @@ func (r *Refresher) Refresh(ctx context.Context, req Request) (Result, error) {
 		err = errors.Join(err, recordErr)
 	}
 	return Result{}, err
+}
+
+// notBegun records why an attempt that was claimed could not begin, such as for
+// want of a connection: it would be taken for that of a process that died.
+func (r *Refresher) notBegun(ctx context.Context, req Request, err error) error {
+	if req.Attempt == 0 || errors.Is(err, ErrTakenOver) {
+		return err
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = fmt.Errorf("refresh %s: %w", req.View, canceled(cause))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	if recordErr := r.recordFailure(ctx, &attempt{id: req.Attempt}, err); recordErr != nil {
+		err = errors.Join(err, recordErr)
+	}
+	return err
 }
 
 // run tries until the refresh is done: again where a lock was not free within
@@ -153,6 +172,7 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 			result.LockWait += waited
 			return result, nil
 		}
+		a.forgetBackend(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return Result{}, err
@@ -239,6 +259,9 @@ func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen
 // reads the catalog. One round trip.
 func (a *attempt) prepare(ctx context.Context, conn *pgx.Conn) (pgx.Tx, facts, error) {
 	batch := &pgx.Batch{}
+	if err := a.checkSettings(); err != nil {
+		return nil, facts{}, fmt.Errorf("apply its settings: %w", err)
+	}
 	// Explicitly: a default of REPEATABLE READ would put the snapshot before the lock.
 	batch.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 	a.configure(batch)
@@ -270,6 +293,15 @@ func (a *attempt) prepare(ctx context.Context, conn *pgx.Conn) (pgx.Tx, facts, e
 // statements, where the client is gone but its connection still seems open.
 const idleTimeout = "10s"
 
+func (a *attempt) checkSettings() error {
+	for name := range a.request.Settings {
+		if err := schedule.CheckSettingName(name); err != nil {
+			return &statedError{err, postgres.InsufficientRight}
+		}
+	}
+	return nil
+}
+
 // configure sets what holds for this transaction only.
 func (a *attempt) configure(batch *pgx.Batch) {
 	set := map[string]string{
@@ -277,6 +309,9 @@ func (a *attempt) configure(batch *pgx.Batch) {
 		"lock_timeout":                        millis(a.request.LockTimeout),
 	}
 	for name, value := range a.request.Settings {
+		if strings.EqualFold(name, "search_path") {
+			value = schedule.SafePath(value)
+		}
 		set[name] = value
 	}
 	if a.request.StatementTimeout > 0 {

@@ -45,3 +45,12 @@ func sqlState(err error) string {
 	}
 	return ""
 }
+
+// canceled is why somebody cancelled a refresh, with the SQLSTATE of that unless it
+// has one.
+func canceled(cause error) error {
+	if sqlState(cause) != "" {
+		return cause
+	}
+	return &statedError{cause, postgres.QueryCanceled}
+}

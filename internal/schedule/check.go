@@ -101,6 +101,9 @@ func CheckSetting(ctx context.Context, db Beginner, name, value string) error {
 		return err
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // there is nothing to lose
+	if err := CheckSettingName(name); err != nil {
+		return err
+	}
 	var level string
 	err = tx.QueryRow(ctx, "SELECT context FROM pg_settings WHERE name = lower($1)", name).Scan(&level)
 	switch {

@@ -32,6 +32,9 @@ func (s Spec) compile() (*Schedule, error) {
 	if s.Jitter < 0 {
 		return nil, fmt.Errorf("jitter %s is negative", s.Jitter)
 	}
+	if s.Every > 0 && s.Every < shortestEvery {
+		return nil, fmt.Errorf("every %s is shorter than %s", s.Every, shortestEvery)
+	}
 	zone, err := loadZone(s.TimeZone)
 	if err != nil {
 		return nil, err
@@ -51,6 +54,10 @@ func (s Spec) compile() (*Schedule, error) {
 	}
 	return compiled, nil
 }
+
+// shortestEvery is that of the provider: a row that was written by hand, with an
+// interval of microseconds, would fill the history with hundreds of attempts a second.
+const shortestEvery = time.Second
 
 func (s Spec) validateKind() error {
 	var set []string

@@ -21,6 +21,7 @@ func TestSpecValidate(t *testing.T) {
 		{Spec{Cron: "@daily", TargetStaleness: time.Second}, "cron and target_staleness are set: set exactly one of cron, every and target_staleness"},
 		{Spec{Cron: "@daily", Every: time.Second, TargetStaleness: 1}, "cron and every and target_staleness are set: set exactly one of cron, every and target_staleness"},
 		{Spec{Every: -time.Second}, "every -1s is not positive"},
+		{Spec{Every: time.Microsecond}, "every 1µs is shorter than 1s"},
 		{Spec{TargetStaleness: -time.Second}, "target_staleness -1s is not positive"},
 		{Spec{Every: time.Second, Jitter: -time.Second}, "jitter -1s is negative"},
 		{Spec{Cron: " "}, `cron " ": it has 0 fields instead of the five minute, hour, day-of-month, month and day-of-week`},
