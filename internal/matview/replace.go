@@ -74,14 +74,27 @@ SELECT 'the storage of column ' || quote_ident(a.attname)
 FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attstorage <> t.typstorage
 UNION ALL
+SELECT 'the compression of column ' || quote_ident(attname)
+FROM pg_attribute AS a -- attcompression came with PostgreSQL 14
+WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND to_jsonb(a) ->> 'attcompression' IN ('p', 'l')
+UNION ALL
+SELECT 'REPLICA IDENTITY ' || CASE relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END
+FROM pg_class WHERE oid = $1 AND relreplident IN ('f', 'n')
+UNION ALL
+SELECT DISTINCT 'the statistics target of index ' || quote_ident(x.relname)
+FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid JOIN pg_attribute AS a ON a.attrelid = x.oid AND a.attstattarget >= 0
+WHERE i.indrelid = $1
+UNION ALL
 SELECT 'a security label of provider ' || provider FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = $1
 UNION ALL
 SELECT 'the mark of CLUSTER on index ' || quote_ident(x.relname)
 FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid WHERE i.indrelid = $1 AND i.indisclustered
 UNION ALL
-SELECT 'DEPENDS ON EXTENSION ' || quote_ident(e.extname)
+SELECT 'DEPENDS ON EXTENSION ' || quote_ident(e.extname) || coalesce(' of index ' || quote_ident(x.relname), '')
 FROM pg_depend AS d JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
-WHERE d.classid = 'pg_class'::regclass AND d.objid = $1 AND d.deptype = 'x'
+LEFT JOIN pg_index AS i ON i.indexrelid = d.objid
+LEFT JOIN pg_class AS x ON x.oid = i.indexrelid
+WHERE d.classid = 'pg_class'::regclass AND $1 IN (d.objid, i.indrelid) AND d.deptype = 'x'
 UNION ALL
 SELECT format('the privileges of %s on column %I', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END, c.attname)
 FROM pg_attribute AS c, aclexplode(c.attacl) AS a

@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // LockTimeout is how long a change of a view waits for a lock, as PostgreSQL writes it.
@@ -22,6 +24,10 @@ const Patience = 30 * time.Second
 // and the server ends it if this program stops or is cut off.
 func Begin(ctx context.Context, pool *pgxpool.Pool) (pgx.Tx, error) {
 	tx, err := pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+	if postgres.SQLState(err) == postgres.FeatureNotSupported {
+		// To write during recovery is the one thing that BEGIN does not support.
+		return nil, fmt.Errorf("the server is a read-only replica, on which nothing can be changed; connect to the primary: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("begin a transaction: %w", err)
 	}

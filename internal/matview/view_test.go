@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
 // change runs do in a transaction as the provider does, and commits.
@@ -254,15 +256,25 @@ func TestLost(t *testing.T) {
 	}
 	db.Exec(t, `COMMENT ON COLUMN v.name IS 'x'; COMMENT ON INDEX v_id IS 'x'; CREATE STATISTICS v_stats ON id, name FROM v;
 ALTER MATERIALIZED VIEW v ALTER COLUMN id SET STATISTICS 500, ALTER COLUMN name SET STORAGE EXTERNAL, SET (fillfactor = 50, toast.autovacuum_enabled = off), CLUSTER ON v_id;
-ALTER INDEX v_id SET (fillfactor = 60)`)
+ALTER INDEX v_id SET (fillfactor = 60); ALTER TABLE v REPLICA IDENTITY FULL; CREATE INDEX v_up ON v (upper(name)); ALTER INDEX v_up ALTER COLUMN 1 SET STATISTICS 300;
+ALTER MATERIALIZED VIEW v DEPENDS ON EXTENSION plpgsql; ALTER INDEX v_up DEPENDS ON EXTENSION plpgsql`)
 	want := []string{
+		"DEPENDS ON EXTENSION plpgsql",
+		"DEPENDS ON EXTENSION plpgsql of index v_up",
+		"REPLICA IDENTITY FULL",
 		"extended statistics v_stats",
 		"the comment on column name",
 		"the comment on index v_id",
 		"the mark of CLUSTER on index v_id",
+		"the statistics target of index v_up",
 		"the statistics target or options of column id",
 		"the storage of column name",
 	}
+	if postgrestest.Version(t) >= 140000 {
+		db.Exec(t, "ALTER TABLE v ALTER COLUMN name SET COMPRESSION pglz")
+		want = append(want, "the compression of column name")
+	}
+	slices.Sort(want)
 	if diff := cmp.Diff(want, lost()); diff != "" {
 		t.Error(diff)
 	}

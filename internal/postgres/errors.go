@@ -28,6 +28,7 @@ const (
 	UniqueViolation       = "23505"
 	LockNotAvailable      = "55P03"
 	QueryCanceled         = "57014"
+	FeatureNotSupported   = "0A000"
 	ReadOnlyTransaction   = "25006"
 	InvalidPassword       = "28P01"
 	InvalidAuth           = "28000"

@@ -92,8 +92,8 @@ var viewAttributeCases = map[string]attributeCase{
 	"matview_view.storage_parameters": {
 		base: plainView, a: `{ fillfactor = "70" }`, b: `{ fillfactor = "80", "autovacuum_enabled" = "off" }`,
 		read: ofView("array_to_string(ARRAY(SELECT unnest(reloptions) ORDER BY 1), ',')"), inA: "fillfactor=70", inB: "autovacuum_enabled=off,fillfactor=80",
-		inNone: "autovacuum_enabled=off,fillfactor=80", // no longer managed
-		drift:  "ALTER MATERIALIZED VIEW NAME SET (fillfactor = 50)",
+		inNone: "autovacuum_enabled=off,fillfactor=80", stateNone: "<nil>", // no longer managed
+		drift: "ALTER MATERIALIZED VIEW NAME SET (fillfactor = 50)",
 	},
 	"matview_view.with_data": {
 		base: plainView, a: "false", b: "true", stateNone: "true", actions: stays,
@@ -133,8 +133,8 @@ var viewIndexAttributeCases = map[string]attributeCase{
 	"matview_view.indexes": {
 		base: plainView, a: `{ NAME_i = { keys = ["id"] } }`, b: `{ NAME_i = { keys = ["id"] }, NAME_j = { keys = ["name"] } }`,
 		read: "SELECT string_agg(indexrelid::regclass::text, ',' ORDER BY indexrelid::regclass::text) FROM pg_index WHERE indrelid = 'NAME'::regclass", inA: "NAME_i", inB: "NAME_i,NAME_j",
-		inNone: "NAME_i,NAME_j", // no longer managed
-		drift:  "DROP INDEX NAME_j; CREATE INDEX NAME_k ON NAME (id)",
+		inNone: "NAME_i,NAME_j", stateNone: "<nil>", // no longer managed
+		drift: "DROP INDEX NAME_j; CREATE INDEX NAME_k ON NAME (id)",
 	},
 	"matview_view.indexes.keys": indexCase("", attributeCase{
 		as: "keys = VALUE", a: `["id"]`, b: `["lower(name) DESC", "id"]`,

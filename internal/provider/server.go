@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/terraform-plugin-framework/providerserver"
@@ -54,7 +55,20 @@ func (s *server) ValidateResourceConfig(ctx context.Context, req *tfprotov6.Vali
 			return &tfprotov6.ValidateResourceConfigResponse{}, nil
 		}
 	}
-	return s.frameworkServer.ValidateResourceConfig(ctx, req)
+	resp, err := s.frameworkServer.ValidateResourceConfig(ctx, req)
+	if resp != nil {
+		for _, d := range resp.Diagnostics {
+			d.Detail = unescapeBreak(d.Detail)
+		}
+	}
+	return resp, err
+}
+
+// unescapeBreak makes a line break of what timetypes (diagnostics.go) writes for
+// one, in a raw string, after the units of a duration.
+func unescapeBreak(detail string) string {
+	const units = `"ms", "s", "m", "h".`
+	return strings.Replace(detail, units+`\n\n`, units+"\n\n", 1)
 }
 
 // UpgradeResourceState hands the state on as it is where it was written with
@@ -105,7 +119,8 @@ func (s *server) asSealed(ctx context.Context, req *tfprotov6.ReadResourceReques
 }
 
 // PlanResourceChange plans the prior state where configuration and state are
-// those that Terraform last applied.
+// those that Terraform last applied: also where the two say the same in other words,
+// which the server was asked about then.
 func (s *server) PlanResourceChange(ctx context.Context, req *tfprotov6.PlanResourceChangeRequest) (*tfprotov6.PlanResourceChangeResponse, error) {
 	if req.TypeName == viewType && s.asApplied(req) {
 		return &tfprotov6.PlanResourceChangeResponse{PlannedState: req.PriorState, PlannedPrivate: req.PriorPrivate, PlannedIdentity: req.PriorIdentity}, nil
@@ -114,8 +129,7 @@ func (s *server) PlanResourceChange(ctx context.Context, req *tfprotov6.PlanReso
 }
 
 func (s *server) asApplied(req *tfprotov6.PlanResourceChangeRequest) bool {
-	if req.Config == nil || req.PriorState == nil || req.ProposedNewState == nil ||
-		len(req.PriorState.MsgPack) == 0 || !bytes.Equal(req.PriorState.MsgPack, req.ProposedNewState.MsgPack) {
+	if req.Config == nil || req.PriorState == nil || len(req.PriorState.MsgPack) == 0 {
 		return false
 	}
 	sealed := sealOf(req.PriorPrivate)

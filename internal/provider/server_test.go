@@ -174,3 +174,15 @@ func TestHasShape(t *testing.T) {
 		}
 	}
 }
+
+// A duration that is none is refused in lines of text.
+func TestAccInvalidDuration(t *testing.T) {
+	db := viewDatabase(t)
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{{
+			Config:      providerConfig(db) + "resource \"matview_refresh_log\" \"test\" {\n  history_retention = \"a week\"\n}\n",
+			ExpectError: message(`"s", "m", "h". Given Value: a week Error: time: invalid duration "a week"`),
+		}},
+	})
+}

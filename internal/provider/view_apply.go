@@ -106,7 +106,7 @@ func (c *viewChange) apply(ctx context.Context) (memory viewMemory, behind []str
 			return err
 		}
 		if c.newText {
-			c.parsed = hashesOf(v) // which was read before the text was parsed
+			c.parsed = memoryOf(v) // which was read before the text was parsed
 		}
 		switch {
 		case replace && c.plan.OnDefinitionChange.ValueString() == onChangeSwap:
@@ -182,7 +182,7 @@ func (c *viewChange) replace(ctx context.Context, tx pgx.Tx, v *matview.View) (b
 	if err != nil {
 		return nil, err
 	}
-	c.parsed = hashesOf(created)
+	c.parsed = memoryOf(created)
 	if err := kept.Restore(ctx, tx, created); err != nil {
 		return nil, err
 	}
@@ -272,7 +272,7 @@ func (c *viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 		},
 		Filled: func(ctx context.Context, twin matview.Name, _ uint32) error {
 			if c.twin, err = readBack(ctx, tx, twin); err == nil {
-				c.parsed = hashesOf(c.twin)
+				c.parsed = memoryOf(c.twin)
 			}
 			return err
 		},

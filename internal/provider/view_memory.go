@@ -17,12 +17,17 @@ import (
 
 // viewMemory is what is remembered of a view beside its state, to tell without
 // touching the view whether it is still the one that the state describes.
+// Terraform copies it for every instance of the resource that it plans: it is as
+// short as it can be.
 type viewMemory struct {
-	DefinitionHash string                 `json:"definition_hash"`
-	SourcesHash    string                 `json:"sources_hash"`
-	Indexes        map[string]indexMemory `json:"indexes,omitempty"`
+	// Facts are the definition, and what it reads, as [factsOf] has them.
+	Facts   string                 `json:"f,omitempty"`
+	Indexes map[string]indexMemory `json:"i,omitempty"`
 	// Major is the server's when canonical_definition was written.
-	Major int `json:"major,omitempty"`
+	Major int `json:"m,omitempty"`
+	// Found says that the state has what was there at the import, which is not
+	// managed where the configuration leaves it out.
+	Found bool `json:"o,omitempty"`
 
 	// view is what all of it was read of, where that was in this call.
 	view *matview.View
@@ -31,8 +36,47 @@ type viewMemory struct {
 // indexMemory is an index as the server writes it, where the state has the
 // user's text.
 type indexMemory struct {
-	Hash  string        `json:"hash"`
-	Index matview.Index `json:"index"`
+	Hash string `json:"h"` // of the catalog
+	Text string `json:"t"` // as indexText has it
+}
+
+// UnmarshalJSON also reads what the first version wrote.
+func (memory *viewMemory) UnmarshalJSON(data []byte) error {
+	type plain viewMemory
+	var stored struct {
+		plain
+
+		DefinitionHash string `json:"definition_hash"`
+		SourcesHash    string `json:"sources_hash"`
+		Indexes        map[string]struct {
+			Hash  string        `json:"hash"`
+			Index matview.Index `json:"index"`
+		} `json:"indexes"`
+		Major int `json:"major"`
+	}
+	if err := json.Unmarshal(data, &stored); err != nil {
+		return err
+	}
+	*memory = viewMemory(stored.plain)
+	if stored.DefinitionHash == "" {
+		return nil
+	}
+	memory.Facts, memory.Major = factsOf(&matview.View{DefinitionHash: stored.DefinitionHash, SourcesHash: stored.SourcesHash}), stored.Major
+	memory.Indexes = make(map[string]indexMemory, len(stored.Indexes))
+	for name, x := range stored.Indexes {
+		memory.Indexes[name] = indexMemory{Hash: x.Hash, Text: indexText(x.Index)}
+	}
+	return nil
+}
+
+// factsOf changes with the definition of v and with what that reads.
+func factsOf(v *matview.View) string {
+	return digest([]byte(v.DefinitionHash), []byte(v.SourcesHash))
+}
+
+// indexText is the same for indexes that are [matview.Index.Equal].
+func indexText(x matview.Index) string {
+	return digest(fmt.Appendf(nil, "%q %t %q %q %q %t %q %q", x.Keys, x.Unique, x.Method, x.Include, x.Where, x.NullsNotDistinct, x.Parameters, x.Tablespace))
 }
 
 const memoryKey = "view"
@@ -66,15 +110,15 @@ func (memory viewMemory) save(ctx context.Context, private privateWriter, diags 
 	diags.Append(private.SetKey(ctx, memoryKey, data)...)
 }
 
-// hashesOf has what is remembered of the definition of v.
-func hashesOf(v *matview.View) viewMemory {
-	return viewMemory{DefinitionHash: v.DefinitionHash, SourcesHash: v.SourcesHash, Major: v.Major}
+// memoryOf has what is remembered of the definition of v.
+func memoryOf(v *matview.View) viewMemory {
+	return viewMemory{Facts: factsOf(v), Major: v.Major}
 }
 
 // remember reads what a view that was just created or changed is by the server's
 // own account. tx has locked the view, so none of this waits.
 func (m *viewModel) remember(ctx context.Context, db matview.DB, v *matview.View) (viewMemory, error) {
-	memory := hashesOf(v)
+	memory := memoryOf(v)
 	memory.view = v
 	canonical, err := matview.Definition(ctx, db, v.OID)
 	if err != nil {
@@ -96,7 +140,7 @@ func (memory *viewMemory) rememberIndexes(v *matview.View, indexes map[string]ma
 	memory.Indexes = make(map[string]indexMemory, len(indexes))
 	for _, x := range v.Indexes {
 		if x.Valid {
-			memory.Indexes[x.Name] = indexMemory{Hash: x.Hash, Index: indexes[x.Name]}
+			memory.Indexes[x.Name] = indexMemory{Hash: x.Hash, Text: indexText(indexes[x.Name])}
 		}
 	}
 }
@@ -104,7 +148,7 @@ func (memory *viewMemory) rememberIndexes(v *matview.View, indexes map[string]ma
 // compareDefinition tells whether the stored query is still what the state says,
 // by meaning, and puts the stored one into the state where it is not.
 func (m *viewModel) compareDefinition(ctx context.Context, db matview.DB, v *matview.View, memory *viewMemory, diags *diag.Diagnostics) {
-	if !m.Definition.IsNull() && memory.DefinitionHash == v.DefinitionHash && memory.SourcesHash == v.SourcesHash {
+	if !m.Definition.IsNull() && memory.Facts == factsOf(v) {
 		return
 	}
 	stored, err := matview.Definition(ctx, db, v.OID)
@@ -128,7 +172,7 @@ func (m *viewModel) compareDefinition(ctx context.Context, db matview.DB, v *mat
 		m.Definition = types.StringValue(stored)
 	}
 	m.CanonicalDefinition = types.StringValue(stored)
-	memory.DefinitionHash, memory.SourcesHash, memory.Major = v.DefinitionHash, v.SourcesHash, v.Major
+	memory.Facts, memory.Major = factsOf(v), v.Major
 }
 
 // means tells whether the text in the state, parsed today, is the stored query;
@@ -203,7 +247,7 @@ func (m *viewModel) compareIndexes(ctx context.Context, db matview.DB, v *matvie
 			continue
 		}
 		known, ok := memory.Indexes[x.Name]
-		if text, inState := state[x.Name]; ok && inState && known.Index.Equal(stored[x.Name]) {
+		if text, inState := state[x.Name]; ok && inState && known.Text == indexText(stored[x.Name]) {
 			now[x.Name] = text
 		}
 	}
@@ -216,7 +260,7 @@ func warnInvalid(v *matview.View, diags *diag.Diagnostics) {
 	for _, x := range v.Indexes {
 		if !x.Valid {
 			diags.AddAttributeWarning(path.Root("indexes"), fmt.Sprintf("Index %q of materialized view %s is invalid", x.Name, v.ID),
-				"It is what is left of a CREATE INDEX CONCURRENTLY or REINDEX CONCURRENTLY that failed or is still running; no query uses it. The next apply drops it, and builds it again if it is among the indexes.")
+				"It is what is left of a CREATE INDEX CONCURRENTLY or REINDEX CONCURRENTLY that failed or is still running; no query uses it. Unless the configuration leaves indexes out, the next apply drops it, and builds it again if it is among them.")
 		}
 	}
 }
@@ -224,7 +268,7 @@ func warnInvalid(v *matview.View, diags *diag.Diagnostics) {
 // describes tells whether nothing about v is left to compare, as it is while a
 // lock hides it.
 func (memory *viewMemory) describes(v *matview.View, indexesManaged bool) bool {
-	return memory.DefinitionHash == v.DefinitionHash && memory.SourcesHash == v.SourcesHash && (!indexesManaged || memory.hasIndexes(v))
+	return memory.Facts == factsOf(v) && (!indexesManaged || memory.hasIndexes(v))
 }
 
 func (memory *viewMemory) hasIndexes(v *matview.View) bool {

@@ -28,9 +28,9 @@ func (c *viewChange) readBack(ctx context.Context, tx pgx.Tx) (memory viewMemory
 	if !planned.IsUnknown() && !planned.Equal(c.plan.CanonicalDefinition) {
 		return memory, &changedError{view: v.ID, when: "since this was planned"}
 	}
-	if memory.DefinitionHash != c.parsed.DefinitionHash || memory.SourcesHash != c.parsed.SourcesHash {
+	if memory.Facts != c.parsed.Facts {
 		// Its text may mean something else by now: that is for the next plan to tell.
-		memory.DefinitionHash, memory.SourcesHash, memory.Major, memory.view = c.parsed.DefinitionHash, c.parsed.SourcesHash, c.parsed.Major, nil
+		memory.Facts, memory.Major, memory.view = c.parsed.Facts, c.parsed.Major, nil
 	}
 	return memory, nil
 }

@@ -69,7 +69,9 @@ func (r *viewResource) Create(ctx context.Context, req resource.CreateRequest, r
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 	r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
-	r.seal(ctx, memory.view, req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
+	if !resp.Diagnostics.HasError() {
+		seal{}.save(ctx, r.client.version, memory.view, req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
+	}
 }
 
 // describedBy is the view as the catalog has it, where memory is of just that.
@@ -85,13 +87,26 @@ func (r *viewResource) describedBy(ctx context.Context, memory viewMemory, m vie
 	return v
 }
 
-// seal spares the next plan the decoding of a state that has not changed; v is
-// nil where it is not known to be what the state describes.
-func (r *viewResource) seal(ctx context.Context, v *matview.View, config, state tftypes.Value, private privateWriter, diags *diag.Diagnostics) {
-	if diags.HasError() {
-		return
+// sealApplied spares the next plan the decoding of a state that has not changed; v
+// is nil where it is not known to be what the state describes. Where the
+// configuration has other words than the state it is sealed only if they are known
+// to mean the same: while a lock hid that, the state's were planned.
+func (r *viewResource) sealApplied(ctx context.Context, v *matview.View, raw tftypes.Value, config, applied viewModel, resp *resource.UpdateResponse) {
+	words := config.Definition.ValueString()
+	reworded := !config.sameText(applied) && !matview.SameText(words, applied.Definition.ValueString())
+	if reworded {
+		pool, err := r.client.open(ctx)
+		if err != nil {
+			return
+		}
+		n, err := matview.Normalize(ctx, pool, words, config.columnNames()...)
+		if err != nil || n.Definition != applied.CanonicalDefinition.ValueString() {
+			raw = tftypes.Value{}
+		}
 	}
-	seal{}.save(ctx, r.client.version, v, config, state, private, diags)
+	if !resp.Diagnostics.HasError() {
+		seal{Reworded: reworded}.save(ctx, r.client.version, v, raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
+	}
 }
 
 func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp *resource.ReadResponse) {
@@ -120,6 +135,7 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		return
 	}
 	memory := recall(ctx, req.Private, &resp.Diagnostics)
+	facts := memory.Facts
 	state.bring(ctx, pool, v, &memory, &resp.Diagnostics)
 	if resp.Diagnostics.HasError() {
 		return
@@ -130,12 +146,17 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	if memory.describes(v, !state.Indexes.IsNull()) {
 		memory.view = v
 	}
-	sealedBefore(ctx, req.Private, &resp.Diagnostics).save(ctx, r.client.version, memory.view, tftypes.Value{}, resp.State.Raw, resp.Private, &resp.Diagnostics)
+	sealed := sealedBefore(ctx, req.Private, &resp.Diagnostics)
+	if sealed.Reworded && memory.Facts != facts {
+		sealed.Plan = "" // the configuration's words may mean something else now
+	}
+	sealed.save(ctx, r.client.version, memory.view, tftypes.Value{}, resp.State.Raw, resp.Private, &resp.Diagnostics)
 }
 
 // bring takes over all that the catalog says.
 func (m *viewModel) bring(ctx context.Context, pool *pgxpool.Pool, v *matview.View, memory *viewMemory, diags *diag.Diagnostics) {
 	imported := m.Definition.IsNull()
+	memory.Found = memory.Found || imported
 	if imported && len(v.Indexes) > 0 {
 		m.Indexes = indexesValue(nil)
 	}
@@ -151,9 +172,11 @@ func (m *viewModel) bring(ctx context.Context, pool *pgxpool.Pool, v *matview.Vi
 }
 
 func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
-	var plan, state viewModel
+	var plan, state, config viewModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
+	found := plan.putAside(config, &state)
 	timeout, d := plan.Timeouts.Update(ctx, viewChangeTimeout)
 	resp.Diagnostics.Append(d...)
 	change := viewChange{
@@ -168,9 +191,10 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	if plan.describesSameView(state) {
 		// Only what Terraform keeps for itself has changed: wait for nobody.
+		found.putBack(&plan)
 		resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 		r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
-		r.seal(ctx, r.describedBy(ctx, change.memory, plan), req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
+		r.sealApplied(ctx, r.describedBy(ctx, change.memory, plan), req.Config.Raw, config, plan, resp)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -184,10 +208,15 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 		resp.Diagnostics.AddWarning("Recorded refreshes stay under the old name", fmt.Sprintf("The provider's role may not write %s.%s, so its row of the view still has the name %s. "+
 			"Put the role among the writer_roles of matview_refresh_log.", r.client.logSchema, table, state.ID.ValueString()))
 	}
+	if found.isSomething() {
+		// That was not read again: the next plan does.
+		found.putBack(&plan)
+		memory.Found, memory.view = true, nil
+	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 	r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
-	r.seal(ctx, memory.view, req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
+	r.sealApplied(ctx, memory.view, req.Config.Raw, config, plan, resp)
 }
 
 func (r *viewResource) Delete(ctx context.Context, req resource.DeleteRequest, resp *resource.DeleteResponse) {

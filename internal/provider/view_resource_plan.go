@@ -37,15 +37,19 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		return
 	}
 	p := viewPlan{exists: !req.State.Raw.IsNull()}
+	var config viewModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &p.plan)...)
+	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
 	if p.exists {
 		resp.Diagnostics.Append(req.State.Get(ctx, &p.state)...)
 		p.memory = recall(ctx, req.Private, &resp.Diagnostics)
 	}
+	found := p.plan.putAside(config, &p.state)
 	if resp.Diagnostics.HasError() || p.unchanged() {
 		return
 	}
 	if p.exists && p.keepText(ctx, &resp.Diagnostics) && p.unchanged() {
+		found.putBack(&p.plan)
 		resp.Diagnostics.Append(resp.Plan.Set(ctx, &p.plan)...)
 		return
 	}
@@ -71,6 +75,7 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 			r.identify(ctx, resp.Identity, p.plan.name(), &resp.Diagnostics)
 		}
 	}
+	found.putBack(&p.plan)
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &p.plan)...)
 }
 
@@ -307,7 +312,7 @@ func (p *viewPlan) sameIndexes(ctx context.Context, diags *diag.Diagnostics) {
 	}
 	p.supportsConcurrent(planned, normal)
 	for name, x := range normal {
-		if known, ok := p.memory.Indexes[name]; ok && before[name] != nil && known.Index.Equal(x) {
+		if known, ok := p.memory.Indexes[name]; ok && before[name] != nil && known.Text == indexText(x) {
 			planned[name] = before[name]
 		}
 	}

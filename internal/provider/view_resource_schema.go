@@ -48,7 +48,8 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				MarkdownDescription: "The query: a `SELECT`, `VALUES`, `TABLE` or `WITH` statement. A trailing semicolon is allowed; `WITH [NO] DATA` is not, see `with_data`. " +
 					"Relations without a schema are found by the `search_path` of the provider's session. " +
 					"A change of meaning replaces the view as `on_definition_change` says. " +
-					"A change of text alone changes nothing.",
+					"A change of text alone changes nothing. " +
+					"A text in other words than the state's, as after an import, costs the server a temporary view at each plan until any change of the view is applied, for Terraform keeps nothing of an empty plan; with a thousand such views that doubled the time of a plan. Another layout costs nothing.",
 				Required:   true,
 				Validators: []validator.String{text()},
 			},
@@ -84,17 +85,21 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Validators:          []validator.String{identifier()},
 			},
 			"storage_parameters": schema.MapAttribute{
-				MarkdownDescription: "Storage parameters of the view, such as `{ fillfactor = \"70\", \"toast.autovacuum_enabled\" = \"off\" }`, with values as the server stores them. The map is all of them: one that is not in it is reset. A change is made in place. Without the argument, they are not managed here and stay as they are.",
+				MarkdownDescription: "Storage parameters of the view, such as `{ fillfactor = \"70\", \"toast.autovacuum_enabled\" = \"off\" }`, with values as the server stores them. The map is all of them: one that is not in it is reset. A change is made in place. Without the argument, they are not managed here and stay as they are; after an import, the state holds those that were found.",
 				Optional:            true,
+				Computed:            true,
+				PlanModifiers:       []planmodifier.Map{keepFound{}},
 				ElementType:         types.StringType,
 				Validators:          []validator.Map{mapvalidator.KeysAre(parameterName())},
 			},
 			"indexes": schema.MapNestedAttribute{
-				MarkdownDescription: "The indexes of the view, by name. The map is all of them: an index that is not in it is dropped. `{}` means none; without the argument, indexes are not managed here and stay as they are. " +
+				MarkdownDescription: "The indexes of the view, by name. The map is all of them: an index that is not in it is dropped. `{}` means none; without the argument, indexes are not managed here and stay as they are; after an import, the state holds those that were found. " +
 					"A change builds new indexes before it drops others; meanwhile readers go on, and wait only for the drop, while a refresh waits. A unique index on plain columns, without `where`, lets the view be refreshed concurrently.",
-				Optional:     true,
-				NestedObject: indexObject(),
-				Validators:   []validator.Map{mapvalidator.KeysAre(identifier())},
+				Optional:      true,
+				Computed:      true,
+				PlanModifiers: []planmodifier.Map{keepFound{}},
+				NestedObject:  indexObject(),
+				Validators:    []validator.Map{mapvalidator.KeysAre(identifier())},
 			},
 			"with_data": schema.BoolAttribute{
 				MarkdownDescription: "Whether to run the query and fill the view when it is created. A view without data cannot be read until it is refreshed. `true` also fills a view that is found without data later, as after `REFRESH MATERIALIZED VIEW … WITH NO DATA`; `false` leaves the data as it is. Default: `true`.",

@@ -423,6 +423,9 @@ func TestAccViewUpstreamLocked(t *testing.T) {
 	db := viewDatabase(t)
 	db.Exec(t, "CREATE MATERIALIZED VIEW below AS SELECT id FROM jobs")
 	relaid := viewConfig(db, withDefinition("select ID from BELOW"))
+	// Only the server can tell what these mean, which it cannot while it is locked.
+	reworded := viewConfig(db, withDefinition("SELECT below.id FROM public.below"))
+	other := viewConfig(db, withDefinition("SELECT id FROM below WHERE id > 1")+"  timeouts = { update = \"5m\" }")
 	conn := db.Connect(t)
 	resource.Test(t, resource.TestCase{
 		ProtoV6ProviderFactories: testAccProviders,
@@ -437,14 +440,17 @@ func TestAccViewUpstreamLocked(t *testing.T) {
 				},
 				Config: relaid, PlanOnly: true,
 			},
+			{Config: reworded, PlanOnly: true},
+			{Config: other, ConfigPlanChecks: viewUpdates, Check: resource.TestCheckResourceAttr(viewAddress, "timeouts.update", "5m")},
 			{
 				PreConfig: func() {
 					if _, err := conn.Exec(t.Context(), "ROLLBACK"); err != nil {
 						t.Fatal(err)
 					}
 				},
-				Config: relaid, PlanOnly: true,
+				Config: other, ConfigPlanChecks: viewUpdates, Check: expect(t, db, "SELECT count(*) FROM job_progress", "29"),
 			},
+			{Config: other, ConfigPlanChecks: noChanges},
 		},
 	})
 }

@@ -1,10 +1,11 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -17,7 +18,7 @@ import (
 // what the framework would answer: the state that it was given. It is made where
 // the state is written; [server] compares.
 type seal struct {
-	Schema string `json:"s"`
+	Schema string `json:"s,omitempty"` // "" means public
 	Name   string `json:"n"`
 	// Read covers what the catalog says of the view, and the state.
 	Read string `json:"r,omitempty"`
@@ -25,11 +26,16 @@ type seal struct {
 	Config string `json:"c,omitempty"`
 	// Plan covers that configuration and the state.
 	Plan string `json:"p,omitempty"`
+	// Reworded says that the configuration says in other words what the state does,
+	// with what they read as it was then.
+	Reworded bool `json:"w,omitempty"`
 }
 
 const sealKey = "seal"
 
-func (s seal) name() matview.Name { return matview.Name{Schema: s.Schema, Relation: s.Name} }
+func (s seal) name() matview.Name {
+	return matview.Name{Schema: cmp.Or(s.Schema, matview.PublicSchema), Relation: s.Name}
+}
 
 // sealOf reads private state as the framework writes it; it is empty where there
 // is no seal.
@@ -77,7 +83,7 @@ func digest(parts ...[]byte) string {
 		h.Write(size[:])
 		h.Write(part)
 	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
+	return base64.RawStdEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
 // save seals a state that was just made of v; config is zero where none was
@@ -88,6 +94,9 @@ func (s seal) save(ctx context.Context, version string, v *matview.View, config,
 	stateBytes := encoded(state)
 	if v != nil && stateBytes != nil {
 		s.Schema, s.Name = v.Name.Schema, v.Name.Relation
+		if s.Schema == matview.PublicSchema {
+			s.Schema = ""
+		}
 		s.Read = readSeal(version, v, stateBytes)
 	}
 	if configBytes := encoded(config); configBytes != nil && stateBytes != nil {

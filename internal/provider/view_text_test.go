@@ -3,8 +3,10 @@ package provider
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
+	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
 	"github.com/hashicorp/terraform-plugin-testing/terraform"
@@ -72,7 +74,9 @@ func TestSameTextIsSameMeaning(t *testing.T) {
 }
 
 // Once imported or applied, a text in another layout is not sent to the server
-// again at each plan: there is no statement that a DDL trigger would see.
+// again at each plan: there is no statement that a DDL trigger would see. One in
+// other words is, until the next apply: Terraform keeps nothing of a plan that is
+// empty, and Read cannot see the configuration.
 func TestAccViewLayoutCostsNoDDL(t *testing.T) {
 	db := viewDatabase(t)
 	db.Exec(t, `CREATE MATERIALIZED VIEW job_progress AS SELECT id, name FROM jobs WHERE name <> '; a  b';
@@ -92,13 +96,17 @@ CREATE EVENT TRIGGER count_ddl ON ddl_command_end EXECUTE FUNCTION count_ddl()`)
 	}
 	imported := config(relaid(stored), `keys = [ "ID desc", "LOWER( name )" ], where = "( id>3 )"`)
 	other := config("SELECT id, name AS n FROM jobs", `keys = ["id"]`)
+	reworded := config("SELECT jobs.id, name AS n FROM public.jobs", `keys = ["((id))"]`)
 	relaidOther := config(relaid("SELECT id, name AS n FROM jobs"), `keys = [ "ID /* it */" ]`)
 	// A sequence counts on where the statement is rolled back.
 	const made = "SELECT last_value || ' ' || is_called FROM ddl"
 	none := func(*terraform.State) error { return expect(t, db, made, "1 false")(nil) }
 	reset := func() { db.Exec(t, "SELECT setval('ddl', 1, false)") }
 	resource.Test(t, resource.TestCase{
-		ProtoV6ProviderFactories: testAccProviders,
+		// Not the one of the other tests, which asks the framework as well.
+		ProtoV6ProviderFactories: map[string]func() (tfprotov6.ProviderServer, error){
+			"matview": func() (tfprotov6.ProviderServer, error) { return NewServer("test")(), nil },
+		},
 		Steps: []resource.TestStep{
 			{
 				Config:           imported + "import {\n  to = matview_view.test\n  id = \"job_progress\"\n}\n",
@@ -112,6 +120,29 @@ CREATE EVENT TRIGGER count_ddl ON ddl_command_end EXECUTE FUNCTION count_ddl()`)
 				return nil
 			}},
 			{PreConfig: reset, Config: relaidOther, ConfigPlanChecks: noChanges, Check: none},
+			{PreConfig: reset, Config: reworded, ConfigPlanChecks: noChanges, Check: expect(t, db, "SELECT is_called FROM ddl", "true")},
+			{Config: strings.Replace(reworded, "indexes =", "with_data = false\n  indexes =", 1), ConfigPlanChecks: viewUpdates},
+			{
+				PreConfig: reset, Config: strings.Replace(reworded, "indexes =", "with_data = false\n  indexes =", 1),
+				ConfigPlanChecks: noChanges, Check: none,
+			},
+		},
+	})
+}
+
+// Other words for a query that were applied may come to mean something else than
+// it, where what they read changes.
+func TestAccViewRewordedAndGrown(t *testing.T) {
+	db := viewDatabase(t)
+	reworded := viewConfig(db, withDefinition("SELECT * FROM jobs")+"  comment = \"c\"")
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: viewConfig(db, withDefinition("SELECT id, name, status, created_at FROM jobs"))},
+			{Config: reworded, ConfigPlanChecks: viewUpdates, Check: resource.TestMatchResourceAttr(viewAddress, "definition", message("SELECT id,"))},
+			{Config: reworded, ConfigPlanChecks: noChanges},
+			{PreConfig: func() { db.Exec(t, "ALTER TABLE jobs ADD COLUMN grown int") }, Config: reworded, ConfigPlanChecks: viewUpdates, Check: expect(t, db, "SELECT count(*) - count(grown) FROM job_progress", "30")},
+			{Config: reworded, ConfigPlanChecks: noChanges},
 		},
 	})
 }
