@@ -66,6 +66,7 @@ type explained struct {
 	NextRunReason *string `json:"next_run_reason"`
 	Method        *string `json:"last_method"`
 	MethodReason  *string `json:"last_method_reason"`
+	Warning       *string `json:"last_warning"`
 }
 
 func (a *app) statusJSON(views []freshness.View, why map[string]scheduler.Reasons) error {
@@ -74,7 +75,7 @@ func (a *app) statusJSON(views []freshness.View, why map[string]scheduler.Reason
 	}{Views: make([]explained, len(views))}
 	for i, v := range views {
 		r := why[v.Name]
-		status.Views[i] = explained{View: api.NewView(v), NextRunReason: orNil(r.NextRun), Method: orNil(r.Method), MethodReason: orNil(r.Choice)}
+		status.Views[i] = explained{View: api.NewView(v), NextRunReason: orNil(r.NextRun), Method: orNil(r.Method), MethodReason: orNil(r.Choice), Warning: orNil(r.Warning)}
 	}
 	encoder := json.NewEncoder(a.stdout)
 	encoder.SetIndent("", "  ")
@@ -99,10 +100,14 @@ func lastMethod(r scheduler.Reasons) string {
 	if r.Method == "" {
 		return "-"
 	}
-	if r.Choice == "" {
-		return r.Method
+	last := r.Method
+	if r.Choice != "" {
+		last += ": " + r.Choice
 	}
-	return r.Method + ": " + r.Choice
+	if r.Warning != "" {
+		last += "; warning: " + r.Warning
+	}
+	return last
 }
 
 func orNil(s string) *string {

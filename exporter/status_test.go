@@ -19,6 +19,8 @@ CREATE MATERIALIZED VIEW fails AS SELECT 1/n AS x FROM generate_series(0, 1) AS 
 CREATE MATERIALIZED VIEW base AS SELECT 1 AS x WITH NO DATA;
 CREATE MATERIALIZED VIEW waits AS SELECT x FROM base WITH NO DATA;
 CREATE MATERIALIZED VIEW alone AS SELECT 1 AS x;
+CREATE MATERIALIZED VIEW warned AS SELECT 1 AS x WITH NO DATA;
+INSERT INTO materialized_view_refresh_schedule (view_name, every, total_jobs) VALUES ('warned', '1 d', '1 / 0');
 INSERT INTO materialized_view_refresh_schedule (view_name, cron, every, target_staleness, time_zone, jitter, enabled) VALUES
 ('by_cron', '0 3 * * *', NULL, NULL, 'Europe/Berlin', NULL, true), ('by_every', NULL, '5 min', NULL, 'UTC', '20 s', true),
 ('by_target', NULL, NULL, '10 min', 'UTC', NULL, true), ('out_of_reach', NULL, NULL, '10 min', 'UTC', NULL, true),
@@ -38,6 +40,7 @@ INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, atte
 			Why          *string `json:"next_run_reason"`
 			Method       *string `json:"last_method"`
 			MethodReason *string `json:"last_method_reason"`
+			Warning      *string `json:"last_warning"`
 		} `json:"views"`
 	}
 	if err := json.Unmarshal([]byte(stdout), &status); err != nil || code != exitOK {
@@ -54,6 +57,14 @@ INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, atte
 		}
 		if v.View == "by_every" && (v.Method == nil || *v.Method != "blocking" || *v.MethodReason != "first population") {
 			t.Errorf("method of by_every: %v", v)
+		}
+		if v.View == "warned" {
+			const want = "total_jobs is null: division by zero"
+			if v.Warning == nil || !strings.HasPrefix(*v.Warning, want) || !strings.Contains(table, "blocking: first population; warning: "+want) {
+				t.Errorf("warned: %v\n%s", v.Warning, table)
+			}
+		} else if v.Warning != nil {
+			t.Errorf("%s: warning %s", v.View, *v.Warning)
 		}
 	}
 	for view, want := range map[string]string{

@@ -113,7 +113,7 @@ func once(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) (err error
 	if err := do(tx); err != nil {
 		return err
 	}
-	if err := tx.Commit(ctx); err != nil {
+	if err := postgres.Commit(ctx, tx); err != nil {
 		return fmt.Errorf("commit migration: %w", err)
 	}
 	return nil
@@ -209,7 +209,9 @@ func Exists(ctx context.Context, db Querier, schema string) (bool, error) {
 }
 
 // Installed is the version of the tables in schema: 0 if there are none, or if
-// some are missing, so that they want applying again.
+// some are missing, so that they want applying again. Where they are dropped while
+// it looks, the error is [postgres.Retryable]: a transaction would be of no use
+// after it.
 func Installed(ctx context.Context, db Querier, schema string) (int32, error) {
 	found, err := present(ctx, db, schema)
 	if err != nil {
@@ -223,12 +225,8 @@ func Installed(ctx context.Context, db Querier, schema string) (int32, error) {
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, nil
 	}
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "42P01" { // dropped in between
-		return 0, nil
-	}
 	if err != nil {
-		return 0, fmt.Errorf("read the version of the tables of matview in schema %q: %w", schema, err)
+		return 0, fmt.Errorf("read the version of the tables of matview in schema %q: %w", schema, postgres.Vanished(err))
 	}
 	return version, nil
 }

@@ -138,12 +138,14 @@ INSERT INTO materialized_view_refresh_schedule (view_name, target_staleness) VAL
 	o := options(t, p, newAttempts())
 	o.Logger = slog.New(slog.NewTextHandler(said, nil))
 	start(t, o)
-	for n := range 2 {
+	for n := range 3 {
+		if n > 0 {
+			db.Exec(t, dueNow)
+		}
 		waitFor(t, p, `SELECT count(*) > `+string(rune('0'+n))+` AND bool_and(outcome = 'succeeded') FROM materialized_view_refresh_history WHERE started_at > now() - interval '1 h'`)
+		// Which comes after the record: it would undo that the view is due.
 		waitFor(t, p, `SELECT next_run_at - data_as_of BETWEEN interval '16 min' AND interval '18 min' FROM materialized_view_refresh_state WHERE view_name = 'other'`)
-		db.Exec(t, dueNow)
 	}
-	waitFor(t, p, `SELECT count(*) > 2 AND bool_and(outcome = 'succeeded') FROM materialized_view_refresh_history WHERE started_at > now() - interval '1 h'`)
 	if n := said.count("the target cannot be met"); n != 1 {
 		t.Errorf("said %d times, want once", n)
 	}

@@ -19,6 +19,7 @@ type Reasons struct {
 	NextRun string
 	// Method is that of the last attempt that chose one, and Choice why it was chosen.
 	Method, Choice string
+	Warning        string // of that attempt
 }
 
 // Why explains the next run and the last method of each view, by canonical name.
@@ -47,7 +48,7 @@ func (s *Scheduler) Why(ctx context.Context, views []freshness.View) (map[string
 		r := Reasons{NextRun: w.nextRun(v)}
 		for _, a := range slices.Backward(history[v.Name]) {
 			if a.Method != nil {
-				r.Method, r.Choice = *a.Method, text(a.Reason)
+				r.Method, r.Choice, r.Warning = *a.Method, text(a.Reason), text(a.Warning)
 			}
 		}
 		reasons[v.Name] = r

@@ -28,7 +28,7 @@ ON c.oid = s.view_oid AND c.relfilenode = s.view_filenode AND c.xmin = s.view_xm
 WHERE s.view_name = $1 AND c.oid = $2)`
 	var intact bool
 	if err := tx.QueryRow(ctx, sql, viewName, oid).Scan(&intact); err != nil {
-		return false, fmt.Errorf("compare %s with what was recorded: %w", viewName, err)
+		return false, fmt.Errorf("compare %s with what was recorded: %w", viewName, postgres.Vanished(err))
 	}
 	return intact, nil
 }
@@ -39,7 +39,7 @@ func KeepIntact(ctx context.Context, tx pgx.Tx, schema, viewName string, oid uin
 	sql := "UPDATE " + postgres.QuoteIdent(schema, stateTable) + ` AS s SET view_filenode = c.relfilenode, view_xmin = c.xmin
 FROM pg_class AS c WHERE s.view_name = $1 AND s.view_oid = $2 AND c.oid = $2`
 	if _, err := tx.Exec(ctx, sql, viewName, oid); err != nil {
-		return fmt.Errorf("record %s as altered: %w", viewName, err)
+		return fmt.Errorf("record %s as altered: %w", viewName, postgres.Vanished(err))
 	}
 	return nil
 }

@@ -67,7 +67,7 @@ func eachTable(ctx context.Context, tx pgx.Tx, schema string, call func(table st
 			continue
 		}
 		if err := call(postgres.QuoteIdent(schema, table)); err != nil {
-			return nil, fmt.Errorf("change the rows of the view in %s: %w", table, err)
+			return nil, fmt.Errorf("change the rows of the view in %s: %w", table, postgres.Vanished(err))
 		}
 	}
 	return behind, nil

@@ -63,7 +63,11 @@ func Message(err error) string {
 		text := strings.Replace(err.Error(), pgErr.Error(), serverMessage(pgErr), 1)
 		return oneLine(strings.ReplaceAll(text, "error preprocessing batch (prepare): ", ""))
 	}
-	return oneLine(err.Error())
+	text := oneLine(err.Error())
+	if errors.Is(err, pgconn.ErrConnClosed) {
+		text = strings.Replace(text, pgconn.ErrConnClosed.Error(), "the connection to the server was lost", 1)
+	}
+	return text
 }
 
 func serverMessage(e *pgconn.PgError) string {
@@ -113,7 +117,7 @@ func connectCause(e *pgconn.ConnectError) string {
 	case errors.As(e, &pgErr):
 		switch pgErr.Code {
 		case InvalidPassword, InvalidAuth:
-			return pgErr.Message + "; check username and password"
+			return pgErr.Message + "; " + authRemedy(pgErr)
 		case CannotConnectNow:
 			return pgErr.Message + "; try again when it is up"
 		}
@@ -134,6 +138,21 @@ func connectCause(e *pgconn.ConnectError) string {
 	}
 	causes := strings.Split(oneLine(e.Unwrap().Error()), "): ")
 	return causes[len(causes)-1]
+}
+
+// authRemedy goes by the English message, as no other field tells these apart.
+func authRemedy(e *pgconn.PgError) string {
+	refused := strings.HasPrefix(e.Message, "no pg_hba.conf entry")
+	plain := strings.HasSuffix(e.Message, "no encryption") || strings.HasSuffix(e.Message, "SSL off") // before 14
+	switch {
+	case refused && plain:
+		return "the server may want TLS: set sslmode to require or better, or check its pg_hba.conf"
+	case refused:
+		return "check host, username, database and the server's pg_hba.conf"
+	case strings.Contains(e.Message, "client certificate"):
+		return "set clientcert, or sslcert and sslkey in a URL, to a certificate of this user"
+	}
+	return "check username and password"
 }
 
 func namesOf(c *x509.Certificate) string {

@@ -49,10 +49,19 @@ func Retry(ctx context.Context, do func() error) error {
 // A catalog row that another session changes meanwhile, as GRANT does without any
 // lock, is an internal error (simple_heap_update in heapam.c), and a name that it
 // takes meanwhile a unique violation in the catalog. The transaction that is run
-// again sees what is there by then, and says so in words of its own.
+// again sees what is there by then, and says so in words of its own. What reads
+// only runs into others as well: into a deadlock where it reads several tables, and,
+// on a standby, into what the primary has done, which is a serialization failure.
 func Retryable(err error) bool {
+	var uncertain *UncertainError
+	var vanished *vanishedError
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
+	switch {
+	case errors.As(err, &uncertain): // it may have been done
+		return false
+	case errors.As(err, &vanished):
+		return true
+	case !errors.As(err, &pgErr):
 		return false
 	}
 	switch pgErr.Code {
@@ -65,3 +74,18 @@ func Retryable(err error) bool {
 	}
 	return false
 }
+
+// Vanished is err, from a statement on what the same transaction had found before:
+// [Retryable] where it says that this is not there any more, as a table that
+// another session has dropped since.
+func Vanished(err error) error {
+	switch SQLState(err) {
+	case UndefinedTable, UndefinedFunction:
+		return &vanishedError{err}
+	}
+	return err
+}
+
+type vanishedError struct{ error }
+
+func (e *vanishedError) Unwrap() error { return e.error }

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -167,5 +168,68 @@ func TestRetryGivesUp(t *testing.T) {
 	other, attempts := errors.New("another"), 0
 	if err := postgres.Retry(t.Context(), func() error { attempts++; return other }); attempts != 1 || err != other { //nolint:errorlint // as it is
 		t.Errorf("%d attempts at what no attempt can mend, then %v", attempts, err)
+	}
+}
+
+func TestRetryable(t *testing.T) {
+	gone := &pgconn.PgError{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: postgres.UndefinedTable}
+	denied := &pgconn.PgError{Code: postgres.InsufficientRight}
+	for name, c := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"not there":               {gone, false},
+		"not there any more":      {fmt.Errorf("read: %w", postgres.Vanished(gone)), true},
+		"seen before, but denied": {postgres.Vanished(denied), false},
+		"nothing":                 {postgres.Vanished(nil), false},
+	} {
+		if got := postgres.Retryable(c.err); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	if err := postgres.Vanished(gone); !errors.Is(err, gone) || postgres.SQLState(err) != gone.Code {
+		t.Errorf("%v hides its cause", err)
+	}
+}
+
+// What a COMMIT says for certain is certain; what may have been done is not retried.
+func TestCommit(t *testing.T) {
+	db := postgrestest.New(t)
+	db.Exec(t, `CREATE TABLE t (n int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO t VALUES (1);
+CREATE FUNCTION ended() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+CREATE TABLE u (n int); CREATE CONSTRAINT TRIGGER ended AFTER INSERT ON u DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ended()`)
+	commit := func(ctx context.Context, sql string, end func(*pgx.Conn)) error {
+		conn := db.Connect(t)
+		tx, err := conn.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = tx.Exec(t.Context(), sql)
+		end(conn)
+		if err != nil && !strings.HasPrefix(sql, "SELECT 1/0") {
+			t.Fatal(err)
+		}
+		return postgres.Commit(ctx, tx)
+	}
+	nothing := func(*pgx.Conn) {}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]struct {
+		err       error
+		uncertain bool
+	}{
+		"refused":       {commit(t.Context(), "INSERT INTO t VALUES (1)", nothing), false},
+		"failed before": {commit(t.Context(), "SELECT 1/0", nothing), false},
+		"closed before": {commit(t.Context(), "SELECT 1", func(c *pgx.Conn) { _ = c.Close(t.Context()) }), false},
+		"too late":      {commit(over, "SELECT 1", nothing), false},
+		"session ended": {commit(t.Context(), "INSERT INTO u VALUES (1)", nothing), true},
+	} {
+		var uncertain *postgres.UncertainError
+		if c.err == nil || errors.As(c.err, &uncertain) != c.uncertain || postgres.Retryable(c.err) {
+			t.Errorf("%s: %v", name, c.err)
+		}
+	}
+	if err := commit(t.Context(), "INSERT INTO t VALUES (2)", nothing); err != nil {
+		t.Error(err)
 	}
 }

@@ -225,10 +225,11 @@ func TestTLS(t *testing.T) {
 		"another authority, verify-ca":    {with(func(c *postgres.Config) { c.SSLMode, c.SSLRootCert = "verify-ca", other.pem }), "is signed by an authority that is not trusted; set sslrootcert"},
 		"the machine's authorities":       {with(func(c *postgres.Config) { c.SSLMode = "verify-full" }), "is signed by an authority that is not trusted; set sslrootcert"},
 		"another name":                    {with(func(c *postgres.Config) { c.SSLMode, c.SSLRootCert, c.Host = "verify-full", ca.pem, "localhost" }), "the server's certificate is not for localhost but for 127.0.0.1"},
-		"no client certificate":           {with(func(c *postgres.Config) { c.Username, c.SSLMode = "cert_user", "require" }), "client certificate"},
+		"no client certificate":           {with(func(c *postgres.Config) { c.Username, c.SSLMode = "cert_user", "require" }), "client certificate; set clientcert,"},
 		"wrong password, scram":           {with(func(c *postgres.Config) { c.Password = "not this" }), "check username and password"},
 		"wrong password, md5":             {with(func(c *postgres.Config) { c.Username, c.Password = "md5_user", "not this" }), "check username and password"},
-		"no TLS where the server asks it": {with(func(c *postgres.Config) { c.SSLMode = "disable" }), "no encryption"},
+		"nobody of that name":             {with(func(c *postgres.Config) { c.Username, c.SSLMode = "nobody", "require" }), "; check host, username, database and the server's pg_hba.conf"},
+		"no TLS where the server asks it": {with(func(c *postgres.Config) { c.SSLMode = "disable" }), "; the server may want TLS: set sslmode to require or better"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := connect(t, c.config); !strings.Contains(got, c.want) {

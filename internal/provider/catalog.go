@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // catalogAge is how old what a plan goes by may be. Terraform reads a few
@@ -27,11 +28,15 @@ func (c *catalog) read(ctx context.Context, q matview.Querier, name matview.Name
 	defer c.mu.Unlock()
 	if c.views == nil || time.Since(c.asOf) > catalogAge {
 		started := time.Now()
-		views, err := matview.ReadAll(ctx, q)
+		err := postgres.Retry(ctx, func() (err error) {
+			c.views, err = matview.ReadAll(ctx, q)
+			return err
+		})
 		if err != nil {
+			c.views = nil
 			return nil, err
 		}
-		c.views, c.asOf = views, started
+		c.asOf = started
 	}
 	return c.views[name], nil
 }

@@ -33,6 +33,10 @@ type client struct {
 	pool *pgxpool.Pool
 	err  error
 
+	besideOnce sync.Once
+	besidePool *pgxpool.Pool
+	besideErr  error
+
 	catalog catalog
 }
 
@@ -49,6 +53,24 @@ func (c *client) open(ctx context.Context) (*pgxpool.Pool, error) {
 		c.pool, c.err = postgres.Open(context.WithoutCancel(ctx), c.config)
 	})
 	return c.pool, c.err
+}
+
+// beside is a pool of one connection more than max_connections, for the heartbeat of
+// refreshes: the others are held by whatever else Terraform does at the time, and a
+// refresh without a heartbeat is taken for dead.
+func (c *client) beside(ctx context.Context) (*pgxpool.Pool, error) {
+	c.besideOnce.Do(func() {
+		config := c.config
+		config.MaxConnections = 1
+		c.besidePool, c.besideErr = postgres.Open(context.WithoutCancel(ctx), config)
+	})
+	if c.besideErr != nil {
+		return nil, c.besideErr
+	}
+	if err := c.besidePool.Ping(ctx); err != nil {
+		return nil, err
+	}
+	return c.besidePool, nil
 }
 
 // planPool is the pool for planning what is not there yet. It is nil where the
@@ -69,6 +91,16 @@ func (c *client) planPool(ctx context.Context, diags *diag.Diagnostics) (*pgxpoo
 		return nil, nil
 	}
 	return pool, err
+}
+
+// lookUp calls read, which changes nothing, and again where another session was in
+// its way; see [postgres.Retryable].
+func lookUp[T any](ctx context.Context, read func() (T, bool, error)) (value T, found bool, err error) {
+	err = postgres.Retry(ctx, func() (err error) {
+		value, found, err = read()
+		return err
+	})
+	return value, found, err
 }
 
 // withConn runs do on a connection of the pool, for what is more than a statement.

@@ -132,7 +132,7 @@ const ofIndex = "SELECT replace(pg_get_indexdef('NAME_i'::regclass), 'CREATE IND
 var viewIndexAttributeCases = map[string]attributeCase{
 	"matview_view.indexes": {
 		base: plainView, a: `{ NAME_i = { keys = ["id"] } }`, b: `{ NAME_i = { keys = ["id"] }, NAME_j = { keys = ["name"] } }`,
-		read: "SELECT string_agg(indexrelid::regclass::text, ',' ORDER BY 1) FROM pg_index WHERE indrelid = 'NAME'::regclass", inA: "NAME_i", inB: "NAME_i,NAME_j",
+		read: "SELECT string_agg(indexrelid::regclass::text, ',' ORDER BY indexrelid::regclass::text) FROM pg_index WHERE indrelid = 'NAME'::regclass", inA: "NAME_i", inB: "NAME_i,NAME_j",
 		inNone: "NAME_i,NAME_j", stateNone: "<nil>", // no longer managed
 		drift: "DROP INDEX NAME_j; CREATE INDEX NAME_k ON NAME (id)",
 	},

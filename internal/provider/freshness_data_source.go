@@ -65,7 +65,9 @@ func (d *freshnessDataSource) Read(ctx context.Context, req datasource.ReadReque
 		addError(&resp.Diagnostics, "Cannot read the freshness of "+name, err)
 		return
 	}
-	view, found, err := freshness.Find(ctx, pool, d.client.logSchema, name)
+	view, found, err := lookUp(ctx, func() (freshness.View, bool, error) {
+		return freshness.Find(ctx, pool, d.client.logSchema, name)
+	})
 	if err != nil {
 		addTableError(&resp.Diagnostics, d.client.logSchema, "Cannot read the freshness of "+name, err)
 		return

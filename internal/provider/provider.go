@@ -121,7 +121,7 @@ func (p *matviewProvider) Schema(_ context.Context, _ provider.SchemaRequest, re
 				Validators:          []validator.Int64{int64validator.Between(1, int64(24*time.Hour/time.Second))},
 			},
 			"max_connections": schema.Int64Attribute{
-				MarkdownDescription: "Most connections to hold at a time. A connection is opened when it is needed. Default: `20`.",
+				MarkdownDescription: "Most connections to hold at a time, from 1. A connection is opened when it is needed; the actions of `matview_refresh` share one more, for the heartbeat of their refreshes. Default: `20`.",
 				Optional:            true,
 				Validators:          []validator.Int64{int64validator.Between(1, math.MaxInt32)},
 			},

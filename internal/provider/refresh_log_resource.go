@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
@@ -116,17 +117,19 @@ func (r *refreshLogResource) Read(ctx context.Context, req resource.ReadRequest,
 		return
 	}
 	schema := state.Schema.ValueString()
-	exists, err := migrations.Exists(ctx, pool, schema)
+	exists := false
+	err = postgres.Retry(ctx, func() (err error) {
+		if exists, err = migrations.Exists(ctx, pool, schema); err == nil && exists {
+			err = postgres.Vanished(state.refresh(ctx, pool))
+		}
+		return err
+	})
 	if err != nil {
 		addError(&resp.Diagnostics, "Cannot read the refresh log in schema "+schema, err)
 		return
 	}
 	if !exists {
 		resp.State.RemoveResource(ctx)
-		return
-	}
-	if err := state.refresh(ctx, pool); err != nil {
-		addError(&resp.Diagnostics, "Cannot read the refresh log in schema "+schema, err)
 		return
 	}
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)

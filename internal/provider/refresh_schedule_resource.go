@@ -118,7 +118,9 @@ func (r *refreshScheduleResource) Read(ctx context.Context, req resource.ReadReq
 		addError(&resp.Diagnostics, "Cannot read the schedule of "+state.ID.ValueString(), err)
 		return
 	}
-	row, found, err := schedule.Get(ctx, pool, state.LogSchema.ValueString(), state.ID.ValueString())
+	row, found, err := lookUp(ctx, func() (schedule.Row, bool, error) {
+		return schedule.Get(ctx, pool, state.LogSchema.ValueString(), state.ID.ValueString())
+	})
 	if err != nil && !tablesMissing(err) {
 		addError(&resp.Diagnostics, "Cannot read the schedule of "+state.ID.ValueString(), err)
 		return
@@ -202,7 +204,9 @@ func (r *refreshScheduleResource) ImportState(ctx context.Context, req resource.
 		return
 	}
 	schema := r.client.logSchema
-	target, found, err := schedule.Resolve(ctx, pool, schema, req.ID)
+	target, found, err := lookUp(ctx, func() (schedule.Target, bool, error) {
+		return schedule.Resolve(ctx, pool, schema, req.ID)
+	})
 	if err != nil {
 		addTableError(&resp.Diagnostics, schema, "Cannot import the schedule of "+req.ID, err)
 		return

@@ -66,7 +66,9 @@ func (r *refreshScheduleResource) checkPlan(ctx context.Context, plan refreshSch
 	if diags.HasError() || plan.View.IsUnknown() || plan.LogSchema.IsUnknown() {
 		return
 	}
-	target, found, err := schedule.Resolve(ctx, pool, plan.LogSchema.ValueString(), plan.View.ValueString())
+	target, found, err := lookUp(ctx, func() (schedule.Target, bool, error) {
+		return schedule.Resolve(ctx, pool, plan.LogSchema.ValueString(), plan.View.ValueString())
+	})
 	switch {
 	case tablesMissing(err):
 		return
@@ -107,7 +109,9 @@ func (r *refreshScheduleResource) prepare(ctx context.Context, plan refreshSched
 		addError(diags, "Cannot store the schedule of "+view, err)
 		return schedule.Target{}
 	}
-	target, found, err := schedule.Resolve(ctx, pool, plan.LogSchema.ValueString(), view)
+	target, found, err := lookUp(ctx, func() (schedule.Target, bool, error) {
+		return schedule.Resolve(ctx, pool, plan.LogSchema.ValueString(), view)
+	})
 	switch {
 	case err != nil:
 		addTableError(diags, plan.LogSchema.ValueString(), "Cannot store the schedule of "+view, err)

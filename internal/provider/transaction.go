@@ -59,5 +59,5 @@ func (c *client) tryTransaction(ctx context.Context, pool *pgxpool.Pool, do func
 	if err := do(tx); err != nil {
 		return err
 	}
-	return tx.Commit(ctx)
+	return postgres.Commit(ctx, tx)
 }

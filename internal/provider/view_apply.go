@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -133,6 +134,10 @@ func (c *viewChange) apply(ctx context.Context) (memory viewMemory, behind []str
 			memory, err = c.readBack(ctx, tx)
 			return err
 		}, to)
+		var changed *changedError
+		if err != nil && !errors.As(err, &changed) {
+			err = &swappedError{view: to, err: err}
+		}
 	}
 	return memory, behind, err
 }

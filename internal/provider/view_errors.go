@@ -20,7 +20,17 @@ func addViewError(diags *diag.Diagnostics, summary string, err error) {
 	var dependents *matview.DependentsError
 	var obstacles *matview.ObstaclesError
 	var exchange *matview.ExchangeError
+	var uncertain *postgres.UncertainError
+	var swapped *swappedError
 	switch attribute, sqlErr := blamed(err); {
+	case errors.As(err, &swapped):
+		diags.AddError(summary, postgres.Message(err)+". Plan again; what is left to do is done by the next apply.")
+	case errors.As(err, &uncertain):
+		text := postgres.Message(uncertain)
+		if errors.Is(err, context.DeadlineExceeded) {
+			text = "The timeout set in timeouts passed during COMMIT, so whether it was done is not known"
+		}
+		diags.AddError(summary, text+". Plan again to see what is there. What was created all the same is not in the state: import it, as the error of the next apply says.")
 	case errors.As(err, &exists):
 		diags.AddError(summary, existsDetail(exists))
 	case errors.As(err, &dependents):

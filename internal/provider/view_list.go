@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 var (
@@ -56,7 +57,10 @@ func (r *viewListResource) List(ctx context.Context, req list.ListRequest, strea
 	pool, err := r.client.open(ctx)
 	var views map[matview.Name]*matview.View
 	if err == nil {
-		views, err = matview.ReadAll(ctx, pool)
+		err = postgres.Retry(ctx, func() (err error) {
+			views, err = matview.ReadAll(ctx, pool)
+			return err
+		})
 	}
 	if err != nil {
 		addError(&diags, summary, err)

@@ -51,3 +51,15 @@ type changedError struct{ view, when string }
 func (e *changedError) Error() string {
 	return fmt.Sprintf("%s was changed by somebody else %s, and is not what this apply would record; plan again, to see what there is to do", e.view, e.when)
 }
+
+// swappedError says that a view was replaced, and that what came after failed.
+type swappedError struct {
+	view matview.Name
+	err  error
+}
+
+func (e *swappedError) Error() string {
+	return fmt.Sprintf("%s was replaced by a view of the new definition, but could not be read back for Terraform's state: %s", e.view, e.err)
+}
+
+func (e *swappedError) Unwrap() error { return e.err }

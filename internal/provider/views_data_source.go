@@ -10,6 +10,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 var (
@@ -74,7 +75,11 @@ func (d *viewsDataSource) Read(ctx context.Context, req datasource.ReadRequest, 
 		addError(&resp.Diagnostics, summary, err)
 		return
 	}
-	views, err := freshness.All(ctx, pool, d.client.logSchema)
+	var views []freshness.View
+	err = postgres.Retry(ctx, func() (err error) {
+		views, err = freshness.All(ctx, pool, d.client.logSchema)
+		return err
+	})
 	if err != nil {
 		addTableError(&resp.Diagnostics, d.client.logSchema, summary, err)
 		return

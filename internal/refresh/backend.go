@@ -39,7 +39,7 @@ func (a *attempt) showBackend(ctx context.Context, tx *pgx.Conn) error {
 		// somebody a connection.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), DeadAfter)
 		defer cancel()
-		_, _ = a.pool.Exec(ctx, "UPDATE "+a.history()+" SET backend_pid = $2, backend_start = $3 WHERE id = $1 AND outcome = 'running'", a.id, pid, start)
+		_, _ = a.beside.Exec(ctx, "UPDATE "+a.history()+" SET backend_pid = $2, backend_start = $3 WHERE id = $1 AND outcome = 'running'", a.id, pid, start)
 	}()
 	return nil
 }

@@ -43,7 +43,7 @@ func (a *attempt) lockError(ctx context.Context, err error, tries int) error {
 	if errors.As(err, &exchange) {
 		// Who held it all the time holds it still.
 		var holders *string
-		if a.pool.QueryRow(ctx, holdersSQL, exchange.View.SQL()).Scan(&holders) == nil && holders != nil {
+		if a.beside.QueryRow(ctx, holdersSQL, exchange.View.SQL()).Scan(&holders) == nil && holders != nil {
 			return fmt.Errorf("%w; one is held by %s", err, *holders)
 		}
 		return err
@@ -127,7 +127,7 @@ func (w *watch) look(a *attempt, pid uint32) {
 		var waiting bool
 		var blockers *string
 		looked := time.Now()
-		err := a.pool.QueryRow(ctx, waitingSQL, pid, looked.Sub(asked) > time.Second).Scan(&waiting, &blockers)
+		err := a.beside.QueryRow(ctx, waitingSQL, pid, looked.Sub(asked) > time.Second).Scan(&waiting, &blockers)
 		cancel()
 		if err != nil || !waiting {
 			return

@@ -28,8 +28,7 @@ type Population struct {
 // BeginPopulation reads, in tx and before the statement that fills the view,
 // what its as-of will rest on. tx must be READ COMMITTED. It locks no
 // materialized view.
-func BeginPopulation(ctx context.Context, tx pgx.Tx, schema string) (Population, error) {
-	var p Population
+func BeginPopulation(ctx context.Context, tx pgx.Tx, schema string) (p Population, err error) {
 	version, err := migrations.Installed(ctx, tx, schema)
 	if err != nil {
 		return p, err
@@ -38,7 +37,7 @@ func BeginPopulation(ctx context.Context, tx pgx.Tx, schema string) (Population,
 	if p.installed {
 		views, err := freshness.All(ctx, tx, schema)
 		if err != nil {
-			return p, err
+			return p, postgres.Vanished(err)
 		}
 		p.asOf = make(map[uint32]upstream, len(views))
 		for _, v := range views {
@@ -66,6 +65,8 @@ func RecordPopulation(ctx context.Context, tx pgx.Tx, schema string, p Populatio
 	if !p.installed {
 		return false, nil
 	}
+	// The tables were there when it began.
+	defer func() { err = postgres.Vanished(err) }()
 	var oid uint32
 	var view string
 	err = tx.QueryRow(ctx, "SELECT view_oid, view_name FROM "+postgres.QuoteIdent(schema, "materialized_view_names")+

@@ -102,3 +102,23 @@ func TestWithoutRightToRecord(t *testing.T) {
 		t.Error("it was refreshed without a record")
 	}
 }
+
+// A server that hides its roles leaves the totals unknown, and the refresh as it is.
+func TestTotalsWhereRolesAreHidden(t *testing.T) {
+	db := installed(t)
+	owner, password := db.Role(t, "")
+	db.Exec(t, jobs+"ALTER MATERIALIZED VIEW job_progress OWNER TO "+owner+"; GRANT SELECT ON jobs TO "+owner+"; GRANT CREATE ON SCHEMA public TO "+owner+
+		"; GRANT ALL ON ALL TABLES IN SCHEMA public TO "+owner+"; REVOKE SELECT ON pg_roles FROM PUBLIC")
+	pool, err := pgxpool.New(t.Context(), db.URLFor(owner, password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	for _, method := range []refresh.Method{refresh.Blocking, refresh.Concurrently, refresh.Swap} {
+		req := manual("job_progress", method)
+		req.TotalJobs = "count(*)"
+		if result := mustRefresh(t, pool, req); result.TotalJobs != nil || !strings.Contains(result.Warning, "totals not evaluated: permission denied for view pg_roles") {
+			t.Errorf("%s: %+v", method, result)
+		}
+	}
+}

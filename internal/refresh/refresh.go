@@ -71,9 +71,11 @@ type Result struct {
 func (r Result) DurationMS() int64 { return ceilMillis(r.Duration) }
 
 // Refresher refreshes views over one pool. Its pool needs a connection for each
-// refresh that runs at once and one more for the heartbeat.
+// refresh that runs at once and one more for the heartbeat, unless that has another
+// pool; see [Refresher.Beside].
 type Refresher struct {
 	pool        *pgxpool.Pool
+	beside      *pgxpool.Pool
 	schema      string
 	attemptedBy string
 	beat        *heartbeat
@@ -82,7 +84,16 @@ type Refresher struct {
 // New makes a refresher that records in the tables of schema. attemptedBy names
 // this process in the history.
 func New(pool *pgxpool.Pool, schema, attemptedBy string) *Refresher {
-	return &Refresher{pool: pool, schema: schema, attemptedBy: attemptedBy, beat: newHeartbeat(pool, schema)}
+	return &Refresher{pool: pool, beside: pool, schema: schema, attemptedBy: attemptedBy, beat: newHeartbeat(pool, schema)}
+}
+
+// Beside gives what is done beside a refresh under way, the heartbeat above all, a
+// pool of its own: for where others may hold all connections of the refresher's
+// for as long as they like. One connection is enough. It is to be called before
+// the first refresh.
+func (r *Refresher) Beside(pool *pgxpool.Pool) *Refresher {
+	r.beside, r.beat.pool = pool, pool
+	return r
 }
 
 // recordTimeout bounds the recording of a failure, which must happen also when

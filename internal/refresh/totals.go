@@ -59,7 +59,11 @@ func (a *attempt) totalsFrom(ctx context.Context, tx *pgx.Conn, f facts, from re
 	if a.request.TotalJobs == "" && a.request.TotalObjects == "" {
 		return t, nil
 	}
-	excess, err := excessRole(ctx, tx, f)
+	excess := ""
+	err := rolledBack(ctx, tx, func() (err error) {
+		excess, err = excessRole(ctx, tx, f)
+		return err
+	})
 	if err != nil {
 		t.warning = "totals not evaluated: " + postgres.Message(err)
 		return t, nil
@@ -124,14 +128,28 @@ const (
 
 // evaluate runs the expressions in one query and rolls back all that it did.
 func (a *attempt) evaluate(ctx context.Context, tx *pgx.Conn, f facts, from relation, expressions ...string) (values []*int64, err error) {
+	err = rolledBack(ctx, tx, func() error {
+		values, err = a.values(ctx, tx, f, from, expressions)
+		return err
+	})
+	return values, err
+}
+
+// rolledBack calls do and rolls back all that it did: an error of it leaves the
+// transaction usable.
+func rolledBack(ctx context.Context, tx *pgx.Conn, do func() error) (err error) {
 	if _, err := tx.Exec(ctx, "SAVEPOINT totals"); err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		if _, rollbackErr := tx.Exec(ctx, "ROLLBACK TO SAVEPOINT totals"); rollbackErr != nil && err == nil {
 			err = rollbackErr
 		}
 	}()
+	return do()
+}
+
+func (a *attempt) values(ctx context.Context, tx *pgx.Conn, f facts, from relation, expressions []string) (values []*int64, err error) {
 	if _, err := tx.Exec(ctx, "SELECT set_config('role', $1, true), set_config('transaction_read_only', 'on', true)", f.Owner); err != nil {
 		return nil, fmt.Errorf("act as the view's owner %s: %w", f.Owner, err)
 	}
