@@ -194,7 +194,10 @@ GRANT ALL ON SCHEMA public, "my.schema" TO matview_test_owner_`+db.Name+`; GRANT
 				),
 			},
 		},
-		CheckDestroy: expect(t, db, "SELECT count(*) FROM materialized_view_refresh_log", "0"),
+		CheckDestroy: resource.ComposeAggregateTestCheckFunc(
+			expect(t, db, "SELECT (SELECT count(*) FROM materialized_view_refresh_log) + (SELECT count(*) FROM materialized_view_refresh_state)", "0"),
+			expect(t, db, "SELECT count(*) > 0 FROM materialized_view_refresh_history", "true"),
+		),
 	})
 }
 

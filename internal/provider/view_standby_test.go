@@ -29,6 +29,10 @@ CREATE UNIQUE INDEX i ON job_progress (id)`)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var stored string // majors differ
+	if err := conn.QueryRow(t.Context(), "SELECT set_config('search_path', '', false), pg_get_viewdef('public.job_progress'::regclass)").Scan(nil, &stored); err != nil {
+		t.Fatal(err)
+	}
 	if err := conn.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -52,12 +56,12 @@ import {
 
 resource "matview_view" "test" {
   name       = "job_progress"
-  definition = "` + definition + `"
+  definition = ` + hcl(definition) + `
   indexes    = { i = { keys = ["ID"], unique = true } }
 }
 `
 	}
-	w := newWorkspace(t, standby.URL("postgres"), config("select JOBS.id, jobs.name /* it */ from public.jobs where (jobs.id>1);"))
+	w := newWorkspace(t, standby.URL("postgres"), config(relaid(stored)))
 	w.run(t, "apply", "-auto-approve")
 	w.plan(t)
 	w.write(t, config("SELECT id, name FROM jobs WHERE id > 1"))
