@@ -57,7 +57,7 @@ SECURITY LABEL FOR "Some one" ON COLUMN v.name IS E'two\nlines'`); err != nil {
 // labelProvider compiles the provider "Some one" for the tests' server.
 func labelProvider(t *testing.T) (file string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "label")
+	dir, err := os.MkdirTemp("", "label") //nolint:usetesting // the server's user cannot reach t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}
