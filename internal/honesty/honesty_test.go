@@ -168,7 +168,7 @@ func (w *world) repair(t *testing.T) {
 		}
 	}
 	// One that is due again as soon as it is refreshed, as a busy machine makes of
-	// every 300 ms, keeps those that read it waiting, for minutes.
+	// every second, keeps those that read it waiting, for minutes.
 	for _, v := range w.views {
 		if !v.leaf && v.every != "" {
 			w.exec(t, w.ownerSocketURL(), "UPDATE materialized_view_refresh_schedule SET every = '5 seconds' WHERE view_name = "+literal(v.key))

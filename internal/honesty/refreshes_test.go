@@ -126,7 +126,7 @@ func scheduleChanged(ctx context.Context, w *world, e *event) error {
 			method = "auto"
 		}
 		return s.exec(`UPDATE materialized_view_refresh_schedule SET every = $2, method = $3 WHERE view_name = $1`,
-			e.view.key, oneOf(e, "300 milliseconds", "700 milliseconds", "2 seconds"), method)
+			e.view.key, oneOf(e, "1 second", "1500 milliseconds", "2 seconds"), method)
 	})
 }
 
