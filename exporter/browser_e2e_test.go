@@ -10,6 +10,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -53,10 +54,16 @@ func startBrowser(t *testing.T) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := osexec.CommandContext(t.Context(), program, "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-quic",
+	// Not t.TempDir, whose removal fails while one of its processes still writes.
+	profile, err := os.MkdirTemp("", "chromium") //nolint:usetesting // see above
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := osexec.Command(program, "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-quic",
 		"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-		"--hide-scrollbars", "--user-data-dir="+t.TempDir(), "about:blank")
+		"--hide-scrollbars", "--user-data-dir="+profile, "about:blank") //nolint:noctx // it ends in the cleanup
 	cmd.ExtraFiles = []*os.File{theirs, theirsToo}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -65,8 +72,12 @@ func startBrowser(t *testing.T) *browser {
 	go b.listen(from)
 	t.Cleanup(func() {
 		_ = to.Close() // which ends it
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait()
 		_ = from.Close()
+		for deadline := time.Now().Add(10 * time.Second); os.RemoveAll(profile) != nil && time.Now().Before(deadline); {
+			time.Sleep(10 * time.Millisecond) // until the last process of the group is gone
+		}
 	})
 	var target struct{ TargetID, SessionID string }
 	b.call("Target.createTarget", map[string]any{"url": "about:blank"}, &target)
