@@ -76,6 +76,9 @@ func (s Swap) finish(ctx context.Context, tx pgx.Tx, t twin) error {
 
 // exchange tries until the deadline.
 func (s Swap) exchange(ctx context.Context, tx pgx.Tx, t twin, d dressed, deadline time.Time) error {
+	if s.Beside != nil {
+		flushWAL(ctx, s.Beside)
+	}
 	pause := minPause
 	for attempt := 1; ; attempt++ {
 		start := time.Now()

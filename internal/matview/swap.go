@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
@@ -50,6 +51,10 @@ type Swap struct {
 	// the place to lock what is written after it, under the same short lock_timeout,
 	// since readers wait until that is written. An attempt that fails gives it back.
 	Exchanging func(ctx context.Context) error
+
+	// Beside is where to take another connection from for a moment before the
+	// exchange, to shorten it; see [flushWAL]. nil does without.
+	Beside *pgxpool.Pool
 
 	// Waited, if not nil, grows by the time spent waiting for others' locks.
 	Waited *time.Duration

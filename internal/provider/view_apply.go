@@ -265,7 +265,7 @@ func (c *viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 	comment := c.plan.Comment.ValueString()
 	s := matview.Swap{
 		View: v, Definition: c.plan.Definition.ValueString(), ColumnNames: c.plan.columnNames(), Storage: c.plan.storage(), Comment: &comment,
-		NoData: !v.Populated && !c.plan.WithData.ValueBool(), Patience: matview.Patience,
+		NoData: !v.Populated && !c.plan.WithData.ValueBool(), Patience: matview.Patience, Beside: c.client.pool,
 		Started: func(ctx context.Context) error {
 			population, err = refresh.BeginPopulation(ctx, tx, c.client.logSchema)
 			return err

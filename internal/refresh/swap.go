@@ -42,7 +42,7 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 	var before, after map[uint32]upstream
 	var tablesBefore tables
 	s := matview.Swap{
-		View: view, Patience: min(a.request.LockTimeout, maxPatience), Waited: &done.lockWait,
+		View: view, Patience: min(a.request.LockTimeout, maxPatience), Waited: &done.lockWait, Beside: a.beside,
 		Started: func(ctx context.Context) error {
 			if f.ReadsViews {
 				if before, err = upstreams(ctx, tx, a.schema, f.OID); err != nil {

@@ -1,0 +1,51 @@
+package matview
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+)
+
+// The COMMIT of a swap waits until all of the log is on the disk, with the view
+// locked. That what the build wrote is there by then is not left to the WAL writer.
+func TestSwapFlushesBeforeItLocks(t *testing.T) {
+	server, err := postgrestest.Start(t.Context(), postgrestest.Options{Settings: map[string]string{
+		"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB", "synchronous_commit": "off",
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop() })
+	pool, err := pgxpool.New(t.Context(), server.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	if _, err := pool.Exec(t.Context(), "CREATE MATERIALIZED VIEW v AS SELECT generate_series(1, 1000) AS id"); err != nil {
+		t.Fatal(err)
+	}
+	view, err := Read(t.Context(), pool, Name{PublicSchema, "v"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var filled string
+	var flushed bool
+	err = swap(t, pool, Swap{
+		View: view, Beside: pool,
+		Filled: func(ctx context.Context, _ Name, _ uint32) error {
+			return pool.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&filled)
+		},
+		Exchanging: func(ctx context.Context) error {
+			return pool.QueryRow(ctx, "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn", filled).Scan(&flushed)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !flushed {
+		t.Error("the log of the build is not on the disk when the view is about to be locked")
+	}
+}
