@@ -130,7 +130,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			// Not planned before the view is there, though it could be: what takes the view
 			// by its id, a data source above all, waits for it that way.
 			"id": schema.StringAttribute{
-				MarkdownDescription: "Name of the view as the refresh log writes it: the bare name in schema `public`, else `schema.name`; each part quoted where SQL needs it. It is the import ID too. Terraform 1.12 and later can import by `identity = { name = …, schema = …, database = … }` as well, all without quotes; `schema` is `public` if left out.",
+				MarkdownDescription: "Name of the view as the refresh log writes it: the bare name in schema `public`, else `schema.name`; each part quoted where SQL needs it. It is the import ID too.",
 				Computed:            true,
 				PlanModifiers:       []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
 			},

@@ -34,16 +34,22 @@ func main() {
 }
 
 func read(ctx context.Context) (*tfjson.ProviderSchemas, error) {
-	resp, err := provider.NewServer("docs")().GetProviderSchema(ctx, &tfprotov6.GetProviderSchemaRequest{})
+	server := provider.NewServer("docs")()
+	resp, err := server.GetProviderSchema(ctx, &tfprotov6.GetProviderSchemaRequest{})
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range resp.Diagnostics {
+	identities, err := server.GetResourceIdentitySchemas(ctx, &tfprotov6.GetResourceIdentitySchemasRequest{})
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range append(resp.Diagnostics, identities.Diagnostics...) {
 		return nil, fmt.Errorf("%s: %s", d.Summary, d.Detail)
 	}
 	p := &tfjson.ProviderSchema{
 		ResourceSchemas: map[string]*tfjson.Schema{}, DataSourceSchemas: map[string]*tfjson.Schema{},
 		ListResourceSchemas: map[string]*tfjson.Schema{}, ActionSchemas: map[string]*tfjson.ActionSchema{},
+		ResourceIdentitySchemas: map[string]*tfjson.IdentitySchema{},
 	}
 	if p.ConfigSchema, err = schema(resp.Provider); err != nil {
 		return nil, err
@@ -65,6 +71,11 @@ func read(ctx context.Context) (*tfjson.ProviderSchemas, error) {
 		}
 		p.ActionSchemas[name] = &tfjson.ActionSchema{Block: converted.Block}
 	}
+	for name, s := range identities.IdentitySchemas {
+		if p.ResourceIdentitySchemas[name], err = identity(s); err != nil {
+			return nil, fmt.Errorf("identity of %s: %w", name, err)
+		}
+	}
 	return &tfjson.ProviderSchemas{FormatVersion: "1.0", Schemas: map[string]*tfjson.ProviderSchema{address: p}}, nil
 }
 
@@ -74,6 +85,20 @@ func schema(s *tfprotov6.Schema) (*tfjson.Schema, error) {
 		return nil, err
 	}
 	return &tfjson.Schema{Version: uint64(max(s.Version, 0)), Block: b}, nil
+}
+
+func identity(s *tfprotov6.ResourceIdentitySchema) (*tfjson.IdentitySchema, error) {
+	to := &tfjson.IdentitySchema{Version: uint64(max(s.Version, 0)), Attributes: map[string]*tfjson.IdentityAttribute{}}
+	for _, a := range s.IdentityAttributes {
+		t, err := typeOf(a.Type)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", a.Name, err)
+		}
+		to.Attributes[a.Name] = &tfjson.IdentityAttribute{
+			IdentityType: t, Description: a.Description, RequiredForImport: a.RequiredForImport, OptionalForImport: a.OptionalForImport,
+		}
+	}
+	return to, nil
 }
 
 func block(b *tfprotov6.SchemaBlock) (*tfjson.SchemaBlock, error) {

@@ -1,0 +1,4 @@
+import {
+  to = matview_refresh_log.this
+  id = "public"
+}

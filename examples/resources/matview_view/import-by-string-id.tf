@@ -1,0 +1,4 @@
+import {
+  to = matview_view.job_progress
+  id = "job_progress"
+}
