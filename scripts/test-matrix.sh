@@ -29,7 +29,7 @@ majors=("$@")
 # before: how it writes definitions back, what is swapped, and the tables.
 packages=(./internal/postgres/ ./internal/matview/ ./internal/refresh/ ./internal/freshness/ ./internal/schedule/ ./internal/provider/ ./migrations/)
 at_the_ends=(./exporter/scheduler/)
-between='^TestAcc(View|ViewDefinitions|ViewSwap|ViewArguments|RefreshLog|UpgradeFromFirst)$'
+between='^TestAcc(View|ViewDefinitions|ViewMajorUpgrade|ViewSwap|ViewArguments|RefreshLog|UpgradeFromFirst)$'
 # Of Terraform, of the network or of our own text: any server does, and `make test`
 # has one.
 elsewhere='^Test(AccGuides|AccExample.*|AccProvider.*|AccServerShortWay|AccView(Names|Identity|BadInput|LayoutCostsNoDDL|ChangedSincePlan|TwoApplies|UnderExporter)|Acc.*Refuses|AccRefreshLogProtected|AccRefreshSchedule(WithReplicas|Exists|OfRenamedResource)|AccManyViews.*|SameTextIsSameMeaning|Descriptions|IAM.*)$'
@@ -64,14 +64,20 @@ run() {
   printf '== %s: %d s\n' "$name" $((SECONDS - start))
 }
 
-go_test=(go test -count=1 -vet=off -timeout 20m)
 for major in "${majors[@]}"; do
   if [[ -z ${versions[$major]:-} ]]; then
     printf '%s: PostgreSQL %s is not supported\n' "${0##*/}" "$major" >&2
     exit 2
   fi
-  bin=$(fetch "$major")
-  export MATVIEW_TEST_POSTGRES_BIN=$bin
+done
+
+go_test=(go test -count=1 -vet=off -timeout 20m)
+for i in "${!majors[@]}"; do
+  major=${majors[i]}
+  MATVIEW_TEST_POSTGRES_BIN=$(fetch "$major")
+  # Each is upgraded to the next, and the last to itself.
+  MATVIEW_TEST_POSTGRES_UPGRADE_BIN=$(fetch "${majors[i + 1]:-$major}")
+  export MATVIEW_TEST_POSTGRES_BIN MATVIEW_TEST_POSTGRES_UPGRADE_BIN
   if [[ $major == 13 || $major == 18 ]]; then
     run "PostgreSQL $major" "${go_test[@]}" -skip "$elsewhere" "${packages[@]}" "${at_the_ends[@]}"
   else
@@ -79,7 +85,7 @@ for major in "${majors[@]}"; do
     [[ -z $TF_ACC ]] || run "PostgreSQL $major, by Terraform" "${go_test[@]}" -run "$between" ./internal/provider/
   fi
 done
-unset MATVIEW_TEST_POSTGRES_BIN
+unset MATVIEW_TEST_POSTGRES_BIN MATVIEW_TEST_POSTGRES_UPGRADE_BIN
 
 IFS=: read -ra clis <<<"${MATVIEW_TEST_CLIS:-}"
 for cli in "${clis[@]}"; do

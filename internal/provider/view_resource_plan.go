@@ -257,7 +257,7 @@ func (p *viewPlan) swap(ctx context.Context, v *matview.View, incomparable strin
 	}
 	if incomparable != "" {
 		diags.AddAttributeWarning(path.Root("definition"), fmt.Sprintf("Materialized view %s may be replaced", v.ID),
-			"The text of the definition has changed, and whether its meaning has could not be told: "+incomparable+". Unless apply finds them equal, a new view is built and exchanged for the old one"+failsFor(obstacles)+".")
+			"The text of the definition has changed, and whether its meaning has could not be told: "+incomparable+". Unless apply finds them equal, a new view is built and exchanged for the old one."+failsFor(obstacles))
 	}
 }
 
@@ -265,7 +265,7 @@ func failsFor(obstacles []string) string {
 	if len(obstacles) == 0 {
 		return ""
 	}
-	return ", which would fail, since this cannot be carried over:\n" + bullets(obstacles) + "\n"
+	return " That would fail, since this cannot be carried over:\n" + bullets(obstacles)
 }
 
 func (p *viewPlan) indexes(ctx context.Context, diags *diag.Diagnostics) {
