@@ -22,12 +22,8 @@ func flushWAL(ctx context.Context, pool *pgxpool.Pool) {
 	const sql = `
 SELECT set_config('synchronous_commit', CASE s WHEN 'off' THEN 'local' ELSE s END, true), pg_logical_emit_message(true, 'matview', '')
 FROM current_setting('synchronous_commit') AS s`
-	acquiring, cancel := context.WithTimeout(ctx, time.Second) // others may hold all of them
-	conn, err := pool.Acquire(acquiring)
-	cancel()
-	if err != nil {
-		return
-	}
-	defer conn.Release()
-	_, _ = conn.Exec(ctx, sql)
+	// Others may hold all connections, here or of a pooler, and a standby be away.
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, _ = pool.Exec(ctx, sql)
 }
