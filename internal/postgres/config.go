@@ -37,6 +37,7 @@ type Config struct {
 	SSLCert     string
 	SSLKey      string
 
+	// ConnectTimeout is for each of several hosts; 0 is [DefaultConnectTimeout].
 	ConnectTimeout time.Duration
 	// MaxConnections caps the pool; 0 means pgxpool's default.
 	MaxConnections  int
@@ -50,6 +51,10 @@ type Config struct {
 	// nothing that a session would have to remember.
 	PgBouncer bool
 }
+
+// DefaultConnectTimeout is for those who say nothing of it. A server that takes
+// connections and answers none, as behind a proxy, would be waited for without end.
+const DefaultConnectTimeout = 30 * time.Second
 
 // maxIdle is how long an unused connection is kept: long enough for a plan and
 // for a scheduler's poll, short enough not to hold a slot of a busy server.
@@ -72,7 +77,16 @@ func (c Config) PoolConfig() (*pgxpool.Config, error) {
 	}
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
-		return nil, configError(err)
+		return nil, &unreadable{err}
+	}
+	if err := misreadPassword(dsn, &config.ConnConfig.Config); err != nil {
+		return nil, err
+	}
+	if err := libpqSettings(&config.ConnConfig.Config); err != nil {
+		return nil, err
+	}
+	if config.ConnConfig.ConnectTimeout == 0 && !c.waitsForEver() {
+		config.ConnConfig.ConnectTimeout = DefaultConnectTimeout
 	}
 	if c.MaxConnections > 0 {
 		config.MaxConns = int32(c.MaxConnections) //nolint:gosec // validated where it is set
@@ -119,7 +133,7 @@ func Open(ctx context.Context, c Config) (*pgxpool.Pool, error) {
 func OpenPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error) {
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
-		return nil, configError(err)
+		return nil, &unreadable{err}
 	}
 	return pool, nil
 }
@@ -141,24 +155,20 @@ func Connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, config.ConnConfig)
 }
 
-// configError drops pgconn's rendering of the connection string: its redaction
-// of passwords is best effort, and a malformed URL may be all password.
-func configError(err error) error {
-	text := err.Error()
-	if _, reason, found := strings.Cut(text, "`: "); found {
-		text = reason
-	}
-	return fmt.Errorf("connection settings of PostgreSQL: %s", text)
+// waitsForEver reports whether a connect_timeout of 0 is what was asked for.
+func (c Config) waitsForEver() bool {
+	return os.Getenv("PGCONNECT_TIMEOUT") != "" || strings.Contains(c.URL, "connect_timeout")
 }
 
 // dsn folds the fields into the URL, or into a keyword=value string: either way
 // a field that is set wins.
 func (c Config) dsn() (string, error) {
+	c.URL = strings.TrimSpace(c.URL) // a file of one line ends with a newline
 	if strings.HasPrefix(c.URL, "postgres://") || strings.HasPrefix(c.URL, "postgresql://") {
 		return c.overriddenURL(), nil
 	}
 	if c.URL != "" && !strings.Contains(c.URL, "=") {
-		return "", fmt.Errorf("connection settings of PostgreSQL: the url must start with postgres:// or be a list of keyword=value")
+		return "", settingsError("the url must start with postgres:// or be a list of keyword=value")
 	}
 	var b strings.Builder
 	b.WriteString(c.URL)

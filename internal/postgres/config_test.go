@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ func noEnvironment(t *testing.T) {
 	for _, name := range []string{
 		"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSSLMODE", "PGAPPNAME", "PGCONNECT_TIMEOUT",
 		"PGSERVICE", "PGSERVICEFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY",
+		"PGHOSTADDR", "PGTARGETSESSIONATTRS", "PGOPTIONS", "PGTZ", "PGCHANNELBINDING", "PGREQUIREAUTH",
 	} {
 		t.Setenv(name, "")
 	}
@@ -37,6 +39,11 @@ func TestPoolConfig(t *testing.T) {
 		"several hosts":                 {config: postgres.Config{URL: "postgres://me:x@h:5433,h2:5434/db?target_session_attrs=any", Password: odd}, want: "me:" + odd + "@h:5433/db"},
 		"question mark in the password": {config: postgres.Config{URL: "postgres://me:p?w+@h", Database: "db", Port: 5433}, want: "me:p?w+@h:5433/db"},
 		"query without a value to end":  {config: postgres.Config{URL: "postgres://me:x@h?", Database: "db", Port: 5433}, want: "me:x@h:5433/db"},
+		"address of IPv6":               {config: postgres.Config{URL: "postgres://me:x@[::1]:5433/db"}, want: "me:x@::1:5433/db"},
+		"socket":                        {config: postgres.Config{URL: "postgres://me:x@%2Frun%2Fpg:5433/db"}, want: "me:x@/run/pg:5433/db"},
+		"socket, percent-encoded":       {config: postgres.Config{URL: "postgres://me:x@/d%2Fb%40?host=/run/pg&port=5433"}, want: "me:x@/run/pg:5433/d/b@"},
+		"from a file":                   {config: postgres.Config{URL: " postgres://me:x@h:5433/db\n"}, want: "me:x@h:5433/db"},
+		"keywords from a file":          {config: postgres.Config{URL: "host=h port=5433 user=me password='x://y/z@' dbname=db\n"}, want: "me:x://y/z@@h:5433/db"},
 		"keywords":                      {config: postgres.Config{URL: "host=h dbname=db user=me password='p ss'", Port: 5433}, want: "me:p ss@h:5433/db"},
 		"fields over keywords":          {config: postgres.Config{URL: "host=other user=you dbname=db password=y port=5433", Host: "h", Username: "me", Password: odd}, want: "me:" + odd + "@h:5433/db"},
 	}
@@ -78,6 +85,63 @@ func TestPoolSettings(t *testing.T) {
 	}
 }
 
+func TestConnectTimeout(t *testing.T) {
+	noEnvironment(t)
+	services := t.TempDir() + "/services"
+	if err := os.WriteFile(services, []byte("[slow]\nhost=h\nconnect_timeout=7\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PGSERVICEFILE", services)
+	for name, c := range map[string]struct {
+		config postgres.Config
+		env    string
+		want   time.Duration
+	}{
+		"nobody says":               {want: postgres.DefaultConnectTimeout},
+		"field":                     {config: postgres.Config{URL: "postgres://h/?connect_timeout=7", ConnectTimeout: 5 * time.Second}, env: "3", want: 5 * time.Second},
+		"URL":                       {config: postgres.Config{URL: "postgres://h/?connect_timeout=7"}, env: "3", want: 7 * time.Second},
+		"URL, without end":          {config: postgres.Config{URL: "postgres://h/?connect_timeout=0"}},
+		"environment":               {env: "3", want: 3 * time.Second},
+		"environment, without end":  {env: "0"},
+		"service":                   {config: postgres.Config{URL: "service=slow"}, want: 7 * time.Second},
+		"service, over environment": {config: postgres.Config{URL: "service=slow"}, env: "3", want: 7 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("PGCONNECT_TIMEOUT", c.env)
+			config, err := c.config.PoolConfig()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := config.ConnConfig.ConnectTimeout; got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// What libpq knows and pgx does not is no setting of the server's.
+func TestLibpqKeywords(t *testing.T) {
+	noEnvironment(t)
+	const harmless = "keepalives=1 keepalives_idle=30 tcp_user_timeout=0 gssencmode=prefer sslcompression=0 fallback_application_name=x client_encoding=auto"
+	config, err := postgres.Config{URL: harmless + " host=h search_path=x"}.PoolConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := config.ConnConfig.RuntimeParams; len(got) != 1 || got["search_path"] != "x" {
+		t.Errorf("the server would get %v", got)
+	}
+	for _, keyword := range []string{"hostaddr=127.0.0.1", "sslcrl=x", "ssl_min_protocol_version=TLSv1.3", "requirepeer=x", "load_balance_hosts=random", "gssencmode=require"} {
+		_, err := postgres.Config{URL: "host=h " + keyword}.PoolConfig()
+		if want := "connection settings of PostgreSQL: " + keyword + " is not supported"; err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	t.Setenv("PGHOSTADDR", "127.0.0.1")
+	if _, err := (postgres.Config{}).PoolConfig(); err == nil || !strings.Contains(err.Error(), "PGHOSTADDR is not supported") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // A URL that does not parse may be all password.
 func TestConfigErrorsHideSecrets(t *testing.T) {
 	noEnvironment(t)
@@ -91,6 +155,12 @@ func TestConfigErrorsHideSecrets(t *testing.T) {
 		"another scheme":        "mysql://me:hunter2@h/db",
 		"keyword without value": "host=h password=hunter2 dbname",
 		"open quote":            "host=h password='hunter2",
+		"at sign in password":   "postgres://me:secret@hunter2@h/db",
+		"at sign and no path":   "postgres://me:secret@hunter2@h",
+		"slash after a number":  "postgres://me:1/hunter2@h:1/db",
+		"slash, with query":     "postgres://me:1/hunter2@h:1/db?sslmode=disable",
+		"space in a value":      "host=h password=secret hunter2 dbname=db",
+		"question mark, slash":  "postgres://me:1?hunter2/@h/db",
 		"connect_timeout":       "postgres://me:hunter2@h/db?connect_timeout=soon",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,8 +5,6 @@ package provider
 import (
 	"context"
 	"math"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
@@ -27,7 +25,6 @@ import (
 
 const (
 	applicationName       = "terraform-provider-matview"
-	defaultConnectTimeout = 30 * time.Second
 	defaultMaxConnections = 20
 )
 
@@ -219,10 +216,6 @@ func (m providerModel) config() postgres.Config {
 	}
 	if config.MaxConnections == 0 {
 		config.MaxConnections = defaultMaxConnections
-	}
-	// A field wins over the URL and the environment; a default must not.
-	if config.ConnectTimeout == 0 && os.Getenv("PGCONNECT_TIMEOUT") == "" && !strings.Contains(config.URL, "connect_timeout") {
-		config.ConnectTimeout = defaultConnectTimeout
 	}
 	return config
 }

@@ -196,9 +196,6 @@ func TestProviderConfig(t *testing.T) {
 		t.Errorf("%+v", got) // what the URL says stands
 	}
 	model.URL = types.StringNull()
-	if got := model.config(); got.ConnectTimeout != defaultConnectTimeout {
-		t.Errorf("%+v", got)
-	}
 	t.Setenv("PGCONNECT_TIMEOUT", "3")
 	pool, err := model.config().PoolConfig()
 	if err != nil {
