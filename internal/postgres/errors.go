@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"slices"
 	"strings"
@@ -55,7 +56,11 @@ func SQLState(err error) string {
 func Message(err error) string {
 	var connectErr *pgconn.ConnectError
 	if errors.As(err, &connectErr) {
-		return connectMessage(connectErr)
+		return connectMessage(connectErr.Config, connectCause(connectErr))
+	}
+	var tokenErr *tokenError
+	if errors.As(err, &tokenErr) {
+		return connectMessage(tokenErr.config, oneLine(tokenErr.Error()))
 	}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
@@ -81,9 +86,16 @@ func serverMessage(e *pgconn.PgError) string {
 	return fmt.Sprintf("%s (SQLSTATE %s)", message, e.Code)
 }
 
-func connectMessage(e *pgconn.ConnectError) string {
-	return fmt.Sprintf("cannot connect to PostgreSQL at %s, database %q, as user %q: %s",
-		endpoints(e.Config), e.Config.Database, e.Config.User, connectCause(e))
+func connectMessage(c *pgconn.Config, cause string) string {
+	return fmt.Sprintf("cannot connect to PostgreSQL at %s, database %q, as user %q: %s", endpoints(c), c.Database, c.User, cause)
+}
+
+// Unreachable reports whether err says that no connection could be made for now: a
+// later attempt may find the server up, the login made and the certificate written.
+func Unreachable(err error) bool {
+	var connectErr *pgconn.ConnectError
+	var tokenErr *tokenError
+	return errors.As(err, &connectErr) || errors.As(err, &tokenErr) || errors.Is(err, fs.ErrNotExist)
 }
 
 // endpoints lists where it was tried, each once: the same server may be tried
@@ -105,52 +117,141 @@ func endpoint(host string, port uint16) string {
 	return net.JoinHostPort(host, fmt.Sprint(port))
 }
 
-// connectCause names the cause without the addresses that Go's network errors
-// repeat, and says what to do where that is known.
+// connectCause names the cause, for each host where they differ.
 func connectCause(e *pgconn.ConnectError) string {
+	attempts := []error{e.Unwrap()}
+	var several interface{ Unwrap() []error }
+	if errors.As(e.Unwrap(), &several) {
+		attempts = several.Unwrap()
+	}
+	var hosts []string
+	most := map[string]error{}
+	for _, err := range attempts {
+		host := attemptedHost(err)
+		known, found := most[host]
+		if !found {
+			hosts = append(hosts, host)
+		}
+		if !found || weight(err) > weight(known) {
+			most[host] = err
+		}
+	}
+	var causes []string
+	alike := true
+	for _, host := range hosts {
+		cause := attemptCause(e.Config, most[host])
+		alike = alike && cause == attemptCause(e.Config, most[hosts[0]])
+		causes = append(causes, host+": "+cause)
+	}
+	if alike {
+		return attemptCause(e.Config, most[hosts[0]])
+	}
+	return strings.Join(causes, "; and at ")
+}
+
+// attemptedHost is where an attempt went: pgconn tells it only in the text, which
+// begins with ADDRESS (HOST).
+func attemptedHost(err error) string {
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		return dns.Name
+	}
+	address, rest, _ := strings.Cut(err.Error(), " (")
+	host, _, _ := strings.Cut(rest, "): ")
+	if _, port, err := net.SplitHostPort(address); err == nil {
+		return net.JoinHostPort(host, port)
+	}
+	return address
+}
+
+// weight orders the attempts at one host, at each of its addresses and, for sslmode
+// allow and prefer, with TLS and without, by how much each says about the cause.
+func weight(err error) int {
+	var pgErr *pgconn.PgError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &pgErr) && notListed(pgErr):
+		return 2
+	case errors.As(err, &pgErr):
+		return 3
+	case refusesTLS(err):
+		return 1
+	case errors.As(err, &op) && op.Op == "dial", errors.Is(err, context.DeadlineExceeded):
+		return 0
+	}
+	return 3
+}
+
+// attemptCause names the cause without the addresses that Go's network errors
+// repeat, and says what to do where that is known.
+func attemptCause(c *pgconn.Config, err error) string {
 	var pgErr *pgconn.PgError
 	var dns *net.DNSError
 	var op *net.OpError
 	var otherName x509.HostnameError
 	var unknownAuthority x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
 	switch {
-	case errors.As(e, &pgErr):
+	case errors.As(err, &pgErr):
 		switch pgErr.Code {
 		case InvalidPassword, InvalidAuth:
-			return pgErr.Message + "; " + authRemedy(pgErr)
+			return pgErr.Message + "; " + authRemedy(c, pgErr)
 		case CannotConnectNow:
 			return pgErr.Message + "; try again when it is up"
+		case TooManyConnections:
+			return serverMessage(pgErr) + "; take fewer (max_connections in Terraform, --max-concurrent of the exporter), or raise the limit"
 		}
 		return serverMessage(pgErr)
-	case errors.Is(e, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time; check the host, the port and the network between"
-	case errors.As(e, &dns):
+	case errors.As(err, &dns):
 		return "the host name does not resolve"
-	case errors.As(e, &unknownAuthority):
+	case errors.As(err, &unknownAuthority):
 		return "the server's certificate is signed by an authority that is not trusted; set sslrootcert"
-	case errors.As(e, &otherName):
+	case errors.As(err, &otherName):
 		return fmt.Sprintf("the server's certificate is not for %s but for %s; connect by that name, or set sslmode to verify-ca",
 			otherName.Host, namesOf(otherName.Certificate))
-	case errors.As(e, &op):
+	case errors.As(err, &invalid):
+		return "the server's certificate is not valid: " + strings.TrimPrefix(invalid.Error(), "x509: ")
+	case errors.As(err, &op) && op.Op == "remote error":
+		return "the server refused TLS: " + op.Err.Error() + "; check the client certificate"
+	case errors.As(err, &op):
 		return op.Err.Error() + "; is the server running there?"
-	case strings.Contains(e.Error(), "server refused TLS connection"):
+	case refusesTLS(err):
 		return "the server offers no TLS; set sslmode to disable if that is intended"
 	}
-	causes := strings.Split(oneLine(e.Unwrap().Error()), "): ")
-	return causes[len(causes)-1]
+	causes := strings.Split(oneLine(err.Error()), "): ")
+	cause := causes[len(causes)-1]
+	if unwanted, found := strings.CutPrefix(cause, "ValidateConnect failed: "); found {
+		return unwanted + "; target_session_attrs asks for another"
+	}
+	return cause
 }
 
+func refusesTLS(err error) bool {
+	return strings.Contains(err.Error(), "server refused TLS connection")
+}
+
+func notListed(e *pgconn.PgError) bool { return strings.HasPrefix(e.Message, "no pg_hba.conf entry") }
+
 // authRemedy goes by the English message, as no other field tells these apart.
-func authRemedy(e *pgconn.PgError) string {
-	refused := strings.HasPrefix(e.Message, "no pg_hba.conf entry")
+func authRemedy(c *pgconn.Config, e *pgconn.PgError) string {
 	plain := strings.HasSuffix(e.Message, "no encryption") || strings.HasSuffix(e.Message, "SSL off") // before 14
 	switch {
-	case refused && plain:
+	case notListed(e) && plain:
 		return "the server may want TLS: set sslmode to require or better, or check its pg_hba.conf"
-	case refused:
+	case notListed(e):
 		return "check host, username, database and the server's pg_hba.conf"
 	case strings.Contains(e.Message, "client certificate"):
 		return "set clientcert, or sslcert and sslkey in a URL, to a certificate of this user"
+	case strings.HasPrefix(e.Message, "certificate authentication failed"):
+		return "the client certificate is not this user's"
+	case strings.HasPrefix(e.Message, "Peer authentication failed"):
+		return "on this socket a user of the operating system logs in as the role of the same name; set host to log in with a password"
+	case strings.HasPrefix(e.Message, "PAM authentication failed"):
+		return "check username and password; with IAM on Amazon RDS, that the role is a member of rds_iam and the policy allows rds-db:connect"
+	case e.Code == InvalidPassword && c.Password == "":
+		return "no password is set, here or in PGPASSWORD or a password file"
 	}
 	return "check username and password"
 }
@@ -161,7 +262,7 @@ func namesOf(c *x509.Certificate) string {
 		names = append(names, ip.String())
 	}
 	if len(names) == 0 {
-		return "no name"
+		return fmt.Sprintf("no name (its common name, %q, does not count)", c.Subject.CommonName)
 	}
 	return strings.Join(names, ", ")
 }

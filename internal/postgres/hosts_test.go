@@ -19,11 +19,14 @@ func TestSeveralHosts(t *testing.T) {
 	where := fmt.Sprintf("127.0.0.1:1,%s:%d", config.Host, config.Port)
 	login := url.UserPassword(config.Username, config.Password)
 	for name, c := range map[string]struct{ hosts, attributes, want string }{
-		"the first is down":  {hosts: where},
-		"read-write":         {hosts: where, attributes: "read-write"},
-		"primary":            {hosts: where, attributes: "primary"},
-		"none is a standby":  {hosts: where, attributes: "standby", want: fmt.Sprintf("at 127.0.0.1:1 or %s:%d, database", config.Host, config.Port)},
-		"neither is running": {hosts: "127.0.0.1:1,127.0.0.1:2", want: "at 127.0.0.1:1 or 127.0.0.1:2, database"},
+		"the first is down": {hosts: where},
+		"read-write":        {hosts: where, attributes: "read-write"},
+		"primary":           {hosts: where, attributes: "primary"},
+		"none is a standby": {hosts: where, attributes: "standby", want: fmt.Sprintf("127.0.0.1:1: connect: connection refused; is the server running there?; and at %s:%d: server is not in hot standby mode; target_session_attrs asks for another",
+			config.Host, config.Port)},
+		"a standby if there is one": {hosts: where, attributes: "prefer-standby"},
+		"the first has no name":     {hosts: "host.invalid," + where, attributes: "standby", want: "host.invalid: the host name does not resolve; and at 127.0.0.1:1: connect"},
+		"neither is running":        {hosts: "127.0.0.1:1,127.0.0.1:2", want: "at 127.0.0.1:1 or 127.0.0.1:2, database"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", login, c.hosts, config.Database)
@@ -58,6 +61,33 @@ func TestServiceAndPasswordFile(t *testing.T) {
 	mustConnect(t, postgres.Config{URL: "service=here"})
 	t.Setenv("PGSERVICE", "here")
 	mustConnect(t, postgres.Config{})
+}
+
+// What the server makes of the environment, where nothing else is given.
+func TestEnvironment(t *testing.T) {
+	config, _ := server(t)
+	for name, value := range map[string]string{
+		"PGHOST": "127.0.0.1," + config.Host, "PGPORT": fmt.Sprintf("1,%d", config.Port), "PGDATABASE": config.Database, "PGUSER": config.Username, "PGPASSWORD": config.Password,
+		"PGSSLMODE": "disable", "PGAPPNAME": "mine", "PGTZ": "Asia/Kathmandu", "PGOPTIONS": "-c work_mem=5MB", "PGTARGETSESSIONATTRS": "read-write", "PGREQUIREAUTH": "!none",
+	} {
+		t.Setenv(name, value)
+	}
+	pool, err := postgres.Open(t.Context(), postgres.Config{ApplicationName: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	var got string
+	if err := pool.QueryRow(t.Context(), "SELECT concat_ws(' ', session_user, current_database(), current_setting('application_name'), current_setting('TimeZone'), current_setting('work_mem'))").Scan(&got); err != nil {
+		t.Fatal(postgres.Message(err))
+	}
+	if want := config.Username + " " + config.Database + " mine Asia/Kathmandu 5MB"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	t.Setenv("PGREQUIREAUTH", "none")
+	if got := connect(t, postgres.Config{}); !strings.Contains(got, "require_auth check failed") {
+		t.Error(got)
+	}
 }
 
 func TestUnixSocket(t *testing.T) {

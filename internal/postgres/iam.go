@@ -94,17 +94,26 @@ func (i IAM) authenticate(config *pgxpool.Config) error {
 	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
 		signer, err := signer(ctx)
 		if err != nil {
-			return err
+			return &tokenError{&c.Config, err}
 		}
 		endpoint := net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
 		c.Password, err = auth.BuildAuthToken(ctx, endpoint, signer.region, c.User, signer.credentials)
 		if err != nil {
-			return fmt.Errorf("IAM authentication: no credentials of AWS to sign a token for user %q with: %w", c.User, err)
+			return &tokenError{&c.Config, fmt.Errorf("IAM authentication: no credentials of AWS to sign a token with: %w", err)}
 		}
 		return nil
 	}
 	return nil
 }
+
+// tokenError says that a login got no token.
+type tokenError struct {
+	config *pgconn.Config
+	err    error
+}
+
+func (e *tokenError) Error() string { return e.err.Error() }
+func (e *tokenError) Unwrap() error { return e.err }
 
 // requireTLS drops the attempts without TLS that sslmode prefer, the default,
 // falls back to: who sees a token can use it. RDS asks for TLS there anyway.

@@ -144,7 +144,7 @@ func TestIAMRefuses(t *testing.T) {
 		want string
 	}{
 		"no region":      {iam: postgres.IAM{}, want: "no region is known; set aws_rds_iam_region, or AWS_REGION"},
-		"no credentials": {iam: postgres.IAM{Region: "eu-west-1"}, env: "AWS_ACCESS_KEY_ID", want: `no credentials of AWS to sign a token for user "me" with`},
+		"no credentials": {iam: postgres.IAM{Region: "eu-west-1"}, env: "AWS_ACCESS_KEY_ID", want: `database "db", as user "me": IAM authentication: no credentials of AWS to sign a token with: `},
 		"no profile":     {iam: postgres.IAM{Region: "eu-west-1", Profile: "gone"}, want: "gone"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -222,13 +222,18 @@ type rds struct {
 
 func startRDS(t *testing.T) *rds {
 	t.Helper()
+	ca := newAuthority(t)
+	return startTLS(t, func() (certificate, key []byte) { return ca.issue(t, "127.0.0.1") })
+}
+
+func startTLS(t *testing.T, issue func() (certificate, key []byte)) *rds {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
-	ca := newAuthority(t)
-	certificate, err := tls.X509KeyPair(ca.issue(t, "127.0.0.1"))
+	certificate, err := tls.X509KeyPair(issue())
 	if err != nil {
 		t.Fatal(err)
 	}

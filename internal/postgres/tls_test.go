@@ -55,13 +55,18 @@ func newAuthority(t *testing.T) authority {
 // issue makes a certificate for a host or a user.
 func (a authority) issue(t *testing.T, name string) (certificate, key []byte) {
 	t.Helper()
+	return a.issueUntil(t, name, time.Now().Add(time.Hour))
+}
+
+func (a authority) issueUntil(t *testing.T, name string, until time.Time) (certificate, key []byte) {
+	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: until,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	if ip := net.ParseIP(name); ip != nil {
@@ -208,6 +213,7 @@ func TestTLS(t *testing.T) {
 			c.Username, c.Password, c.SSLMode, c.SSLRootCert = "cert_user", "", "verify-full", ca.pem
 			c.SSLCert, c.SSLKey = string(certificate), string(key)
 		}),
+		"channel binding":               with(func(c *postgres.Config) { c.URL = "channel_binding=require" }),
 		"behind a PgBouncer's settings": with(func(c *postgres.Config) { c.PgBouncer = true }),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -221,10 +227,21 @@ func TestTLS(t *testing.T) {
 		config postgres.Config
 		want   string
 	}{
-		"another authority":               {with(func(c *postgres.Config) { c.SSLMode, c.SSLRootCert = "verify-full", other.pem }), "is signed by an authority that is not trusted; set sslrootcert"},
-		"another authority, verify-ca":    {with(func(c *postgres.Config) { c.SSLMode, c.SSLRootCert = "verify-ca", other.pem }), "is signed by an authority that is not trusted; set sslrootcert"},
-		"the machine's authorities":       {with(func(c *postgres.Config) { c.SSLMode = "verify-full" }), "is signed by an authority that is not trusted; set sslrootcert"},
-		"another name":                    {with(func(c *postgres.Config) { c.SSLMode, c.SSLRootCert, c.Host = "verify-full", ca.pem, "localhost" }), "the server's certificate is not for localhost but for 127.0.0.1"},
+		"another authority":            {with(func(c *postgres.Config) { c.SSLMode, c.SSLRootCert = "verify-full", other.pem }), "is signed by an authority that is not trusted; set sslrootcert"},
+		"another authority, verify-ca": {with(func(c *postgres.Config) { c.SSLMode, c.SSLRootCert = "verify-ca", other.pem }), "is signed by an authority that is not trusted; set sslrootcert"},
+		"the machine's authorities":    {with(func(c *postgres.Config) { c.SSLMode = "verify-full" }), "is signed by an authority that is not trusted; set sslrootcert"},
+		"another name":                 {with(func(c *postgres.Config) { c.SSLMode, c.SSLRootCert, c.Host = "verify-full", ca.pem, "localhost" }), "the server's certificate is not for localhost but for 127.0.0.1"},
+		"a certificate of another user": {with(func(c *postgres.Config) {
+			cert, key := ca.issue(t, "somebody")
+			c.Username, c.SSLCert, c.SSLKey = "cert_user", string(cert), string(key)
+		}), `certificate authentication failed for user "cert_user"; the client certificate is not this user's`},
+		"a certificate of another authority": {with(func(c *postgres.Config) {
+			cert, key := other.issue(t, "cert_user")
+			c.Username, c.SSLCert, c.SSLKey = "cert_user", string(cert), string(key)
+		}), "the server refused TLS: tls: unknown certificate authority; check the client certificate"},
+		// Of what sslmode prefer tries, the attempt without TLS tells nothing here.
+		"no standby":                      {with(func(c *postgres.Config) { c.URL = "target_session_attrs=standby" }), "server is not in hot standby mode; target_session_attrs asks for another"},
+		"no channel binding":              {with(func(c *postgres.Config) { c.URL, c.Username = "channel_binding=require", "md5_user" }), "channel binding required but server did not authenticate using channel binding"},
 		"no client certificate":           {with(func(c *postgres.Config) { c.Username, c.SSLMode = "cert_user", "require" }), "client certificate; set clientcert,"},
 		"wrong password, scram":           {with(func(c *postgres.Config) { c.Password = "not this" }), "check username and password"},
 		"wrong password, md5":             {with(func(c *postgres.Config) { c.Username, c.Password = "md5_user", "not this" }), "check username and password"},
@@ -254,8 +271,35 @@ func TestTLS(t *testing.T) {
 			}
 		})
 	}
+	block, _ := pem.Decode(key)
+	for name, c := range map[string]struct{ key, want string }{
+		"in PKCS #8":   {"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAAwAA==\n-----END ENCRYPTED PRIVATE KEY-----\n", "if the key is encrypted, decrypt it"},
+		"in OpenSSL's": {string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}, Bytes: block.Bytes})), "the key is encrypted: decrypt it"},
+	} {
+		t.Run("an encrypted key "+name, func(t *testing.T) {
+			_, err := with(func(x *postgres.Config) { x.SSLCert, x.SSLKey = string(certificate), c.key }).PoolConfig()
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
 	left, err := filepath.Glob(filepath.Join(os.TempDir(), "matview-*.pem"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+func TestExpiredCertificate(t *testing.T) {
+	noEnvironment(t)
+	ca := newAuthority(t)
+	server := startTLS(t, func() (certificate, key []byte) { return ca.issueUntil(t, "127.0.0.1", time.Now().Add(-time.Minute)) })
+	for _, mode := range []string{"verify-ca", "verify-full"} {
+		got := connect(t, postgres.Config{Host: "127.0.0.1", Port: server.port, Database: "db", Username: "me", Password: "secret", SSLMode: mode, SSLRootCert: ca.pem})
+		if want := "the server's certificate is not valid: certificate has expired or is not yet valid: current time "; !strings.Contains(got, want) {
+			t.Errorf("%s: %s", mode, got)
+		}
+	}
+	if got := server.passwords(); len(got) > 0 {
+		t.Errorf("the server got %q", got)
 	}
 }
