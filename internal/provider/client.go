@@ -13,7 +13,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/tfsdk"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -29,13 +28,9 @@ type client struct {
 	unknown []string
 	version string // of the provider
 
-	once sync.Once
-	pool *pgxpool.Pool
-	err  error
-
-	besideOnce sync.Once
+	mu         sync.Mutex
+	pool       *pgxpool.Pool
 	besidePool *pgxpool.Pool
-	besideErr  error
 
 	catalog catalog
 }
@@ -48,44 +43,47 @@ func (c *client) open(ctx context.Context) (*pgxpool.Pool, error) {
 	if len(c.unknown) > 0 {
 		return nil, fmt.Errorf("%w (%s)", errUnknownConfig, strings.Join(c.unknown, ", "))
 	}
-	c.once.Do(func() {
+	return c.openOnce(ctx, &c.pool, c.config)
+}
+
+// openOnce does not keep a failure: a certificate that is missing now may be written
+// by the same apply.
+func (c *client) openOnce(ctx context.Context, pool **pgxpool.Pool, config postgres.Config) (_ *pgxpool.Pool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if *pool == nil {
 		// The pool outlives the request that happened to come first.
-		c.pool, c.err = postgres.Open(context.WithoutCancel(ctx), c.config)
-	})
-	return c.pool, c.err
+		*pool, err = postgres.Open(context.WithoutCancel(ctx), config)
+	}
+	return *pool, err
 }
 
 // beside is a pool of one connection more than max_connections, for the heartbeat of
 // refreshes: the others are held by whatever else Terraform does at the time, and a
 // refresh without a heartbeat is taken for dead.
 func (c *client) beside(ctx context.Context) (*pgxpool.Pool, error) {
-	c.besideOnce.Do(func() {
-		config := c.config
-		config.MaxConnections = 1
-		c.besidePool, c.besideErr = postgres.Open(context.WithoutCancel(ctx), config)
-	})
-	if c.besideErr != nil {
-		return nil, c.besideErr
-	}
-	if err := c.besidePool.Ping(ctx); err != nil {
+	config := c.config
+	config.MaxConnections = 1
+	pool, err := c.openOnce(ctx, &c.besidePool, config)
+	if err != nil {
 		return nil, err
 	}
-	return c.besidePool, nil
+	return pool, pool.Ping(ctx)
 }
 
 // planPool is the pool for planning what is not there yet. It is nil where the
 // provider's settings are unknown and, with a warning, where the server does not
-// let us in: the same apply may start it, or make the database or the login.
+// let us in: the same apply may start it, or make the database, the login or a
+// certificate.
 func (c *client) planPool(ctx context.Context, diags *diag.Diagnostics) (*pgxpool.Pool, error) {
 	pool, err := c.open(ctx)
 	if err == nil {
 		err = pool.Ping(ctx)
 	}
-	var refused *pgconn.ConnectError
 	switch {
 	case errors.Is(err, errUnknownConfig):
 		return nil, nil
-	case errors.As(err, &refused):
+	case postgres.Unreachable(err):
 		diags.AddWarning("Not checked: the server cannot be reached yet",
 			postgres.Message(err)+".\n\nIf this apply starts the server, or makes the login, before it comes to this (see depends_on), all is well; else the apply will fail.")
 		return nil, nil

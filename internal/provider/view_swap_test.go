@@ -171,7 +171,6 @@ func TestTwoChangesAtOnce(t *testing.T) {
 
 // swapTo is a change of the definition as the resource makes it.
 func swapTo(ctx context.Context, c *client, definition string) error {
-	c.once.Do(func() {}) // it has its pool
 	name := matview.Name{Schema: "public", Relation: "job_progress"}
 	return c.inTransaction(ctx, func(tx pgx.Tx) error {
 		v, err := readBack(ctx, tx, name)
