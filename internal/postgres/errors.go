@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -87,7 +88,7 @@ func serverMessage(e *pgconn.PgError) string {
 }
 
 func connectMessage(c *pgconn.Config, cause string) string {
-	return fmt.Sprintf("cannot connect to PostgreSQL at %s, database %q, as user %q: %s", endpoints(c), c.Database, c.User, cause)
+	return fmt.Sprintf("cannot connect to PostgreSQL at %s, database %q, as user %q: %s", endpoints(c), cmp.Or(c.Database, c.User), c.User, cause)
 }
 
 // Unreachable reports whether err says that no connection could be made for now: a

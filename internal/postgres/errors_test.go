@@ -30,6 +30,9 @@ func connect(t *testing.T, c postgres.Config) string {
 	if err == nil {
 		t.Fatal("connected")
 	}
+	if !postgres.Unreachable(err) {
+		t.Errorf("a later attempt is no use after %v", err)
+	}
 	// As code that was about to do something wraps it.
 	message := postgres.Message(fmt.Errorf("read freshness: %w", err))
 	if strings.ContainsRune(message, '\n') {
@@ -99,12 +102,14 @@ func TestMessageUnreachable(t *testing.T) {
 	cases := map[string]struct {
 		host, mode string
 		port       int
+		database   string
 		timeout    time.Duration
 		want       string
 	}{
 		"no such host":                   {host: "host.invalid", port: 5432, want: "at host.invalid:5432, database \"db\", as user \"me\": the host name does not resolve"},
 		"nobody listens":                 {host: "127.0.0.1", port: 1, want: `at 127.0.0.1:1, database "db", as user "me": connect: connection refused; is the server running there?`},
 		"nobody listens, preferring TLS": {host: "127.0.0.1", mode: "prefer", port: 1, want: `at 127.0.0.1:1, database "db", as user "me": connect: connection refused; is the server running there?`},
+		"no database named":              {host: "127.0.0.1", port: 1, database: "-", want: `at 127.0.0.1:1, database "me", as user "me": connect: connection refused; is the server running there?`},
 		"no socket":                      {host: "/nowhere", port: 5432, want: `at /nowhere/.s.PGSQL.5432, database "db", as user "me": connect: no such file or directory; is the server running there?`},
 		"no answer":                      {host: "127.0.0.1", port: silent, timeout: time.Second, want: fmt.Sprintf(`at 127.0.0.1:%d, database "db", as user "me": no answer in time; check the host, the port and the network between`, silent)},
 	}
@@ -114,6 +119,9 @@ func TestMessageUnreachable(t *testing.T) {
 			config.Host, config.Port, config.ConnectTimeout = c.host, c.port, c.timeout
 			if c.mode != "" {
 				config.SSLMode = c.mode
+			}
+			if c.database != "" {
+				config.Database = ""
 			}
 			wantMessage(t, connect(t, config), "cannot connect to PostgreSQL "+c.want)
 		})
