@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -32,6 +33,11 @@ type client struct {
 	pool       *pgxpool.Pool
 	besidePool *pgxpool.Pool
 
+	reaching    sync.Mutex
+	reached     bool
+	unreachable error     // of the last attempt
+	believed    time.Time // until when unreachable is
+
 	catalog catalog
 }
 
@@ -43,7 +49,32 @@ func (c *client) open(ctx context.Context) (*pgxpool.Pool, error) {
 	if len(c.unknown) > 0 {
 		return nil, fmt.Errorf("%w (%s)", errUnknownConfig, strings.Join(c.unknown, ", "))
 	}
-	return c.openOnce(ctx, &c.pool, c.config)
+	pool, err := c.openOnce(ctx, &c.pool, c.config)
+	if err == nil {
+		err = c.reach(ctx, pool)
+	}
+	return pool, err
+}
+
+// reach makes the first connection. A failure is believed for as long as it took:
+// many resources do not each wait for a server that gives no answer, and one that
+// refuses is asked again.
+func (c *client) reach(ctx context.Context, pool *pgxpool.Pool) error {
+	c.reaching.Lock()
+	defer c.reaching.Unlock()
+	start := time.Now()
+	switch {
+	case c.reached:
+		return nil
+	case start.Before(c.believed):
+		return c.unreachable
+	}
+	err := pool.Ping(ctx)
+	c.reached = err == nil
+	if ctx.Err() == nil {
+		c.unreachable, c.believed = err, time.Now().Add(time.Since(start))
+	}
+	return err
 }
 
 // openOnce does not keep a failure: a certificate that is missing now may be written
@@ -77,15 +108,12 @@ func (c *client) beside(ctx context.Context) (*pgxpool.Pool, error) {
 // certificate.
 func (c *client) planPool(ctx context.Context, diags *diag.Diagnostics) (*pgxpool.Pool, error) {
 	pool, err := c.open(ctx)
-	if err == nil {
-		err = pool.Ping(ctx)
-	}
 	switch {
 	case errors.Is(err, errUnknownConfig):
 		return nil, nil
 	case postgres.Unreachable(err):
 		diags.AddWarning("Not checked: the server cannot be reached yet",
-			postgres.Message(err)+".\n\nIf this apply starts the server, or makes the login, before it comes to this (see depends_on), all is well; else the apply will fail.")
+			postgres.Message(err)+"\n\nIf this apply starts the server, or makes the login or the certificate, before it comes to this (see depends_on), all is well; else the apply will fail.")
 		return nil, nil
 	}
 	return pool, err

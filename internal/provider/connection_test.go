@@ -1,14 +1,22 @@
 package provider
 
 import (
+	"fmt"
+	"net"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-testing/config"
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/hashicorp/terraform-plugin-testing/plancheck"
 	"github.com/hashicorp/terraform-plugin-testing/tfversion"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
@@ -65,4 +73,63 @@ resource "matview_view" "v" {
 			PreConfig:       func() { db.Exec(t, `GRANT CREATE ON SCHEMA public TO PUBLIC`) },
 		}},
 	})
+}
+
+// Of many resources not each waits for a server that gives no answer.
+func TestSilentServerIsWaitedForOnce(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var asked atomic.Int32
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			asked.Add(1)
+			defer conn.Close()
+		}
+	}()
+	c := &client{config: postgres.Config{URL: fmt.Sprintf("postgres://me@%s/db?sslmode=disable", l.Addr()), ConnectTimeout: time.Second}}
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if _, err := c.open(t.Context()); err == nil || !strings.Contains(postgres.Message(err), "no answer in time") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	all.Wait()
+	if n := asked.Load(); n != 1 {
+		t.Errorf("it was asked %d times", n)
+	}
+}
+
+// A server that refuses is asked again: it may be up the next moment, and is then
+// believed to be.
+func TestRefusalIsNotRemembered(t *testing.T) {
+	db := postgrestest.New(t)
+	server, err := pgx.ParseConfig(db.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newGate(t, net.JoinHostPort(server.Host, strconv.Itoa(int(server.Port))))
+	c := &client{config: postgres.Config{URL: db.URL(), Host: "127.0.0.1", Port: g.port}}
+	if _, err := c.open(t.Context()); !postgres.Unreachable(err) {
+		t.Fatalf("got %v", err)
+	}
+	g.CheckPlan(t.Context(), plancheck.CheckPlanRequest{}, nil)
+	for deadline := time.Now().Add(time.Minute); ; {
+		pool, err := c.open(t.Context())
+		if err == nil {
+			pool.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
 }

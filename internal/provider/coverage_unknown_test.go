@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -168,8 +170,8 @@ func pass(from, to net.Conn) {
 	_ = from.Close()
 }
 
-// A server that only the apply starts, and a login that only the apply makes, are
-// no error at plan.
+// A server that only the apply starts, and a login or a certificate that only the
+// apply makes, are no error at plan.
 func TestAccServerStartedByApply(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, db *postgrestest.Database) (provider string, after plancheck.PlanCheck){
 		"server": func(t *testing.T, db *postgrestest.Database) (string, plancheck.PlanCheck) {
@@ -184,6 +186,15 @@ func TestAccServerStartedByApply(t *testing.T) {
 			role, password := db.Role(t, "SUPERUSER")
 			db.Exec(t, "ALTER ROLE "+role+" NOLOGIN")
 			return providerConfigFor(db.URLFor(role, password), ""), afterPlan(func() { db.Exec(t, "ALTER ROLE "+role+" LOGIN") })
+		},
+		"certificate": func(t *testing.T, db *postgrestest.Database) (string, plancheck.PlanCheck) {
+			name := filepath.Join(t.TempDir(), "ca.pem")
+			text, _ := certificate(t, "ca")
+			return providerConfigFor(db.URL(), fmt.Sprintf("sslrootcert = %q", name)), afterPlan(func() {
+				if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+					t.Error(err)
+				}
+			})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
