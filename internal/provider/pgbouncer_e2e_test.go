@@ -3,6 +3,7 @@
 package provider
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
@@ -52,5 +53,25 @@ data "matview_freshness" "test" {
 			}},
 			{ResourceName: "matview_view.test", ImportState: true, ImportStateVerify: true, ImportStateVerifyIgnore: []string{"definition", "indexes", "timeouts"}},
 		},
+	})
+}
+
+// More definitions change at once than the pooler has sessions: none waits for
+// another one's.
+func TestE2EPgBouncerFewSessions(t *testing.T) {
+	db := postgrestest.New(t)
+	db.Exec(t, "CREATE TABLE jobs (id int); INSERT INTO jobs VALUES (1)")
+	config := func(n int) string {
+		return providerConfigFor(db.PgBouncer(t), "pgbouncer = true") + fmt.Sprintf(`
+resource "matview_view" "test" {
+  count      = 6
+  name       = "v${count.index}"
+  definition = "SELECT id, %d AS n FROM jobs"
+  timeouts   = { update = "1m" }
+}`, n)
+	}
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps:                    []resource.TestStep{{Config: config(1)}, {Config: config(2), Check: expect(t, db, "(SELECT n FROM v5)", "2")}},
 	})
 }
