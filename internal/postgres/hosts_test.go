@@ -2,11 +2,13 @@ package postgres_test
 
 import (
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -40,6 +42,58 @@ func TestSeveralHosts(t *testing.T) {
 				return
 			}
 			mustConnect(t, postgres.Config{URL: u})
+		})
+	}
+}
+
+// Of a server that gives no answer, a standby and its primary, the one is found that
+// target_session_attrs asks for.
+func TestTargetSession(t *testing.T) {
+	noEnvironment(t)
+	primary, err := postgrestest.Start(t.Context(), postgrestest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = primary.Stop() })
+	standby, err := primary.StartStandby(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = standby.Stop() })
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = silent.Close() })
+	address := func(s *postgrestest.Server) string {
+		c, err := pgx.ParseConfig(s.URL("postgres"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return net.JoinHostPort(c.Host, fmt.Sprint(c.Port))
+	}
+	login, err := url.Parse(primary.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for attributes, want := range map[string]bool{"any": true, "read-write": false, "primary": false, "read-only": true, "standby": true, "prefer-standby": true} {
+		t.Run(attributes, func(t *testing.T) {
+			t.Parallel()
+			hosts := silent.Addr().String() + "," + address(standby) + "," + address(primary)
+			pool, err := postgres.Open(t.Context(), postgres.Config{
+				URL: "postgres://" + login.User.String() + "@" + hosts + "/postgres?target_session_attrs=" + attributes, SSLMode: "disable", ConnectTimeout: time.Second,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pool.Close()
+			var got bool
+			if err := pool.QueryRow(t.Context(), "SELECT pg_is_in_recovery()").Scan(&got); err != nil {
+				t.Fatal(postgres.Message(err))
+			}
+			if got != want {
+				t.Errorf("a standby: %t", got)
+			}
 		})
 	}
 }
