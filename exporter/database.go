@@ -16,7 +16,7 @@ type database struct {
 }
 
 func (d *database) addFlags(cli *kingpin.Application) {
-	cli.Flag("database.url", "Connection URL, postgres://USER:PASSWORD@HOST:PORT/DATABASE. What it leaves out comes from the PG* variables.").
+	cli.Flag("database.url", "Connection URL, postgres://USER:PASSWORD@HOST:PORT/DATABASE. What it leaves out comes from the PG* variables. A password is better in one of those, in MATVIEW_DATABASE_URL or in a password file: others may list a flag.").
 		PlaceHolder("URL").StringVar(&d.url)
 	cli.Flag("database.pgbouncer", "A PgBouncer, or a pooler like it, in transaction mode is between: keep no prepared statements, and nothing that a session would have to remember.").
 		BoolVar(&d.pgbouncer)

@@ -78,11 +78,11 @@ func (p *matviewProvider) Metadata(_ context.Context, _ provider.MetadataRequest
 func (p *matviewProvider) Schema(_ context.Context, _ provider.SchemaRequest, resp *provider.SchemaResponse) {
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "Declares PostgreSQL materialized views, the log of their refreshes and their refresh schedules, and reads how fresh each view is.\n\n" +
-			"Every argument is optional. What is not set comes from `url`, then from the environment variables, service file and password file that `psql` reads (`PGHOST`, `PGPORT`, `PGDATABASE`, `PGUSER`, `PGPASSWORD`, `PGSSLMODE` and the others of libpq). " +
+			"Every argument is optional. What is not set comes from `url`, then from the environment variables, service file and password file that `psql` reads, as [below](#connecting). " +
 			"The provider connects when it first needs to, so values known only after apply, such as the host of a server made in the same apply, are no error.",
 		Attributes: map[string]schema.Attribute{
 			"host": schema.StringAttribute{
-				MarkdownDescription: "Host name or address of the server, or the folder of its Unix socket. Default: `PGHOST`, else the local socket or `localhost`.",
+				MarkdownDescription: "Host name or address of the server, or of several with commas between, or the folder of its Unix socket. Default: `PGHOST`, else the local socket or `localhost`.",
 				Optional:            true,
 			},
 			"port": schema.Int64Attribute{
@@ -109,21 +109,21 @@ func (p *matviewProvider) Schema(_ context.Context, _ provider.SchemaRequest, re
 				Validators:          []validator.String{stringvalidator.OneOf("disable", "allow", "prefer", "require", "verify-ca", "verify-full")},
 			},
 			"sslrootcert": schema.StringAttribute{
-				MarkdownDescription: "Certificates (PEM) of the authorities to trust, for `verify-ca` and `verify-full`: the name of a file, the text itself, or `system`. For Amazon RDS, the bundle that AWS publishes for the region. Default: `PGSSLROOTCERT`.",
+				MarkdownDescription: "Certificates (PEM) of the authorities to trust, for `verify-ca` and `verify-full`: the name of a file, the text itself, or `system`. For Amazon RDS, the bundle that AWS publishes for the region. Default: `PGSSLROOTCERT`, else `~/.postgresql/root.crt` if that is there, else those of the machine.",
 				Optional:            true,
 			},
 			"connect_timeout": schema.Int64Attribute{
-				MarkdownDescription: "How long to wait for a connection, in seconds. Default: `PGCONNECT_TIMEOUT`, else `30`.",
+				MarkdownDescription: "How long to wait for a connection to a host, in seconds. Default: `PGCONNECT_TIMEOUT`, else `30`.",
 				Optional:            true,
 				Validators:          []validator.Int64{int64validator.Between(1, int64(24*time.Hour/time.Second))},
 			},
 			"max_connections": schema.Int64Attribute{
-				MarkdownDescription: "Most connections to hold at a time, from 1. A connection is opened when it is needed; the actions of `matview_refresh` share one more, for the heartbeat of their refreshes. Default: `20`.",
+				MarkdownDescription: "Most connections to hold at a time, from 1. Each `provider` block has its own, also where two of them name the same server. A connection is opened when it is needed; the actions of `matview_refresh` share one more, for the heartbeat of their refreshes. Default: `20`.",
 				Optional:            true,
 				Validators:          []validator.Int64{int64validator.Between(1, math.MaxInt32)},
 			},
 			"url": schema.StringAttribute{
-				MarkdownDescription: "All of the above in one: `postgres://user:password@host:5432/database?sslmode=verify-full`, or libpq's list of `keyword=value`. An argument that is set wins over what the URL says.",
+				MarkdownDescription: "All of the above in one: `postgres://user:password@host:5432/database?sslmode=verify-full`, or libpq's list of `keyword=value`. An argument that is set wins over what the URL says. Characters other than letters and digits of a user name or password are percent-encoded in a URL.",
 				Optional:            true,
 				Sensitive:           true,
 			},
