@@ -163,6 +163,41 @@ func TestIAMRefuses(t *testing.T) {
 	}
 }
 
+// A server that offers no TLS gets no token, though sslmode prefer, the default, goes
+// on without.
+func TestIAMNeedsTLS(t *testing.T) {
+	noEnvironment(t)
+	noAWS(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asked := make(chan any, 10)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			backend := pgproto3.NewBackend(conn, conn)
+			message, _ := backend.ReceiveStartupMessage()
+			asked <- message
+			_, _ = conn.Write([]byte{'N'})
+			message, _ = backend.ReceiveStartupMessage()
+			asked <- message
+			_ = conn.Close()
+		}
+	}()
+	got := connect(t, postgres.Config{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, Database: "db", Username: "me", Password: "ignored", IAM: &postgres.IAM{Region: "eu-west-1"}})
+	if !strings.Contains(got, "the server offers no TLS") {
+		t.Error(got)
+	}
+	if first, then := <-asked, <-asked; fmt.Sprintf("%T", first) != "*pgproto3.SSLRequest" || then != nil || len(asked) > 0 {
+		t.Errorf("it sent %T, then %T, and %d more", first, then, len(asked))
+	}
+}
+
 // token is what a token must say.
 type token struct {
 	port                               int

@@ -47,7 +47,8 @@ var errUnknownConfig = errors.New("the provider's connection settings are known 
 // open is the pool, shared by everything that this provider instance does.
 func (c *client) open(ctx context.Context) (*pgxpool.Pool, error) {
 	if len(c.unknown) > 0 {
-		return nil, fmt.Errorf("%w (%s)", errUnknownConfig, strings.Join(c.unknown, ", "))
+		// Terraform takes no unknown value from a data source.
+		return nil, fmt.Errorf("%w (%s); a data source is read then if its depends_on names what they come from", errUnknownConfig, strings.Join(c.unknown, ", "))
 	}
 	pool, err := c.openOnce(ctx, &c.pool, c.config)
 	if err == nil {

@@ -104,6 +104,29 @@ provider "matview" {
 	})
 }
 
+// A data source cannot wait by itself for what the provider's configuration comes
+// from; it says how it can.
+func TestAccDataSourceUnknownProvider(t *testing.T) {
+	db := viewDatabase(t)
+	config := func(wait string) string {
+		return fmt.Sprintf(`
+resource "terraform_data" "server" { input = %q }
+
+provider "matview" { url = terraform_data.server.output }
+
+resource "matview_refresh_log" "test" { deletion_protection = false }
+
+data "matview_views" "test" { %s }`, db.URL(), wait)
+	}
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: config(""), ExpectError: said("known only after apply (url); a data source is read then if its depends_on names what they come from")},
+			{Config: config("depends_on = [terraform_data.server, matview_refresh_log.test]"), Check: resource.TestCheckResourceAttr("data.matview_views.test", "views.%", "0")},
+		},
+	})
+}
+
 // gate lets connections through to a server once it is open; before, nobody
 // listens on its port.
 type gate struct {
