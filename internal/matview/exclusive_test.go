@@ -2,12 +2,14 @@ package matview
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
@@ -88,6 +90,36 @@ CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PER
 		if err := <-done; err != nil {
 			t.Errorf("%s: %v", create, err)
 		}
+	}
+}
+
+// A REFRESH that comes while an index is built waits for it, and then goes on;
+// with CONCURRENTLY one of the two fails, since each waits for the other.
+func TestIndexBuildAndRefresh(t *testing.T) {
+	for create, deadlock := range map[string]bool{"CREATE INDEX i ON v (held(id))": false, "CREATE INDEX CONCURRENTLY i ON v (held(id))": true} {
+		t.Run(create, func(t *testing.T) {
+			db := jobs(t)
+			pool := db.Pool(t)
+			db.Exec(t, `INSERT INTO jobs VALUES (1); CREATE MATERIALIZED VIEW v AS SELECT id FROM jobs;
+CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN $1; END $$`)
+			holder := db.Connect(t)
+			if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(7)"); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 2)
+			builder, refresher := db.Connect(t), db.Connect(t)
+			go func() { _, err := builder.Exec(t.Context(), create); done <- err }()
+			waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()", done)
+			go func() { _, err := refresher.Exec(t.Context(), "REFRESH MATERIALIZED VIEW v"); done <- err }()
+			waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'relation' AND datname = current_database()", done)
+			if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_unlock(7)"); err != nil {
+				t.Fatal(err)
+			}
+			err := errors.Join(<-done, <-done)
+			if got := postgres.SQLState(err) == "40P01"; got != deadlock || !deadlock && err != nil {
+				t.Errorf("error %v; want a deadlock: %t", err, deadlock)
+			}
+		})
 	}
 }
 
