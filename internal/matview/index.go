@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
@@ -91,6 +92,10 @@ func (x Index) SameText(y Index) bool {
 func createIndex(ctx context.Context, tx pgx.Tx, view Name, name, as string, x Index) error {
 	prefix, rest := x.createSQL(as, view)
 	if err := execute(ctx, tx, prefix+rest); err != nil {
+		var e *pgconn.PgError
+		if errors.As(err, &e) { // the name that the user knows
+			e.Message = strings.ReplaceAll(e.Message, as, name)
+		}
 		return x.refused(err, prefix, rest, view, name)
 	}
 	// A key that closes the parenthesis, or holds a comma, made another index

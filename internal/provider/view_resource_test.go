@@ -284,6 +284,11 @@ COMMENT ON MATERIALIZED VIEW job_progress IS 'old'`)
 			},
 			{
 				Config:       viewConfig(db, body),
+				ResourceName: viewAddress, ImportState: true, ImportStateId: "public.jobs",
+				ExpectError: message("Cannot import materialized view jobs", "The name is that of something else: table."),
+			},
+			{
+				Config:       viewConfig(db, body),
 				ResourceName: viewAddress, ImportState: true, ImportStateId: "a.b.c",
 				ExpectError: message("has 3 parts, want name or schema.name"),
 			},
