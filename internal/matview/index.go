@@ -182,8 +182,10 @@ func ReadIndexes(ctx context.Context, db DB, view uint32) (map[string]Index, err
 		const sql = `
 SELECT x.relname, pg_get_indexdef(i.indexrelid), i.indisunique, am.amname,
        coalesce(pg_get_expr(i.indpred, i.indrelid), ''),
-       ARRAY(SELECT a.attname::text FROM pg_attribute AS a
-             WHERE a.attrelid = i.indexrelid AND a.attnum > i.indnkeyatts ORDER BY a.attnum),
+       -- An index keeps the names that its columns had when it was made.
+       ARRAY(SELECT a.attname::text FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, n)
+             JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+             WHERE k.n > i.indnkeyatts ORDER BY k.n),
        coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false), x.reloptions, coalesce(ts.spcname, '')
 FROM pg_index AS i
 JOIN pg_class AS x ON x.oid = i.indexrelid

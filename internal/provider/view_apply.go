@@ -283,6 +283,11 @@ func (c *viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 		if err != nil {
 			return nil, err
 		}
+		reworded, err := c.reworded(ctx, tx, v)
+		if err != nil {
+			return nil, err
+		}
+		changed = append(changed, reworded...)
 		for _, x := range v.Indexes {
 			if _, wanted := c.indexes[x.Name]; wanted && x.Valid && !slices.Contains(changed, x.Name) {
 				delete(s.Build, x.Name)
@@ -318,6 +323,22 @@ func (c *viewChange) changedIndexes(ctx context.Context, tx pgx.Tx, v *matview.V
 		}
 	}
 	return changed, nil
+}
+
+// reworded are the indexes that the server writes otherwise than when Terraform
+// last saw them: somebody renamed a column of the view. The new view has the old
+// name again, so they cannot be copied.
+func (c *viewChange) reworded(ctx context.Context, tx pgx.Tx, v *matview.View) (names []string, err error) {
+	if c.memory.Major != v.Major { // which has its own words for what is the same
+		return nil, nil
+	}
+	stored, err := matview.ReadIndexes(ctx, tx, v.OID)
+	for name, x := range stored {
+		if known, ok := c.memory.Indexes[name]; ok && known.Text != indexText(x) {
+			names = append(names, name)
+		}
+	}
+	return names, err
 }
 
 // adopted are the indexes of a view whose indexes were not managed that are what
