@@ -54,10 +54,14 @@ func (r *viewResource) drop(ctx context.Context, name matview.Name) (behind []st
 		if err != nil || v == nil {
 			return err
 		}
+		names, err := matview.KnownAs(ctx, tx, r.client.logSchema, v.ID)
+		if err != nil {
+			return err
+		}
 		if err := matview.Drop(ctx, tx, v); err != nil {
 			return err
 		}
-		behind, err = matview.DeleteRows(ctx, tx, r.client.logSchema, v.ID)
+		behind, err = matview.DeleteRows(ctx, tx, r.client.logSchema, names)
 		return err
 	}, name)
 	return behind, err
@@ -384,6 +388,10 @@ func (c *viewChange) give(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 	if to == v.Name {
 		return nil, nil
 	}
+	names, err := matview.KnownAs(ctx, tx, c.client.logSchema, v.ID)
+	if err != nil {
+		return nil, err
+	}
 	if err := matview.Rename(ctx, tx, v.Name, to); err != nil {
 		return nil, err
 	}
@@ -391,5 +399,5 @@ func (c *viewChange) give(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 	if err != nil {
 		return nil, err
 	}
-	return matview.RenameRows(ctx, tx, c.client.logSchema, v.ID, id)
+	return matview.RenameRows(ctx, tx, c.client.logSchema, names, id)
 }

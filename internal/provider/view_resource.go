@@ -209,8 +209,11 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 		return
 	}
 	for _, table := range behind {
-		resp.Diagnostics.AddWarning("Recorded refreshes stay under the old name", fmt.Sprintf("The provider's role may not write %s.%s, so its row of the view still has the name %s. "+
-			"Put the role among the writer_roles of matview_refresh_log.", r.client.logSchema, table, state.ID.ValueString()))
+		summary, remedy := "Recorded refreshes stay under the old name", "Put the role among the writer_roles of matview_refresh_log."
+		if table == matview.ScheduleTable {
+			summary, remedy = "The schedule stays under the old name", "Rename it there, or GRANT UPDATE on that table to the role: until then the view is refreshed by no schedule."
+		}
+		resp.Diagnostics.AddWarning(summary, fmt.Sprintf("The provider's role may not write %s.%s, so its row of the view still has the name %s. %s", r.client.logSchema, table, state.ID.ValueString(), remedy))
 	}
 	if found.isSomething() {
 		// That was not read again: the next plan does.
