@@ -68,13 +68,28 @@ func TestIndexBuildLocks(t *testing.T) {
 	// The function holds the build up for as long as another session has the lock.
 	db.Exec(t, `INSERT INTO jobs VALUES (1); REFRESH MATERIALIZED VIEW v;
 CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN $1; END $$`)
-	for _, create := range []string{"CREATE INDEX a ON v (held(id))", "CREATE INDEX CONCURRENTLY b ON v (held(id))"} {
-		holder, builder, other := db.Connect(t), db.Connect(t), db.Connect(t)
+	builder := db.Connect(t)
+	for create, build := range map[string]func() error{
+		"SetIndexes": func() error {
+			v := read(t, pool, Name{PublicSchema, "v"})
+			return change(t, pool, func(tx pgx.Tx) error {
+				if err := Comment(t.Context(), tx, v.Name, "as an apply does first"); err != nil {
+					return err
+				}
+				return SetIndexes(t.Context(), tx, v, map[string]Index{"a": {Keys: []string{"held(id)"}}, "u": {Keys: []string{"id"}, Unique: true}}, nil)
+			})
+		},
+		"CONCURRENTLY": func() error {
+			_, err := builder.Exec(t.Context(), "CREATE INDEX CONCURRENTLY b ON v (held(id))")
+			return err
+		},
+	} {
+		holder, other := db.Connect(t), db.Connect(t)
 		if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(7)"); err != nil {
 			t.Fatal(err)
 		}
 		done := make(chan error, 2)
-		go func() { _, err := builder.Exec(t.Context(), create); done <- err }()
+		go func() { done <- build() }()
 		waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()", done)
 		if _, err := other.Exec(t.Context(), "SET lock_timeout = '100ms'; SELECT * FROM v"); err != nil {
 			t.Errorf("%s: a reader: %v", create, err)
