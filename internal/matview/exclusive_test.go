@@ -3,6 +3,7 @@ package matview
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -201,5 +202,17 @@ func TestSwapKeepsStorage(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, value[string](t, pool, everything)); diff != "" {
 		t.Errorf("storage given to the swap: changed:\n%s", diff)
+	}
+}
+
+// Before PostgreSQL 15 the server takes it for a mistake in the syntax.
+func TestAccessMethodInPlace(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	v := create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id FROM jobs"})
+	v.Major = 14
+	err := change(t, pool, func(tx pgx.Tx) error { return SetStorage(t.Context(), tx, v, Storage{AccessMethod: "other"}) })
+	if want := "takes PostgreSQL 15 or later to change an access method in place, and this is 14"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want one with %q", err, want)
 	}
 }

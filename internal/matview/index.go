@@ -138,6 +138,9 @@ func (x Index) refused(err error, prefix, rest string, view Name, name string) e
 		at += size + utf8.RuneCountInString("\n, ")
 	}
 	e.Position, e.Line, e.Column = 0, 0, 0 // in what was put around it
+	if x.NullsNotDistinct && strings.Contains(e.Message, `"NULLS"`) {
+		refused.Err = errors.New("nulls_not_distinct takes PostgreSQL 15 or later")
+	}
 	return refused
 }
 
