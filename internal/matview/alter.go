@@ -2,6 +2,7 @@ package matview
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,6 +19,10 @@ func Rename(ctx context.Context, tx pgx.Tx, from, to Name) error {
 		return nil
 	}
 	if err := refuseExisting(ctx, tx, to); err != nil {
+		var exists *ExistsError
+		if errors.As(err, &exists) {
+			exists.Renamed = from
+		}
 		return err
 	}
 	// One name after the other: the halfway name must be free as well.
@@ -62,7 +67,9 @@ func SetOwner(ctx context.Context, tx pgx.Tx, name Name, owner string) error {
 // tables that are written to meanwhile: it takes SHARE UPDATE EXCLUSIVE in place
 // of SHARE, and the only writer of a materialized view, REFRESH, takes EXCLUSIVE
 // or ACCESS EXCLUSIVE, which wait for both; readers wait for neither. But it scans
-// twice, waits for every older transaction, and cannot be undone with the rest.
+// twice, waits for every older transaction, and cannot be undone with the rest; and
+// a REFRESH that waits for it has its snapshot already, for which it waits in turn:
+// one of the two fails of a deadlock.
 func SetIndexes(ctx context.Context, tx pgx.Tx, view *View, want map[string]Index, changed []string) error {
 	kept := map[string]bool{}
 	replaced := map[string]string{} // name to the name that its successor is built under

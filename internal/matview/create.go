@@ -26,6 +26,8 @@ type Spec struct {
 type ExistsError struct {
 	Name Name
 	Kind string // "materialized view", "table", ...
+	// Renamed is the view that was to get the name; zero where it was a new one.
+	Renamed Name
 }
 
 func (e *ExistsError) Error() string { return fmt.Sprintf("%s %s exists already", e.Kind, e.Name) }
@@ -66,23 +68,41 @@ func Create(ctx context.Context, tx pgx.Tx, spec Spec) error {
 }
 
 func refuseExisting(ctx context.Context, tx pgx.Tx, name Name) error {
+	kind, err := Kind(ctx, tx, name)
+	if err != nil {
+		return err
+	}
+	if kind != "" {
+		return &ExistsError{Name: name, Kind: kind}
+	}
+	return nil
+}
+
+// Kind is what has the name, such as "materialized view" or "table"; "" if it is
+// free. A type is in the way too, since a relation makes one of its name; only that
+// of an array gives way.
+func Kind(ctx context.Context, q Querier, name Name) (string, error) {
 	const sql = `
 SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence'
                       WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'composite type' ELSE 'table' END
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = $2`
-	rows, err := tx.Query(ctx, sql, name.Schema, name.Relation)
+WHERE n.nspname = $1 AND c.relname = $2
+UNION ALL
+SELECT 'type'
+FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+WHERE n.nspname = $1 AND t.typname = $2 AND t.typrelid = 0 AND NOT EXISTS (SELECT FROM pg_type AS e WHERE e.typarray = t.oid)`
+	rows, err := q.Query(ctx, sql, name.Schema, name.Relation)
 	if err != nil {
-		return fmt.Errorf("look for %s: %w", name, err)
+		return "", fmt.Errorf("look for %s: %w", name, err)
 	}
 	kinds, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return fmt.Errorf("look for %s: %w", name, err)
+		return "", fmt.Errorf("look for %s: %w", name, err)
 	}
-	if len(kinds) > 0 {
-		return &ExistsError{Name: name, Kind: kinds[0]}
+	if len(kinds) == 0 {
+		return "", nil
 	}
-	return nil
+	return kinds[0], nil
 }
 
 // RoleError says that the session cannot act as the role that is to own a view.

@@ -2,12 +2,15 @@ package matview
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
@@ -66,13 +69,28 @@ func TestIndexBuildLocks(t *testing.T) {
 	// The function holds the build up for as long as another session has the lock.
 	db.Exec(t, `INSERT INTO jobs VALUES (1); REFRESH MATERIALIZED VIEW v;
 CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN $1; END $$`)
-	for _, create := range []string{"CREATE INDEX a ON v (held(id))", "CREATE INDEX CONCURRENTLY b ON v (held(id))"} {
-		holder, builder, other := db.Connect(t), db.Connect(t), db.Connect(t)
+	builder := db.Connect(t)
+	for create, build := range map[string]func() error{
+		"SetIndexes": func() error {
+			v := read(t, pool, Name{PublicSchema, "v"})
+			return change(t, pool, func(tx pgx.Tx) error {
+				if err := Comment(t.Context(), tx, v.Name, "as an apply does first"); err != nil {
+					return err
+				}
+				return SetIndexes(t.Context(), tx, v, map[string]Index{"a": {Keys: []string{"held(id)"}}, "u": {Keys: []string{"id"}, Unique: true}}, nil)
+			})
+		},
+		"CONCURRENTLY": func() error {
+			_, err := builder.Exec(t.Context(), "CREATE INDEX CONCURRENTLY b ON v (held(id))")
+			return err
+		},
+	} {
+		holder, other := db.Connect(t), db.Connect(t)
 		if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(7)"); err != nil {
 			t.Fatal(err)
 		}
 		done := make(chan error, 2)
-		go func() { _, err := builder.Exec(t.Context(), create); done <- err }()
+		go func() { done <- build() }()
 		waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()", done)
 		if _, err := other.Exec(t.Context(), "SET lock_timeout = '100ms'; SELECT * FROM v"); err != nil {
 			t.Errorf("%s: a reader: %v", create, err)
@@ -88,6 +106,36 @@ CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PER
 		if err := <-done; err != nil {
 			t.Errorf("%s: %v", create, err)
 		}
+	}
+}
+
+// A REFRESH that comes while an index is built waits for it, and then goes on;
+// with CONCURRENTLY one of the two fails, since each waits for the other.
+func TestIndexBuildAndRefresh(t *testing.T) {
+	for create, deadlock := range map[string]bool{"CREATE INDEX i ON v (held(id))": false, "CREATE INDEX CONCURRENTLY i ON v (held(id))": true} {
+		t.Run(create, func(t *testing.T) {
+			db := jobs(t)
+			pool := db.Pool(t)
+			db.Exec(t, `INSERT INTO jobs VALUES (1); CREATE MATERIALIZED VIEW v AS SELECT id FROM jobs;
+CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN $1; END $$`)
+			holder := db.Connect(t)
+			if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(7)"); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 2)
+			builder, refresher := db.Connect(t), db.Connect(t)
+			go func() { _, err := builder.Exec(t.Context(), create); done <- err }()
+			waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()", done)
+			go func() { _, err := refresher.Exec(t.Context(), "REFRESH MATERIALIZED VIEW v"); done <- err }()
+			waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'relation' AND datname = current_database()", done)
+			if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_unlock(7)"); err != nil {
+				t.Fatal(err)
+			}
+			err := errors.Join(<-done, <-done)
+			if got := postgres.SQLState(err) == "40P01"; got != deadlock || !deadlock && err != nil {
+				t.Errorf("error %v; want a deadlock: %t", err, deadlock)
+			}
+		})
 	}
 }
 
@@ -154,5 +202,17 @@ func TestSwapKeepsStorage(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, value[string](t, pool, everything)); diff != "" {
 		t.Errorf("storage given to the swap: changed:\n%s", diff)
+	}
+}
+
+// Before PostgreSQL 15 the server takes it for a mistake in the syntax.
+func TestAccessMethodInPlace(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	v := create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id FROM jobs"})
+	v.Major = 14
+	err := change(t, pool, func(tx pgx.Tx) error { return SetStorage(t.Context(), tx, v, Storage{AccessMethod: "other"}) })
+	if want := "takes PostgreSQL 15 or later to change an access method in place, and this is 14"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want one with %q", err, want)
 	}
 }

@@ -19,7 +19,7 @@ import (
 // takes one, and leaves the row in pg_class as it is. It is false where nothing
 // is recorded, or where the session's role may not record.
 func IsIntact(ctx context.Context, tx pgx.Tx, schema, viewName string, oid uint32) (bool, error) {
-	_, writable, err := ours(ctx, tx, schema, stateTable)
+	_, writable, err := ours(ctx, tx, schema, stateTable, "SELECT", "UPDATE", "DELETE")
 	if err != nil || !writable {
 		return false, err
 	}

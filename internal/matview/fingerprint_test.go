@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-const stateSQL = `CREATE TABLE materialized_view_refresh_log (view_name text PRIMARY KEY);
+const stateSQL = `CREATE TABLE materialized_view_refresh_log (view_name text PRIMARY KEY, last_refreshed_at timestamptz);
 CREATE TABLE materialized_view_refresh_state (view_name text PRIMARY KEY, view_oid oid, view_filenode oid, view_xmin xid);
 INSERT INTO materialized_view_refresh_log VALUES ('v'), ('w');
 INSERT INTO materialized_view_refresh_state SELECT 'v', oid, relfilenode, xmin FROM pg_class WHERE relname = 'v'`
@@ -47,7 +47,7 @@ func TestFingerprint(t *testing.T) {
 			if err := Rename(t.Context(), tx, from, to); err != nil {
 				return err
 			}
-			if _, err := RenameRows(t.Context(), tx, PublicSchema, from.Relation, to.Relation); err != nil {
+			if _, err := RenameRows(t.Context(), tx, PublicSchema, []string{from.Relation}, to.Relation); err != nil {
 				return err
 			}
 			if !intact {
@@ -85,7 +85,7 @@ func TestRowsOfOthers(t *testing.T) {
 	}
 	t.Cleanup(pool.Close)
 	if err := change(t, pool, func(tx pgx.Tx) error {
-		behind, err := DeleteRows(t.Context(), tx, PublicSchema, "v")
+		behind, err := DeleteRows(t.Context(), tx, PublicSchema, []string{"v"})
 		if !slices.Equal(behind, []string{stateTable}) {
 			t.Errorf("behind: %q, want the state table", behind)
 		}

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
@@ -91,6 +92,10 @@ func (x Index) SameText(y Index) bool {
 func createIndex(ctx context.Context, tx pgx.Tx, view Name, name, as string, x Index) error {
 	prefix, rest := x.createSQL(as, view)
 	if err := execute(ctx, tx, prefix+rest); err != nil {
+		var e *pgconn.PgError
+		if errors.As(err, &e) { // the name that the user knows
+			e.Message = strings.ReplaceAll(e.Message, as, name)
+		}
 		return x.refused(err, prefix, rest, view, name)
 	}
 	// A key that closes the parenthesis, or holds a comma, made another index
@@ -133,6 +138,9 @@ func (x Index) refused(err error, prefix, rest string, view Name, name string) e
 		at += size + utf8.RuneCountInString("\n, ")
 	}
 	e.Position, e.Line, e.Column = 0, 0, 0 // in what was put around it
+	if x.NullsNotDistinct && strings.Contains(e.Message, `"NULLS"`) {
+		refused.Err = errors.New("nulls_not_distinct takes PostgreSQL 15 or later")
+	}
 	return refused
 }
 
@@ -177,8 +185,10 @@ func ReadIndexes(ctx context.Context, db DB, view uint32) (map[string]Index, err
 		const sql = `
 SELECT x.relname, pg_get_indexdef(i.indexrelid), i.indisunique, am.amname,
        coalesce(pg_get_expr(i.indpred, i.indrelid), ''),
-       ARRAY(SELECT a.attname::text FROM pg_attribute AS a
-             WHERE a.attrelid = i.indexrelid AND a.attnum > i.indnkeyatts ORDER BY a.attnum),
+       -- An index keeps the names that its columns had when it was made.
+       ARRAY(SELECT a.attname::text FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, n)
+             JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+             WHERE k.n > i.indnkeyatts ORDER BY k.n),
        coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false), x.reloptions, coalesce(ts.spcname, '')
 FROM pg_index AS i
 JOIN pg_class AS x ON x.oid = i.indexrelid

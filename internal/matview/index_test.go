@@ -5,6 +5,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
 func TestSetIndexes(t *testing.T) {
@@ -46,6 +48,22 @@ func TestSetIndexes(t *testing.T) {
 	}
 	if !v.SupportsConcurrentRefresh() || value[uint32](t, pool, "SELECT 'kept'::regclass::oid") != kept {
 		t.Errorf("supports concurrent refresh: %v; an index that was to be kept was built again", v.SupportsConcurrentRefresh())
+	}
+}
+
+// What a server does not know is no mistake in the user's SQL.
+func TestNullsNotDistinct(t *testing.T) {
+	pool := jobs(t).Pool(t)
+	x := map[string]Index{"i": {Keys: []string{"id"}, Unique: true, NullsNotDistinct: true}}
+	got, err := NormalizeIndexes(t.Context(), pool, Name{PublicSchema, "v"}, "SELECT 1 AS id", x)
+	if postgrestest.Version(t) >= 150000 {
+		if err != nil || !got["i"].NullsNotDistinct {
+			t.Errorf("%v, %v", got, err)
+		}
+		return
+	}
+	if want := `create index "i" on v: nulls_not_distinct takes PostgreSQL 15 or later`; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
 	}
 }
 

@@ -80,6 +80,9 @@ func literal(s string) string {
 // writes all of it anew, for which readers wait until tx ends.
 func SetStorage(ctx context.Context, tx pgx.Tx, view *View, want Storage) error {
 	var actions []string
+	if want.AccessMethod != "" && want.AccessMethod != view.Storage.AccessMethod && view.Major < 15 {
+		return fmt.Errorf("change how materialized view %s is stored: it takes PostgreSQL 15 or later to change an access method in place, and this is %d; a new view, as with -replace, can have any", view.Name, view.Major)
+	}
 	if want.AccessMethod != "" && want.AccessMethod != view.Storage.AccessMethod {
 		actions = append(actions, "SET ACCESS METHOD "+postgres.QuoteIdent(want.AccessMethod))
 	}

@@ -24,6 +24,22 @@ type catalog struct {
 // read is nil where there is no such view. Whoever comes while the catalog is
 // being read waits for that.
 func (c *catalog) read(ctx context.Context, q matview.Querier, name matview.Name) (*matview.View, error) {
+	views, err := c.all(ctx, q)
+	return views[name], err
+}
+
+// byOID is [catalog.read] of a view that may have another name by now.
+func (c *catalog) byOID(ctx context.Context, q matview.Querier, oid uint32) (*matview.View, error) {
+	views, err := c.all(ctx, q)
+	for _, v := range views {
+		if v.OID == oid {
+			return v, nil
+		}
+	}
+	return nil, err
+}
+
+func (c *catalog) all(ctx context.Context, q matview.Querier) (map[matview.Name]*matview.View, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.views == nil || time.Since(c.asOf) > catalogAge {
@@ -38,7 +54,7 @@ func (c *catalog) read(ctx context.Context, q matview.Querier, name matview.Name
 		}
 		c.asOf = started
 	}
-	return c.views[name], nil
+	return c.views, nil
 }
 
 // forget is for after a change of ours.

@@ -104,6 +104,7 @@ func (r *refreshScheduleResource) Create(ctx context.Context, req resource.Creat
 		return
 	}
 	plan.ID = types.StringValue(target.ViewName)
+	scheduledView{target.OID, target.ViewName}.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 }
 
@@ -118,6 +119,14 @@ func (r *refreshScheduleResource) Read(ctx context.Context, req resource.ReadReq
 		addError(&resp.Diagnostics, "Cannot read the schedule of "+state.ID.ValueString(), err)
 		return
 	}
+	view, moved, err := lastScheduled(ctx, req.Private, &resp.Diagnostics).now(ctx, pool, &r.client.catalog, state)
+	if err != nil && !tablesMissing(err) {
+		addError(&resp.Diagnostics, "Cannot read the view of the schedule of "+state.ID.ValueString(), err)
+		return
+	}
+	if moved {
+		state.ID, state.View = types.StringValue(view.ID), types.StringValue(view.ID)
+	}
 	row, found, err := lookUp(ctx, func() (schedule.Row, bool, error) {
 		return schedule.Get(ctx, pool, state.LogSchema.ValueString(), state.ID.ValueString())
 	})
@@ -130,6 +139,7 @@ func (r *refreshScheduleResource) Read(ctx context.Context, req resource.ReadReq
 		return
 	}
 	state.set(row)
+	view.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 }
 
@@ -144,11 +154,17 @@ func (r *refreshScheduleResource) Update(ctx context.Context, req resource.Updat
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	view := scheduledView{target.OID, target.ViewName}
 	if !plan.ID.IsUnknown() { // the same view: its row keeps its name, also one given by hand
 		target.ViewName = plan.ID.ValueString()
 	}
+	id := state.ID.ValueString()
+	last := lastScheduled(ctx, req.Private, &resp.Diagnostics)
+	if plan.ID.IsUnknown() && last.OID == target.OID && target.StoredAs != "" {
+		id = target.StoredAs // the view was renamed, and its row with it
+	}
 	err := r.client.inTransaction(ctx, func(tx pgx.Tx) error {
-		return plan.update(ctx, tx, state.ID.ValueString(), target)
+		return plan.update(ctx, tx, id, target)
 	})
 	if errors.Is(err, schedule.ErrExists) {
 		resp.Diagnostics.AddAttributeError(path.Root("view"), "The view has a schedule already",
@@ -160,6 +176,7 @@ func (r *refreshScheduleResource) Update(ctx context.Context, req resource.Updat
 		return
 	}
 	plan.ID = types.StringValue(target.ViewName)
+	view.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 }
 

@@ -54,10 +54,14 @@ func (r *viewResource) drop(ctx context.Context, name matview.Name) (behind []st
 		if err != nil || v == nil {
 			return err
 		}
+		names, err := matview.KnownAs(ctx, tx, r.client.logSchema, v.ID)
+		if err != nil {
+			return err
+		}
 		if err := matview.Drop(ctx, tx, v); err != nil {
 			return err
 		}
-		behind, err = matview.DeleteRows(ctx, tx, r.client.logSchema, v.ID)
+		behind, err = matview.DeleteRows(ctx, tx, r.client.logSchema, names)
 		return err
 	}, name)
 	return behind, err
@@ -283,6 +287,11 @@ func (c *viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 		if err != nil {
 			return nil, err
 		}
+		reworded, err := c.reworded(ctx, tx, v)
+		if err != nil {
+			return nil, err
+		}
+		changed = append(changed, reworded...)
 		for _, x := range v.Indexes {
 			if _, wanted := c.indexes[x.Name]; wanted && x.Valid && !slices.Contains(changed, x.Name) {
 				delete(s.Build, x.Name)
@@ -318,6 +327,22 @@ func (c *viewChange) changedIndexes(ctx context.Context, tx pgx.Tx, v *matview.V
 		}
 	}
 	return changed, nil
+}
+
+// reworded are the indexes that the server writes otherwise than when Terraform
+// last saw them: somebody renamed a column of the view. The new view has the old
+// name again, so they cannot be copied.
+func (c *viewChange) reworded(ctx context.Context, tx pgx.Tx, v *matview.View) (names []string, err error) {
+	if c.memory.Major != v.Major { // which has its own words for what is the same
+		return nil, nil
+	}
+	stored, err := matview.ReadIndexes(ctx, tx, v.OID)
+	for name, x := range stored {
+		if known, ok := c.memory.Indexes[name]; ok && known.Text != indexText(x) {
+			names = append(names, name)
+		}
+	}
+	return names, err
 }
 
 // adopted are the indexes of a view whose indexes were not managed that are what
@@ -363,6 +388,10 @@ func (c *viewChange) give(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 	if to == v.Name {
 		return nil, nil
 	}
+	names, err := matview.KnownAs(ctx, tx, c.client.logSchema, v.ID)
+	if err != nil {
+		return nil, err
+	}
 	if err := matview.Rename(ctx, tx, v.Name, to); err != nil {
 		return nil, err
 	}
@@ -370,5 +399,5 @@ func (c *viewChange) give(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 	if err != nil {
 		return nil, err
 	}
-	return matview.RenameRows(ctx, tx, c.client.logSchema, v.ID, id)
+	return matview.RenameRows(ctx, tx, c.client.logSchema, names, id)
 }

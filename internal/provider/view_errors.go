@@ -101,13 +101,26 @@ func obstaclesDetail(obstacles []string) string {
 }
 
 func existsDetail(e *matview.ExistsError) string {
-	if e.Kind != "materialized view" {
-		return fmt.Sprintf("A %s of that name is there already. Choose another name, or drop it.", e.Kind)
+	if e.Kind != materializedView {
+		article := "A"
+		if e.Kind == "index" {
+			article = "An"
+		}
+		return fmt.Sprintf("%s %s of that name is there already. Choose another name, or drop it.", article, e.Kind)
+	}
+	if e.Renamed != (matview.Name{}) {
+		return fmt.Sprintf("A materialized view %s exists already, so %s cannot get that name. Nothing was changed. "+
+			"If this apply drops or renames the other view, name its resource in depends_on here, so that it comes first; two views that exchange their names take a third name, and two applies.", e.Name, e.Renamed)
 	}
 	id := e.Name.String()
 	return fmt.Sprintf("A materialized view %s exists already, and Terraform does not take over what it did not create. To manage it, import it, where ADDRESS is that of this resource, such as matview_view.example:\n\n"+
-		"  terraform import ADDRESS '%s'\n\nor put this in the configuration:\n\n  import {\n    to = ADDRESS\n    id = %q\n  }\n\nElse choose another name, or drop it.",
-		id, strings.ReplaceAll(id, "'", `'\''`), id)
+		"  terraform import ADDRESS '%s'\n\nor put this in the configuration:\n\n  import {\n    to = ADDRESS\n    id = %s\n  }\n\nElse choose another name, or drop it.",
+		id, strings.ReplaceAll(id, "'", `'\''`), hclString(id))
+}
+
+// hclString writes a string as a configuration has it.
+func hclString(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`, "\t", `\t`, "${", "$${", "%{", "%%{").Replace(s) + `"`
 }
 
 func bullets(lines []string) string { return "  - " + strings.Join(lines, "\n  - ") }

@@ -72,9 +72,13 @@ func TestAccViewRemedies(t *testing.T) {
 	})
 }
 
+// What it says to do can be done as it stands.
 func TestExistsDetail(t *testing.T) {
-	got := existsDetail(&matview.ExistsError{Name: matview.Name{Schema: "it's", Relation: `a "b"`}, Kind: "materialized view"})
-	for _, want := range []string{`terraform import ADDRESS '"it'\''s"."a ""b"""'`, `id = "\"it's\".\"a \"\"b\"\"\""`} {
+	got := existsDetail(&matview.ExistsError{Name: matview.Name{Schema: "it's", Relation: "a \"${b}\" %{c} \\ \t"}, Kind: materializedView})
+	for _, want := range []string{
+		"terraform import ADDRESS '\"it'\\''s\".\"a \"\"${b}\"\" %{c} \\ \t\"'\n",
+		`id = "\"it's\".\"a \"\"$${b}\"\" %%{c} \\ \t\""` + "\n",
+	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)
 		}

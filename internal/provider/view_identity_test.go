@@ -25,6 +25,7 @@ func TestViewImportByIdentity(t *testing.T) {
 	}{
 		{map[string]any{"database": database, "schema": "Odd.schema", "name": `Odd "name`}, `"Odd.schema"."Odd ""name"`, ""},
 		{map[string]any{"name": "plain"}, "plain", ""},
+		{nil, "", `view name "": has an empty part`}, // as of terraform import ADDRESS ''
 		{map[string]any{"name": "plain", "database": "elsewhere"}, "", `The identity names the database "elsewhere"`},
 	} {
 		imported, err := s.ImportResourceState(t.Context(), &tfprotov6.ImportResourceStateRequest{TypeName: viewType, Identity: identityOf(t, c.identity)})

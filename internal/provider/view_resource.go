@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 var (
@@ -22,6 +23,9 @@ var (
 	_ resource.ResourceWithImportState = (*viewResource)(nil)
 	_ resource.ResourceWithIdentity    = (*viewResource)(nil)
 )
+
+// materializedView is a [matview.Kind].
+const materializedView = "materialized view"
 
 // What on_definition_change may be.
 const (
@@ -205,8 +209,11 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 		return
 	}
 	for _, table := range behind {
-		resp.Diagnostics.AddWarning("Recorded refreshes stay under the old name", fmt.Sprintf("The provider's role may not write %s.%s, so its row of the view still has the name %s. "+
-			"Put the role among the writer_roles of matview_refresh_log.", r.client.logSchema, table, state.ID.ValueString()))
+		summary, remedy := "Recorded refreshes stay under the old name", "Put the role among the writer_roles of matview_refresh_log."
+		if table == matview.ScheduleTable {
+			summary, remedy = "The schedule stays under the old name", "Rename it there, or GRANT UPDATE on that table to the role: until then the view is refreshed by no schedule."
+		}
+		resp.Diagnostics.AddWarning(summary, fmt.Sprintf("The provider's role may not write %s.%s, so its row of the view still has the name %s. %s", r.client.logSchema, table, state.ID.ValueString(), remedy))
 	}
 	if found.isSomething() {
 		// That was not read again: the next plan does.
@@ -244,7 +251,7 @@ func (r *viewResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 // the rest.
 func (r *viewResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
 	name, err := matview.ParseName(req.ID)
-	if req.ID == "" && req.Identity != nil {
+	if req.ID == "" && req.Identity != nil && !req.Identity.Raw.IsFullyNull() {
 		name, err = r.identified(ctx, req.Identity, &resp.Diagnostics), nil
 	}
 	if resp.Diagnostics.HasError() {
@@ -254,7 +261,28 @@ func (r *viewResource) ImportState(ctx context.Context, req resource.ImportState
 		resp.Diagnostics.AddError("Invalid import ID", err.Error()+"\n\nThe ID is the name of the view, or schema.name; put double quotes around a part that holds a dot, as in SQL.")
 		return
 	}
+	if kind := r.kind(ctx, name, &resp.Diagnostics); kind != "" && kind != materializedView {
+		resp.Diagnostics.AddError(fmt.Sprintf("Cannot import materialized view %s", name), fmt.Sprintf("The name is that of something else: %s.", kind))
+	}
+	if resp.Diagnostics.HasError() {
+		return
+	}
 	resp.Diagnostics.Append(begun(ctx, &resp.State, name)...)
+}
+
+// kind is what has the name; "" where that is nothing, or cannot be asked yet.
+func (r *viewResource) kind(ctx context.Context, name matview.Name, diags *diag.Diagnostics) (kind string) {
+	pool, err := r.client.open(ctx)
+	if err == nil {
+		err = postgres.Retry(ctx, func() (err error) {
+			kind, err = matview.Kind(ctx, pool, name)
+			return err
+		})
+	}
+	if err != nil && !errors.Is(err, errUnknownConfig) {
+		addError(diags, fmt.Sprintf("Cannot import materialized view %s", name), err)
+	}
+	return kind
 }
 
 // attributes are a state, or a resource of a list.

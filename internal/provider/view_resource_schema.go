@@ -33,7 +33,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			"If the refresh log is installed in the provider's `log_schema`, creating or rebuilding a view with data is recorded there as a refresh.",
 		Attributes: map[string]schema.Attribute{
 			"name": schema.StringAttribute{
-				MarkdownDescription: "Name of the view, without quotes around it: `job_progress`, or `Odd name` for what SQL writes as `\"Odd name\"`. A change renames the view in place, and what the refresh log and state hold of it; readers of the old name fail from then on.",
+				MarkdownDescription: "Name of the view, without quotes around it: `job_progress`, or `Odd name` for what SQL writes as `\"Odd name\"`. A change renames the view in place, and its rows in the refresh log, state and schedule of `log_schema`; readers of the old name fail from then on.",
 				Required:            true,
 				Validators:          []validator.String{identifier()},
 			},

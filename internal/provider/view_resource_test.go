@@ -214,7 +214,7 @@ func TestAccViewDrift(t *testing.T) {
   comment            = "jobs"
   storage_parameters = { fillfactor = "70" }
   owner              = "`+valueOf(t, db, "current_user")+`"
-  indexes = { job_progress_id = { keys = ["id"], unique = true } }`)
+  indexes = { job_progress_id = { keys = ["id"], unique = true, include = ["status"] } }`)
 	other := "matview_test_other_" + db.Name
 	db.Exec(t, "CREATE ROLE "+other)
 	t.Cleanup(func() { db.Exec(t, "DROP OWNED BY "+other+" CASCADE; DROP ROLE "+other) })
@@ -233,6 +233,8 @@ func TestAccViewDrift(t *testing.T) {
 		{"definition", "DROP MATERIALIZED VIEW job_progress; CREATE MATERIALIZED VIEW job_progress AS SELECT id FROM jobs WHERE id < 5", "SELECT count(name) FROM job_progress", "30"},
 		{"table grown", "ALTER TABLE jobs ADD COLUMN grown int DEFAULT 7", "SELECT sum(grown) FROM job_progress", "210"},
 		{"column renamed", "ALTER TABLE jobs RENAME COLUMN grown TO grew", "SELECT sum(grew) FROM job_progress", "210"},
+		{"the view's column renamed", "ALTER MATERIALIZED VIEW job_progress RENAME COLUMN status TO renamed", "SELECT pg_get_indexdef('job_progress_id'::regclass)", "CREATE UNIQUE INDEX job_progress_id ON public.job_progress USING btree (id) INCLUDE (status)"},
+		{"the view's columns exchanged", "ALTER MATERIALIZED VIEW job_progress RENAME COLUMN id TO a; ALTER MATERIALIZED VIEW job_progress RENAME COLUMN name TO id; ALTER MATERIALIZED VIEW job_progress RENAME COLUMN a TO name", "SELECT indkey FROM pg_index WHERE indexrelid = 'job_progress_id'::regclass", "1 3"},
 		{"dropped", "DROP MATERIALIZED VIEW job_progress", "SELECT count(*) FROM job_progress", "30"},
 	} {
 		steps = append(steps,
@@ -248,7 +250,7 @@ func TestAccViewDrift(t *testing.T) {
 	steps = append(steps, resource.TestStep{
 		PreConfig: func() {
 			db.Exec(t, `DROP MATERIALIZED VIEW job_progress; CREATE MATERIALIZED VIEW job_progress WITH (fillfactor = 70) AS TABLE jobs;
-COMMENT ON MATERIALIZED VIEW job_progress IS 'jobs'; CREATE UNIQUE INDEX job_progress_id ON job_progress USING btree ("id" ASC)`)
+COMMENT ON MATERIALIZED VIEW job_progress IS 'jobs'; CREATE UNIQUE INDEX job_progress_id ON job_progress USING btree ("id" ASC) INCLUDE (status)`)
 		},
 		Config: config, ConfigPlanChecks: noChanges,
 	})
@@ -281,6 +283,11 @@ COMMENT ON MATERIALIZED VIEW job_progress IS 'old'`)
 				Config:       viewConfig(db, body),
 				ResourceName: viewAddress, ImportState: true, ImportStateId: "nowhere.job_progress",
 				ExpectError: message("Cannot import non-existent remote object"),
+			},
+			{
+				Config:       viewConfig(db, body),
+				ResourceName: viewAddress, ImportState: true, ImportStateId: "public.jobs",
+				ExpectError: message("Cannot import materialized view jobs", "The name is that of something else: table."),
 			},
 			{
 				Config:       viewConfig(db, body),

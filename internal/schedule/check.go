@@ -16,6 +16,7 @@ import (
 // Target is the materialized view that a schedule means.
 type Target struct {
 	ViewName string // canonical: what the tables store
+	OID      uint32
 	View     matview.Name
 	// StoredAs is the view_name of the row that the view's schedule has, "" if it
 	// has none. Rows written by hand may use another of the view's names.
@@ -30,7 +31,7 @@ func Resolve(ctx context.Context, db DB, schema, knownAs string) (target Target,
 	// names are not gone through again for each row of the schedule: with a
 	// thousand views that took seconds.
 	err = db.QueryRow(ctx, `
-SELECT n.view_name, n.schema_name, n.relation_name,
+SELECT n.view_name, n.view_oid, n.schema_name, n.relation_name,
        coalesce((SELECT s.view_name FROM (SELECT s.view_name FROM `+names+` AS o JOIN `+table(schema)+` AS s ON s.view_name = o.known_as
                                           WHERE o.view_oid = n.view_oid OFFSET 0) AS s
                  WHERE n.view_oid = (SELECT k.view_oid FROM `+names+` AS k WHERE k.known_as = s.view_name ORDER BY k.preference LIMIT 1)
@@ -38,7 +39,7 @@ SELECT n.view_name, n.schema_name, n.relation_name,
 FROM `+names+` AS n
 WHERE n.known_as = $1
 ORDER BY n.preference
-LIMIT 1`, knownAs).Scan(&target.ViewName, &target.View.Schema, &target.View.Relation, &target.StoredAs)
+LIMIT 1`, knownAs).Scan(&target.ViewName, &target.OID, &target.View.Schema, &target.View.Relation, &target.StoredAs)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Target{}, false, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
@@ -17,7 +18,7 @@ import (
 const Channel = "matview_schedule"
 
 // Table is the schedule table's name.
-const Table = "materialized_view_refresh_schedule"
+const Table = matview.ScheduleTable
 
 // Row is one row of materialized_view_refresh_schedule.
 type Row struct {

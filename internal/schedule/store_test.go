@@ -202,6 +202,9 @@ INSERT INTO "My.Schema".materialized_view_refresh_schedule (view_name, every) VA
 		"daily":       {ViewName: "app.daily", View: matview.Name{Schema: "app", Relation: "daily"}, StoredAs: "daily"},
 		`"app.daily"`: {ViewName: `"app.daily"`, View: matview.Name{Schema: "public", Relation: "app.daily"}},
 	} {
+		if err := pool.QueryRow(t.Context(), "SELECT $1::regclass::oid", want.View.SQL()).Scan(&want.OID); err != nil {
+			t.Fatal(err)
+		}
 		got, found, err := schedule.Resolve(t.Context(), pool, logSchema, name)
 		if err != nil || !found || got != want {
 			t.Errorf("%s: %+v, found %v, error %v", name, got, found, err)
