@@ -201,7 +201,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE `+owner+` GRANT INSERT ON TABLES TO `+other)
 	if err != nil {
 		t.Fatal(err)
 	}
-	columns := []Column{{"id", "integer"}, {"name", "text"}}
+	columns := []Column{{Name: "id", Type: "integer"}, {Name: "name", Type: "text"}}
 	lost, err := Lost(t.Context(), pool, old, columns, false)
 	if err != nil {
 		t.Fatal(err)
