@@ -22,8 +22,8 @@ func flushWAL(ctx context.Context, pool *pgxpool.Pool) {
 	const sql = `
 SELECT set_config('synchronous_commit', CASE s WHEN 'off' THEN 'local' ELSE s END, true), pg_logical_emit_message(true, 'matview', '')
 FROM current_setting('synchronous_commit') AS s`
-	if pool.Config().MaxConns == 1 {
-		return // the swap holds it
+	if s := pool.Stat(); s.AcquiredConns() >= s.MaxConns() {
+		return // the swap itself may hold the only one
 	}
 	// Others may hold all connections, here or of a pooler, and a standby be away.
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
