@@ -124,9 +124,9 @@ WITH part AS (
     WHERE a.grantor <> self.relowner
 ), place (what, namespace, role) AS (
     SELECT 'it', relnamespace, relowner FROM self
-    UNION SELECT name, relnamespace, (SELECT oid FROM pg_roles WHERE rolname = current_user) FROM moved WHERE pg_has_role(relowner, 'USAGE')
+    UNION SELECT name, relnamespace, quote_ident(current_user)::regrole::oid FROM moved WHERE pg_has_role(relowner, 'USAGE')
     UNION SELECT name, stxnamespace, relowner FROM stats
-    UNION SELECT name, stxnamespace, stxowner FROM stats WHERE NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+    UNION SELECT name, stxnamespace, stxowner FROM stats WHERE current_setting('is_superuser') = 'off'
 ), found AS (
     SELECT CASE WHEN view IS NULL OR relkind <> 'v' THEN name
                 WHEN by_type THEN name || ' uses its row type'

@@ -137,6 +137,9 @@ func TestStoredIsNormal(t *testing.T) {
 			if diff := cmp.Diff(n.Definition, mustDefinition(t, pool, v)); diff != "" {
 				t.Errorf("%q, data %v:\n%s", query, data, diff)
 			}
+			for i := range n.Columns {
+				n.Columns[i].Collation = "" // which no view is read with
+			}
 			if diff := cmp.Diff(n.Columns, v.Columns); diff != "" {
 				t.Errorf("columns of %q:\n%s", query, diff)
 			}

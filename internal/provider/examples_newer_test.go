@@ -32,7 +32,7 @@ func configBlocks(t *testing.T, path string) (all []map[string]any, types []stri
 	if diags.HasErrors() {
 		t.Fatal(diags)
 	}
-	for _, outer := range file.Body.(*hclsyntax.Body).Blocks { //nolint:forcetypeassert // it is what the parser makes
+	for _, outer := range file.Body.(*hclsyntax.Body).Blocks {
 		for _, inner := range outer.Body.Blocks {
 			if inner.Type != "config" {
 				continue

@@ -80,7 +80,7 @@ func (w *wire) note(kind byte, parts [][]byte, first bool, prepared map[string]s
 	switch {
 	case first:
 		w.logins++
-	case kind == 'Q':
+	case kind == 'Q' && string(parts[0]) != "-- ping": // is the server there?
 		w.asked = append(w.asked, string(parts[0]))
 	case kind == 'P': // name, statement
 		prepared[string(parts[0])] = string(parts[1])
