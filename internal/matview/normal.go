@@ -32,6 +32,8 @@ type Normal struct {
 type Column struct {
 	Name string
 	Type string
+	// Collation is filled in by Normalize where it is not that of the type.
+	Collation string
 }
 
 // DB is a connection, a pool or a transaction.
@@ -185,7 +187,7 @@ func describedColumns(ctx context.Context, tx pgx.Tx, described *pgconn.Statemen
 	for i, f := range described.Fields {
 		names[i], types[i], modifiers[i] = columnName(columnNames, described.Fields, i), f.DataTypeOID, f.TypeModifier
 	}
-	rows, err := tx.Query(ctx, "SELECT name, format_type(type, modifier) FROM unnest($1::text[], $2::oid[], $3::int[]) AS f (name, type, modifier)",
+	rows, err := tx.Query(ctx, "SELECT name, format_type(type, modifier), '' FROM unnest($1::text[], $2::oid[], $3::int[]) AS f (name, type, modifier)",
 		names, types, modifiers)
 	if err != nil {
 		return nil, fmt.Errorf("read the columns of a definition: %w", err)
@@ -217,7 +219,10 @@ FROM pg_class AS v WHERE v.oid = $1::regclass`
 	if n.Definition, err = pinnedDefinition(ctx, tx, oid); err != nil {
 		return n, err
 	}
-	const columns = "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 ORDER BY attnum"
+	const columns = `
+SELECT attname, format_type(atttypid, atttypmod), CASE WHEN attcollation <> typcollation THEN attcollation::regcollation::text ELSE '' END
+FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
+WHERE attrelid = $1 AND attnum > 0 ORDER BY attnum`
 	rows, err := tx.Query(ctx, columns, oid)
 	if err != nil {
 		return n, fmt.Errorf("read the columns of a definition: %w", err)

@@ -97,7 +97,7 @@ func TestNormalizeUnderSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := want.Columns[1]; got != (Column{"m", "public.mood"}) {
+	if got := want.Columns[1]; got != (Column{Name: "m", Type: "public.mood"}) {
 		t.Errorf("column of a user's type is %+v", got)
 	}
 	conn := db.Connect(t)
@@ -217,7 +217,7 @@ func TestNormalizeWithoutTemp(t *testing.T) {
 	if !strings.Contains(n.Incomparable, "GRANT TEMPORARY ON DATABASE") || n.Definition != "" {
 		t.Errorf("got %+v, want no definition and the reason", n)
 	}
-	if diff := cmp.Diff([]Column{{"id", "integer"}, {"name", "character varying(7)"}}, n.Columns); diff != "" {
+	if diff := cmp.Diff([]Column{{Name: "id", Type: "integer"}, {Name: "name", Type: "character varying(7)"}}, n.Columns); diff != "" {
 		t.Error(diff)
 	}
 	var sqlErr *SQLError

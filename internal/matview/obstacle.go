@@ -79,7 +79,12 @@ func (e *ObstaclesError) Error() string {
 // obstaclesSQL looks for what depends on the view or on its row type, and is no
 // plain view that can be moved; for what depends on columns that there will not
 // be, $2 and $3 being those of a new definition; and for missing rights. $4 are
-// the indexes that are not kept. None of it locks a relation.
+// the indexes that are not kept, $5 is the tablespace of the new view. None of it
+// locks a relation.
+//
+// The twin is made by SET ROLE to whom it is to belong to, which 16 grants apart
+// from membership; the exchange is made with inherited rights. Nobody need be able
+// to read pg_roles for it.
 const obstaclesSQL = `
 WITH part AS (
     SELECT 'pg_class'::regclass AS classid, $1::oid AS objid
@@ -96,26 +101,43 @@ WITH part AS (
     LEFT JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.rulename = '_RETURN'
     LEFT JOIN pg_class AS v ON v.oid = r.ev_class
     WHERE r.ev_class IS DISTINCT FROM $1
+), moved AS (
+    SELECT name, relowner, relnamespace, refobjsubid FROM dependent WHERE relkind = 'v' AND NOT by_type AND relpersistence <> 't'
 ), gone AS (
-    SELECT a.attnum, a.attname, format_type(a.atttypid, a.atttypmod) AS was, new.type AS becomes
+    SELECT a.attnum, a.attname, was.type AS was, new.type AS becomes
     FROM pg_attribute AS a
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    CROSS JOIN LATERAL (SELECT format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' || a.attcollation::regcollation ELSE '' END AS type) AS was
     LEFT JOIN unnest($2::text[], $3::text[]) AS new (name, type) ON new.name = a.attname
-    WHERE $2 IS NOT NULL AND a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
-      AND new.type IS DISTINCT FROM format_type(a.atttypid, a.atttypmod)
+    WHERE $2 IS NOT NULL AND a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND new.type IS DISTINCT FROM was.type
+), self AS (
+    SELECT oid, relowner, relnamespace, relacl FROM pg_class WHERE oid = $1
+), stats AS (
+    SELECT pg_describe_object('pg_statistic_ext'::regclass, s.oid, 0) AS name, s.stxowner, s.stxnamespace, self.relowner
+    FROM pg_statistic_ext AS s JOIN self ON s.stxrelid = self.oid
+), acting (what, role, inherits, becomes) AS (
+    SELECT 'it belongs to', relowner, true, true FROM self
+    UNION SELECT name || ' belongs to', relowner, true, false FROM moved
+    UNION SELECT name || ' belongs to', stxowner, true, true FROM stats WHERE stxowner <> relowner
+    UNION
+    SELECT 'some privileges on it were granted by', a.grantor, false, true
+    FROM self, LATERAL (SELECT relacl UNION ALL SELECT attacl FROM pg_attribute WHERE attrelid = self.oid) AS acl (acl), aclexplode(acl.acl) AS a
+    WHERE a.grantor <> self.relowner
+), place (what, namespace, role) AS (
+    SELECT 'it', relnamespace, relowner FROM self
+    UNION SELECT name, relnamespace, quote_ident(current_user)::regrole FROM moved WHERE pg_has_role(relowner, 'USAGE')
+    UNION SELECT name, stxnamespace, relowner FROM stats
+    UNION SELECT name, stxnamespace, stxowner FROM stats WHERE current_setting('is_superuser') = 'off'
 ), found AS (
-    SELECT CASE WHEN view IS NULL THEN name
-                WHEN relkind <> 'v' THEN name
+    SELECT CASE WHEN view IS NULL OR relkind <> 'v' THEN name
                 WHEN by_type THEN name || ' uses its row type'
                 WHEN relpersistence = 't' THEN name || ', a temporary view of another session'
-                WHEN NOT pg_has_role(relowner, 'USAGE') THEN format('%s belongs to role %I, of which %I is no member', name, pg_get_userbyid(relowner), current_user)
-                WHEN NOT has_schema_privilege(relnamespace, 'CREATE') THEN format('%s is in schema %I, in which %I may not create', name, (SELECT nspname FROM pg_namespace WHERE oid = relnamespace), current_user)
            END AS obstacle
     FROM dependent
     UNION
     SELECT format(CASE WHEN becomes IS NULL THEN '%s uses column %I, which the new definition does not return'
                        ELSE '%s uses column %I, whose type changes from %s to %s' END, name, attname, was, becomes)
-    FROM dependent JOIN gone ON attnum = refobjsubid
-    WHERE view IS NOT NULL AND relkind = 'v' AND NOT by_type
+    FROM moved JOIN gone ON attnum = refobjsubid
     UNION
     SELECT format('%s uses column %I, which the new definition does not return', pg_describe_object(d.classid, d.objid, 0), attname)
     FROM pg_depend AS d JOIN gone ON attnum = d.refobjsubid AND becomes IS NULL
@@ -126,33 +148,47 @@ WITH part AS (
     FROM pg_depend AS d JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
     WHERE d.classid = 'pg_class'::regclass AND d.objid = $1 AND d.deptype = 'e'
     UNION
-    SELECT format('its owner %I may not create in schema %I (GRANT CREATE ON SCHEMA %2$I TO %1$I)', pg_get_userbyid(c.relowner), n.nspname)
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.oid = $1 AND NOT has_schema_privilege(c.relowner, n.oid, 'CREATE')
+    SELECT format('%s role %I, of which %I is ', what, pg_get_userbyid(role), current_user) ||
+           CASE WHEN NOT pg_has_role(role, 'MEMBER') THEN 'no member'
+                WHEN inherits AND NOT pg_has_role(role, 'USAGE') THEN 'a member without INHERIT'
+                WHEN becomes AND NOT pg_has_role(role, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END) THEN 'a member without SET'
+           END
+    FROM acting
     UNION
-    SELECT format('it belongs to role %I, of which %I is no member', pg_get_userbyid(relowner), current_user)
-    FROM pg_class WHERE oid = $1 AND NOT pg_has_role(relowner, 'MEMBER')
+    SELECT format('%s is in schema %I, where role %I lacks %s (GRANT %4$s ON SCHEMA %2$I TO %3$I)', what, n.nspname, pg_get_userbyid(role), privilege)
+    FROM place JOIN pg_namespace AS n ON n.oid = namespace, unnest(ARRAY['CREATE', 'USAGE']) AS privilege
+    WHERE NOT has_schema_privilege(role, n.oid, privilege)
     UNION
-    SELECT format('role %I granted privileges on it, of which %I is no member', pg_get_userbyid(a.grantor), current_user)
-    FROM (SELECT relacl FROM pg_class WHERE oid = $1 UNION ALL SELECT attacl FROM pg_attribute WHERE attrelid = $1) AS acl (acl), aclexplode(acl.acl) AS a
-    WHERE NOT pg_has_role(a.grantor, 'MEMBER')
+    SELECT format('%s in tablespace %I, where role %I lacks CREATE (GRANT CREATE ON TABLESPACE %2$I TO %3$I)', what, s.spcname, pg_get_userbyid(self.relowner))
+    FROM self,
+    LATERAL (SELECT 'it is', oid FROM pg_tablespace WHERE spcname = $5
+             UNION ALL
+             SELECT format('index %I is', x.relname), x.reltablespace
+             FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
+             WHERE i.indrelid = $1 AND i.indisvalid AND x.relname <> ALL ($4::text[])) AS stored (what, tablespace)
+    JOIN pg_tablespace AS s ON s.oid = tablespace
+    JOIN pg_database AS d ON d.datname = current_database() AND d.dattablespace <> s.oid
+    WHERE NOT has_tablespace_privilege(self.relowner, s.oid, 'CREATE')
 )
 SELECT obstacle FROM found WHERE obstacle IS NOT NULL ORDER BY 1`
 
 // Obstacles names what keeps a view from being swapped: what depends on it and
 // cannot be moved, and rights that are missing. columns are those of a new
-// definition, nil where it stays or is not known; dropped are the indexes that
-// the new view is not to have. It locks nothing.
-func Obstacles(ctx context.Context, db DB, view *View, columns []Column, dropped []string) (obstacles []string, err error) {
+// definition, nil where it stays or is not known; storage is how the new view is
+// to be stored; dropped are the indexes that it is not to have. It locks nothing.
+func Obstacles(ctx context.Context, db DB, view *View, columns []Column, storage Storage, dropped []string) (obstacles []string, err error) {
 	var names, types []string
 	for _, c := range columns {
+		if c.Collation != "" {
+			c.Type += " COLLATE " + c.Collation
+		}
 		names, types = append(names, c.Name), append(types, c.Type)
 	}
 	err = deparse(ctx, db, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, pinSQL); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, obstaclesSQL, view.OID, names, types, append([]string{}, dropped...))
+		rows, err := tx.Query(ctx, obstaclesSQL, view.OID, names, types, append([]string{}, dropped...), storage.Tablespace)
 		if err != nil {
 			return err
 		}

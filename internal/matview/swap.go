@@ -84,7 +84,7 @@ func (s Swap) Run(ctx context.Context, tx pgx.Tx) error {
 	if s.Definition != "" {
 		columns = definition.Columns
 	}
-	obstacles, err := Obstacles(ctx, tx, s.View, columns, s.Drop)
+	obstacles, err := Obstacles(ctx, tx, s.View, columns, s.View.Storage.With(s.Storage), s.Drop)
 	if err != nil {
 		return err
 	}

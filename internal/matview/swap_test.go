@@ -105,11 +105,11 @@ CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 func TestSwapObstacles(t *testing.T) {
 	db := jobs(t)
 	pool := db.Pool(t)
-	v := create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id, name, status FROM jobs", WithData: true})
+	v := create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id, name, status, status AS kind FROM jobs", WithData: true})
 	db.Exec(t, `CREATE VIEW over AS SELECT id, name FROM v; CREATE MATERIALIZED VIEW "Mat" AS SELECT id FROM v; CREATE VIEW whole AS SELECT v FROM v;
 CREATE FUNCTION takes(v) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE holds (c v[]); CREATE DOMAIN dom AS v; CREATE TYPE comp AS (c v);
 CREATE RULE notes AS ON DELETE TO jobs DO ALSO SELECT * FROM v; ALTER TABLE jobs ENABLE ROW LEVEL SECURITY; CREATE POLICY pol ON jobs USING (id IN (SELECT v.id FROM v));
-CREATE INDEX v_status ON v (status); CREATE STATISTICS v_stats ON id, status FROM v`)
+CREATE INDEX v_status ON v (status); CREATE STATISTICS v_stats ON id, status FROM v; CREATE VIEW collated AS SELECT kind FROM v`)
 	if _, err := db.Connect(t).Exec(t.Context(), "CREATE TEMP VIEW mine AS SELECT 1 AS a FROM v"); err != nil {
 		t.Fatal(err)
 	}
@@ -124,6 +124,7 @@ CREATE INDEX v_status ON v (status); CREATE STATISTICS v_stats ON id, status FRO
 		"statistics object public.v_stats uses column status, which the new definition does not return",
 		"type public.dom",
 		"view mine, a temporary view of another session",
+		`view public.collated uses column kind, whose type changes from text to text COLLATE "C"`,
 		"view public.over uses column id, whose type changes from integer to bigint",
 		"view public.over uses column name, which the new definition does not return",
 		"column v of view public.whole",
@@ -143,7 +144,11 @@ CREATE INDEX v_status ON v (status); CREATE STATISTICS v_stats ON id, status FRO
 		}
 		return set
 	}
-	got, err := Obstacles(t.Context(), pool, v, []Column{{"id", "bigint"}}, nil)
+	definition, err := Normalize(t.Context(), pool, `SELECT id::bigint, status COLLATE "C" AS kind FROM jobs`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Obstacles(t.Context(), pool, v, definition.Columns, v.Storage, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,13 +177,13 @@ func TestSwapObstaclesOfRoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	got, err := Obstacles(t.Context(), pool, v, nil, nil)
+	got, err := Obstacles(t.Context(), pool, v, nil, v.Storage, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		fmt.Sprintf("its owner %s may not create in schema public (GRANT CREATE ON SCHEMA public TO %[1]s)", owner),
-		fmt.Sprintf("role %s granted privileges on it, of which %s is no member", stranger, admin),
+		fmt.Sprintf("it is in schema public, where role %s lacks CREATE (GRANT CREATE ON SCHEMA public TO %[1]s)", owner),
+		fmt.Sprintf("some privileges on it were granted by role %s, of which %s is no member", stranger, admin),
 		fmt.Sprintf("view public.theirs belongs to role %s, of which %s is no member", stranger, admin),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -187,6 +192,85 @@ func TestSwapObstaclesOfRoles(t *testing.T) {
 	db.Exec(t, "DROP VIEW theirs; REVOKE ALL ON v FROM "+stranger+" CASCADE; GRANT CREATE ON SCHEMA public TO "+owner)
 	if err := swap(t, pool, Swap{View: v, Definition: "SELECT id, 1 AS one FROM jobs"}); err != nil {
 		t.Errorf("a member of the owner's role: %v", err)
+	}
+}
+
+// Whose right is missing is known before anything is built, and none is missing
+// where the swap succeeds.
+func TestSwapObstaclesOfRights(t *testing.T) {
+	for name, test := range map[string]struct {
+		setup, want string
+		since       int
+	}{
+		"no INHERIT": {
+			setup: "ALTER ROLE login NOINHERIT; GRANT owner TO login",
+			want:  "it belongs to role owner, of which login is a member without INHERIT",
+		},
+		"no SET": {
+			setup: "GRANT owner TO login WITH SET FALSE", since: 160000,
+			want: "it belongs to role owner, of which login is a member without SET",
+		},
+		"grantor without SET": {
+			setup: "GRANT owner TO login; GRANT other TO login WITH SET FALSE; GRANT SELECT ON v TO other WITH GRANT OPTION; SET ROLE other; GRANT SELECT ON v TO PUBLIC", since: 160000,
+			want: "some privileges on it were granted by role other, of which login is a member without SET",
+		},
+		"statistics of another": {
+			setup: "GRANT owner TO login; CREATE STATISTICS s ON id, name FROM v; GRANT CREATE ON SCHEMA public TO other; ALTER STATISTICS s OWNER TO other",
+			want:  "statistics object public.s belongs to role other, of which login is no member",
+		},
+		"statistics of another who may no longer create": {
+			setup: "GRANT owner, other TO login; CREATE STATISTICS s ON id, name FROM v; ALTER STATISTICS s OWNER TO other",
+			want:  "statistics object public.s is in schema public, where role other lacks CREATE (GRANT CREATE ON SCHEMA public TO other)",
+		},
+		"the same for a superuser": {
+			setup: "ALTER ROLE login SUPERUSER; CREATE STATISTICS s ON id, name FROM v; ALTER STATISTICS s OWNER TO other",
+		},
+		"statistics elsewhere": {
+			setup: "GRANT owner TO login; CREATE SCHEMA elsewhere; GRANT USAGE ON SCHEMA elsewhere TO owner; CREATE STATISTICS elsewhere.s ON id, name FROM v; ALTER STATISTICS elsewhere.s OWNER TO owner",
+			want:  "statistics object elsewhere.s is in schema elsewhere, where role owner lacks CREATE (GRANT CREATE ON SCHEMA elsewhere TO owner)",
+		},
+		"view elsewhere": {
+			setup: "GRANT owner TO login; CREATE SCHEMA elsewhere; GRANT CREATE ON SCHEMA elsewhere TO owner; CREATE VIEW elsewhere.over AS SELECT id FROM v; ALTER VIEW elsewhere.over OWNER TO owner",
+			want:  "view elsewhere.over is in schema elsewhere, where role login lacks USAGE (GRANT USAGE ON SCHEMA elsewhere TO login)",
+		},
+		"all there is": {
+			setup: `GRANT owner, other TO login; CREATE SCHEMA elsewhere; GRANT ALL ON SCHEMA elsewhere TO owner, other;
+CREATE VIEW elsewhere.over AS SELECT id FROM v; ALTER VIEW elsewhere.over OWNER TO other; CREATE STATISTICS elsewhere.s ON id, name FROM v; ALTER STATISTICS elsewhere.s OWNER TO other;
+GRANT SELECT ON v TO other WITH GRANT OPTION; SET ROLE other; GRANT SELECT ON v TO PUBLIC`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if postgrestest.Version(t) < test.since {
+				return
+			}
+			db := jobs(t)
+			owner, _ := db.Role(t, "")
+			other, _ := db.Role(t, "")
+			login, password := db.Role(t, "")
+			db.Exec(t, "REVOKE CREATE ON SCHEMA public FROM PUBLIC; GRANT CREATE ON SCHEMA public TO "+owner+"; GRANT SELECT ON jobs TO "+owner)
+			v := create(t, db.Pool(t), Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id, name FROM jobs", Owner: owner, WithData: true})
+			roles := []string{"owner", owner, "other", other, "login", login}
+			if _, err := db.Connect(t).Exec(t.Context(), strings.NewReplacer(roles...).Replace(test.setup)); err != nil {
+				t.Fatal(err)
+			}
+			pool, err := pgxpool.New(t.Context(), db.URLFor(login, password))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(pool.Close)
+			got, err := Obstacles(t.Context(), pool, v, nil, v.Storage, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := strings.NewReplacer(roles...).Replace(test.want); strings.Join(got, "; ") != want {
+				t.Errorf("obstacles are %q, want %q", got, want)
+			}
+			if test.want == "" {
+				if err := swap(t, pool, Swap{View: v}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
 }
 

@@ -236,7 +236,7 @@ func (p *viewPlan) swap(ctx context.Context, v *matview.View, incomparable strin
 			dropped = append(dropped, x.Name)
 		}
 	}
-	obstacles, err := matview.Obstacles(ctx, p.pool, v, p.columns, dropped)
+	obstacles, err := matview.Obstacles(ctx, p.pool, v, p.columns, v.Storage.With(p.plan.storage()), dropped)
 	if err != nil {
 		addError(diags, "Cannot read what depends on the materialized view", err)
 		return

@@ -247,7 +247,7 @@ func TestSwapWithoutRights(t *testing.T) {
 	t.Cleanup(pool.Close)
 	mustRefresh(t, pool, manual("job_progress", refresh.Auto))
 	_, err = refresh.New(pool, "public", "test").Refresh(t.Context(), manual("job_progress", refresh.Swap))
-	obstacle := "its owner " + owner + " may not create in schema public (GRANT CREATE ON SCHEMA public TO " + owner + ")"
+	obstacle := "it is in schema public, where role " + owner + " lacks CREATE (GRANT CREATE ON SCHEMA public TO " + owner + ")"
 	if err == nil || !strings.Contains(err.Error(), obstacle) {
 		t.Errorf("err = %v", err)
 	}
