@@ -2,6 +2,7 @@ package matview
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -94,8 +95,12 @@ FROM statistics WHERE stxowner <> (SELECT relowner FROM pg_class WHERE oid = $1)
 // fingerprintsSQL tells whether what belongs to a view has changed: its frame,
 // which the twin is built by, and its dress, which the twin is given after. The
 // view's name is in neither. None of it depends on the settings of the session.
+//
+// A view over it is known by its xmin too: the lock on it is taken by giving it to
+// the owner that it had, whom another session may have changed.
 const fingerprintsSQL = `
-SELECT jsonb_build_array(
+SELECT c.relname::text,
+       jsonb_build_array(
            c.relowner, c.relnamespace, c.relam, c.reltablespace, c.reloptions, toast.reloptions,
            (SELECT hashtextextended(ev_action::text, 0) FROM pg_rewrite WHERE ev_class = c.oid AND rulename = '_RETURN'),
            (SELECT jsonb_agg(jsonb_build_array(attname, attstorage, to_jsonb(a) -> 'attcompression') ORDER BY attnum)
@@ -117,7 +122,7 @@ SELECT jsonb_build_array(
             FROM pg_statistic_ext AS s
             LEFT JOIN pg_description AS d ON d.classoid = 'pg_statistic_ext'::regclass AND d.objoid = s.oid
             WHERE s.stxrelid = c.oid),
-           (SELECT jsonb_agg(jsonb_build_array(v.oid, v.relname, v.relnamespace, v.relowner, v.reloptions, hashtextextended(r.ev_action::text, 0)) ORDER BY v.oid)
+           (SELECT jsonb_agg(jsonb_build_array(v.oid, v.xmin::text, v.relname, v.relnamespace, v.relowner, v.reloptions, hashtextextended(r.ev_action::text, 0)) ORDER BY v.oid)
             FROM pg_rewrite AS r JOIN pg_class AS v ON v.oid = r.ev_class AND v.oid <> c.oid
             WHERE EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
                           AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid)))::text
@@ -126,9 +131,16 @@ LEFT JOIN pg_class AS toast ON toast.oid = c.reltoastrelid,
 LATERAL (SELECT ARRAY(SELECT indexrelid FROM pg_index WHERE indrelid = c.oid) || c.oid AS oids) AS part
 WHERE c.oid = $1`
 
-func fingerprints(ctx context.Context, q Querier, view uint32) (frame, dress string, err error) {
-	if err := q.QueryRow(ctx, fingerprintsSQL, view).Scan(&frame, &dress); err != nil {
-		return "", "", fmt.Errorf("read what belongs to the view: %w", err)
+// fingerprints reads them of the view that is to be replaced, which is a
+// [ChangedError] if it has another name than it should or is gone.
+func (s Swap) fingerprints(ctx context.Context, q Querier, name string) (frame, dress string, err error) {
+	var found string
+	err = q.QueryRow(ctx, fingerprintsSQL, s.View.OID).Scan(&found, &frame, &dress)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && found != name {
+		return "", "", &ChangedError{View: s.View.Name}
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("read what belongs to %s: %w", s.View.Name, err)
 	}
 	return frame, dress, nil
 }
@@ -154,9 +166,14 @@ type statistics struct {
 // dress gives the twin all that the exchange does not change any more, and
 // analyzes it. It can be rolled back and done again.
 func (s Swap) dress(ctx context.Context, tx pgx.Tx, t twin) (d dressed, err error) {
-	if _, d.fingerprint, err = fingerprints(ctx, tx, s.View.OID); err != nil {
+	frame, dress, err := s.fingerprints(ctx, tx, s.View.Name.Relation)
+	if err != nil {
 		return d, err
 	}
+	if frame != t.frame {
+		return d, &ChangedError{View: s.View.Name}
+	}
+	d.fingerprint = dress
 	if d.statistics, d.dependents, err = s.readDress(ctx, tx); err != nil {
 		return d, err
 	}

@@ -37,11 +37,11 @@ func (e *ExchangeError) Error() string {
 
 func (e *ExchangeError) Unwrap() error { return e.Err }
 
-// ChangedError says that a view was altered while its successor was built.
+// ChangedError says that a view was altered or dropped while its successor was built.
 type ChangedError struct{ View Name }
 
 func (e *ChangedError) Error() string {
-	return fmt.Sprintf("%s was altered by somebody else, or its indexes were, while its successor was being built; try again", e.View)
+	return fmt.Sprintf("%s was altered or dropped by somebody else, or its indexes were, while its successor was being built; try again", e.View)
 }
 
 // errDress says that what belongs to the view, or its dependents, changed after
@@ -143,11 +143,15 @@ func (s Swap) tryExchange(ctx context.Context, tx pgx.Tx, t twin, d dressed) err
 		lock = append(lock, "ALTER VIEW "+v.Name+" OWNER TO "+postgres.QuoteIdent(v.Owner))
 	}
 	lock = append(lock, "ALTER MATERIALIZED VIEW "+s.View.Name.SQL()+" RENAME TO "+postgres.QuoteIdent(old.Relation))
-	if _, err := executeAll(ctx, tx, lock); err != nil {
+	switch _, err := executeAll(ctx, tx, lock); {
+	case postgres.SQLState(err) == postgres.UndefinedTable:
+		return errDress // one of them was dropped or renamed
+	case err != nil:
 		return doing(err)
 	}
-	// Now, and not before, nothing of this changes any more.
-	frame, dress, err := fingerprints(ctx, tx, s.View.OID)
+	// Now, and not before, nothing of this changes any more. What was locked may be
+	// another view, if somebody has given the name away.
+	frame, dress, err := s.fingerprints(ctx, tx, old.Relation)
 	switch {
 	case err != nil:
 		return doing(err)

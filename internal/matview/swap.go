@@ -127,7 +127,7 @@ func (s Swap) query(ctx context.Context, tx pgx.Tx) (n Normal, err error) {
 func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (t twin, err error) {
 	t.Name = Name{Schema: s.View.Name.Schema, Relation: randomName()}
 	t.Owner, t.indexes = s.View.Owner, map[string]string{}
-	if t.frame, _, err = fingerprints(ctx, tx, s.View.OID); err != nil {
+	if t.frame, _, err = s.fingerprints(ctx, tx, s.View.Name.Relation); err != nil {
 		return t, err
 	}
 	kept, err := s.keptIndexes(ctx, tx)

@@ -90,7 +90,7 @@ func TestAccViewTwoApplies(t *testing.T) {
 		return withDefinition(fmt.Sprintf("SELECT id, %d AS n FROM jobs", n)) + fmt.Sprintf("  comment = \"%d\"\n  indexes = { i = { keys = [%q], unique = true } }", n, []string{"id", "id DESC"}[n%2])
 	}
 	a, b := twoStates(t, db, body(0))
-	clearly := regexp.MustCompile(`changed by somebody else|altered by somebody else|somebody else holds a lock|others held locks on it`)
+	clearly := regexp.MustCompile(`changed by somebody else|altered or dropped by somebody else|somebody else holds a lock|others held locks on it`)
 	for round := range 3 {
 		var wg sync.WaitGroup
 		outs, errs := make([]string, 2), make([]error, 2)
