@@ -9,8 +9,9 @@ import (
 )
 
 // dependentsSQL finds what DROP … RESTRICT refuses to leave without the view:
-// what depends on it, on its row type or on the array of that. A view depends
-// by its rule; it is the view that is named. None of this locks a relation.
+// what depends on it, on its row type or on the array of that, and the extension
+// that it is a member of. A view depends by its rule; it is the view that is named.
+// None of this locks a relation.
 const dependentsSQL = `
 WITH part AS (
     SELECT 'pg_class'::regclass AS classid, $1::oid AS objid
@@ -25,6 +26,9 @@ FROM part AS p
 JOIN pg_depend AS d ON d.refclassid = p.classid AND d.refobjid = p.objid AND d.deptype = 'n'
 LEFT JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
 WHERE r.ev_class IS DISTINCT FROM $1
+UNION
+SELECT pg_describe_object(refclassid, refobjid, 0)
+FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = $1 AND deptype = 'e'
 ORDER BY 1`
 
 // Dependents names what depends on a view, each with its kind: `view

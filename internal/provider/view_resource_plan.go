@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // viewPlan is one plan: what is planned, from what, and what is known of it.
@@ -198,6 +199,9 @@ func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *
 			"For that it is dropped and created again, but other objects use it:\n"+bullets(dependents)+"\n\nDrop them first, and create them again after; or let on_definition_change be \"swap\", which moves plain views along.")
 		return
 	}
+	if !p.keepsIndexes(ctx, v, diags) {
+		return
+	}
 	warning := "The new definition means something else than the present one. The view is dropped and created again in one transaction: readers wait until it is filled and indexed, and nothing changes if that fails. Owner, comment, privileges and indexes stay."
 	if incomparable != "" {
 		warning = "The text of the definition has changed, and whether its meaning has could not be told: " + incomparable + ". " +
@@ -245,6 +249,9 @@ func (p *viewPlan) swap(ctx context.Context, v *matview.View, incomparable strin
 		diags.AddAttributeError(path.Root("definition"), fmt.Sprintf("Materialized view %s cannot get a new definition", v.ID), obstaclesDetail(obstacles))
 		return
 	}
+	if len(obstacles) == 0 && !p.keepsIndexes(ctx, v, diags) {
+		return
+	}
 	var lost []string
 	if p.columns != nil {
 		if lost, err = matview.LostColumns(ctx, p.pool, v, p.columns); err != nil {
@@ -259,6 +266,34 @@ func (p *viewPlan) swap(ctx context.Context, v *matview.View, incomparable strin
 		diags.AddAttributeWarning(path.Root("definition"), fmt.Sprintf("Materialized view %s may be replaced", v.ID),
 			"The text of the definition has changed, and whether its meaning has could not be told: "+incomparable+". Unless apply finds them equal, a new view is built and exchanged for the old one."+failsFor(obstacles))
 	}
+}
+
+// keepsIndexes refuses a new definition on which the indexes that are not managed
+// could not be built again, as where a column has another type or is gone.
+func (p *viewPlan) keepsIndexes(ctx context.Context, v *matview.View, diags *diag.Diagnostics) bool {
+	if !p.plan.Indexes.IsNull() || p.canonical == "" {
+		return true
+	}
+	stored, err := matview.ReadIndexes(ctx, p.pool, v.OID)
+	if err != nil {
+		return true // as while it is refreshed; apply will tell
+	}
+	for _, x := range v.Indexes {
+		if !x.Valid {
+			delete(stored, x.Name)
+		}
+	}
+	for name, x := range stored {
+		x.Tablespace = "" // is for the view's owner, not for the session's role
+		stored[name] = x
+	}
+	var indexErr *matview.IndexError
+	if _, err = matview.NormalizeIndexes(ctx, p.pool, v.Name, p.canonical, stored); !errors.As(err, &indexErr) {
+		return true
+	}
+	diags.AddAttributeError(path.Root("definition"), fmt.Sprintf("Materialized view %s cannot get a new definition", v.ID),
+		fmt.Sprintf("Its indexes are not managed and so are built again, but index %q could not be: %s\n\nDrop it first, or set indexes. Nothing was changed.", indexErr.Index, postgres.Message(indexErr.Err)))
+	return false
 }
 
 func failsFor(obstacles []string) string {

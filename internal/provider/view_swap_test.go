@@ -78,6 +78,35 @@ COMMENT ON COLUMN job_progress.name IS 'n'; COMMENT ON COLUMN job_progress.statu
 	})
 }
 
+// An index that Terraform does not manage stays, or the plan says that it cannot.
+func TestAccViewKeptIndexes(t *testing.T) {
+	db := viewDatabase(t)
+	config := func(definition, onChange string) string {
+		return viewConfig(db, withDefinition(definition)+fmt.Sprintf("  on_definition_change = %q", onChange))
+	}
+	steps := []resource.TestStep{{Config: config("SELECT id, name FROM jobs", "swap")}}
+	for i, onChange := range []string{"swap", "recreate"} {
+		steps = append(steps,
+			resource.TestStep{ // of another type
+				PreConfig: func() {
+					db.Exec(t, "DROP INDEX IF EXISTS i, j; CREATE INDEX i ON job_progress (lower(name) text_pattern_ops); CREATE INDEX j ON job_progress (name)")
+				},
+				Config: config("SELECT id, id AS name FROM jobs", onChange), PlanOnly: true,
+				ExpectError: message("Materialized view job_progress cannot get a new definition", `index "i" could not be: function lower(integer) does not exist`, "Drop it first, or set indexes"),
+			},
+			resource.TestStep{
+				Config: config("SELECT id FROM jobs", onChange), PlanOnly: true,
+				ExpectError: message("Materialized view job_progress cannot get a new definition", "index", "i"),
+			},
+			resource.TestStep{
+				Config: config(fmt.Sprintf("SELECT id, name, %d AS n FROM jobs", i), onChange),
+				Check:  expect(t, db, "SELECT string_agg(indexrelid::regclass::text, ' ' ORDER BY 1) FROM pg_index WHERE indrelid = 'job_progress'::regclass", "i j"),
+			},
+		)
+	}
+	resource.Test(t, resource.TestCase{ProtoV6ProviderFactories: testAccProviders, Steps: steps})
+}
+
 // What a plan of other storage and other column names does, in place where that
 // can be.
 func TestAccViewArguments(t *testing.T) {
