@@ -40,6 +40,9 @@ func Keep(ctx context.Context, tx pgx.Tx, view *View, indexes bool) (Kept, error
 // Restore puts back what was kept. Privileges on columns that the new view does
 // not have are lost; every other is exactly as before, or an error.
 func (k Kept) Restore(ctx context.Context, tx pgx.Tx, view *View) error {
+	if err := pinTablespace(ctx, tx, ""); err != nil { // of which the definitions say nothing
+		return err
+	}
 	for _, definition := range k.indexes {
 		if err := execute(ctx, tx, definition); err != nil {
 			return fmt.Errorf("build an index of %s again (%s): %w", view.Name, definition, err)
