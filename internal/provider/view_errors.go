@@ -60,6 +60,8 @@ func remedy(err error) string {
 	var rights *matview.RightsError
 	var sqlErr *matview.SQLError
 	switch state := postgres.SQLState(err); {
+	case state == postgres.QueryCanceled:
+		return "\n\nNothing was changed. A view is filled by one statement: if that took longer than statement_timeout, give the provider's role more time, as in ALTER ROLE … SET statement_timeout = 0."
 	case errors.As(err, &rights):
 		return fmt.Sprintf("\n\nThis runs with the rights of the view's owner, %s. Grant it what it lacks, as in GRANT SELECT ON … TO %[1]s.", postgres.QuoteIdent(rights.Role))
 	case errors.As(err, &index) && state == postgres.DuplicateTable:

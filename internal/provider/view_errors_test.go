@@ -68,6 +68,13 @@ func TestAccViewRemedies(t *testing.T) {
 				Config:      viewConfig(db, withDefinition("SELECT name FROM jobs")),
 				ExpectError: message("This runs with the rights of the view's owner"),
 			},
+			{
+				PreConfig: func() {
+					db.Exec(t, "GRANT SELECT ON jobs TO "+owner+"; ALTER DATABASE "+db.Name+" SET statement_timeout = '3s'")
+				},
+				Config:      viewConfig(db, withDefinition("SELECT name FROM jobs, pg_sleep(20)")),
+				ExpectError: message("canceling statement due to statement timeout", "ALTER ROLE … SET statement_timeout = 0"),
+			},
 		},
 	})
 }
