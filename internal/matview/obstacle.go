@@ -83,7 +83,8 @@ func (e *ObstaclesError) Error() string {
 // locks a relation.
 //
 // The twin is made by SET ROLE to whom it is to belong to, which 16 grants apart
-// from membership; the exchange is made with inherited rights.
+// from membership; the exchange is made with inherited rights. Nobody need be able
+// to read pg_roles for it.
 const obstaclesSQL = `
 WITH part AS (
     SELECT 'pg_class'::regclass AS classid, $1::oid AS objid
@@ -124,7 +125,7 @@ WITH part AS (
     WHERE a.grantor <> self.relowner
 ), place (what, namespace, role) AS (
     SELECT 'it', relnamespace, relowner FROM self
-    UNION SELECT name, relnamespace, quote_ident(current_user)::regrole::oid FROM moved WHERE pg_has_role(relowner, 'USAGE')
+    UNION SELECT name, relnamespace, quote_ident(current_user)::regrole FROM moved WHERE pg_has_role(relowner, 'USAGE')
     UNION SELECT name, stxnamespace, relowner FROM stats
     UNION SELECT name, stxnamespace, stxowner FROM stats WHERE current_setting('is_superuser') = 'off'
 ), found AS (
