@@ -87,7 +87,7 @@ func (c *client) planPool(ctx context.Context, diags *diag.Diagnostics) (*pgxpoo
 		return nil, nil
 	case errors.As(err, &refused):
 		diags.AddWarning("Not checked: the server cannot be reached yet",
-			postgres.Message(err)+".\n\nIf this apply starts the server, or makes the login, before it comes to this (see depends_on), all is well; else the apply will fail.")
+			postgres.Message(err)+"\n\nIf this apply starts the server, or makes the login, before it comes to this (see depends_on), all is well; else the apply will fail.")
 		return nil, nil
 	}
 	return pool, err
@@ -162,6 +162,11 @@ func addTableError(diags *diag.Diagnostics, schema, summary string, err error) {
 	if tablesMissing(err) {
 		diags.AddError(summary, fmt.Sprintf("The tables of matview are not installed, or not complete, in schema %q. "+
 			"Create a matview_refresh_log there first (and name it in depends_on), or set log_schema to where they are.", schema))
+		return
+	}
+	if postgres.SQLState(err) == postgres.InsufficientRight {
+		diags.AddError(summary, fmt.Sprintf("%s\n\nTerraform's role needs to own the tables of matview in schema %q, or to be a member of the role that does. "+
+			"To read freshness, it is enough to be one of reader_roles of matview_refresh_log.", postgres.Message(err), schema))
 		return
 	}
 	addError(diags, summary, err)
