@@ -56,7 +56,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cli.Version(version.Print("matview-exporter")).HelpFlag.Short('h')
 	cli.UsageWriter(stdout).ErrorWriter(stderr)
 	exit := -1
-	cli.Terminate(func(code int) { exit = code }) // --help and --version
+	cli.Terminate(func(code int) { // --help and --version, after which kingpin would miss the command and show all of the help
+		exit = code
+		cli.UsageWriter(io.Discard)
+	})
 	a.database.addFlags(cli)
 	cli.Flag("database.schema", "Schema of the tables of matview.").Default("public").StringVar(&a.schema)
 	promslogflag.AddFlags(cli, &a.logConfig)

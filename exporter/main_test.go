@@ -196,11 +196,18 @@ func TestMigrateRefreshStatusCheck(t *testing.T) {
 		{[]string{"status", "--output=json", "above"}, exitOK, `"consecutive_failures": 1`, ""},
 		{[]string{"refresh", "--all"}, exitOK, "above: refreshed", ""},
 		{[]string{"frobnicate"}, exitUsage, "", "frobnicate"},
+		{[]string{"--version"}, exitOK, "matview-exporter, version ", ""},
 	} {
 		code, stdout, stderr := exec(t, db.URL(), w.args...)
 		if code != w.code || !strings.Contains(stdout, w.stdout) || !strings.Contains(stderr, w.stderr) {
 			t.Errorf("%v: exit %d, stdout %q, stderr %q, want %+v", w.args, code, stdout, stderr, w)
 		}
+	}
+	if _, stdout, _ := exec(t, db.URL(), "--version"); strings.Contains(stdout, "usage:") {
+		t.Errorf("--version shows the help too: %s", stdout)
+	}
+	if _, stdout, _ := exec(t, db.URL(), "--help"); strings.Count(stdout, "usage:") != 1 {
+		t.Errorf("--help: %s", stdout)
 	}
 	// In the order of their dependencies, whatever the order given.
 	_, stdout, _ := exec(t, db.URL(), "refresh", "above", "Odd.View")
@@ -267,6 +274,9 @@ INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '
 	}
 	if code := d.stop(); code != exitOK {
 		t.Errorf("exit %d after the end of its context", code)
+	}
+	if want := " schedules=1 paused=0"; strings.Count(d.log.String(), "msg=scheduling") != 1 || !strings.Contains(d.log.String(), want) {
+		t.Errorf("want one line that says what was found (%s):\n%s", want, d.log.String())
 	}
 	if strings.Count(d.log.String(), "msg=refreshed") != 1 {
 		t.Errorf("want one line an attempt:\n%s", d.log.String())

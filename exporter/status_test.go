@@ -73,7 +73,7 @@ INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, atte
 		"by_target":    "target 10m0s, less ",
 		"out_of_reach": "target 10m0s cannot be met: refreshes, with those of the views that it reads, take 7m0s at the 95th percentile",
 		"paused":       "paused: its schedule is disabled",
-		"fails":        "backing off, at most to every 24h0m0s; 1 failure, the last: refresh fails: blocking: division by zero",
+		"fails":        "backing off, no later than its schedule says (every 24h0m0s); 1 failure, the last: refresh fails: blocking: division by zero",
 		"bad":          `never: cron "61 * * * *"`,
 		"waits":        "due, waits for base; every 24h0m0s",
 		"base":         "running for ",

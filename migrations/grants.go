@@ -129,6 +129,12 @@ type Roles struct {
 	Readers []string // read freshness
 }
 
+// Unknown are those of the roles that do not exist.
+func Unknown(ctx context.Context, db RowsQuerier, roles []string) ([]string, error) {
+	found, err := existing(ctx, db, roles)
+	return slices.DeleteFunc(slices.Clone(roles), func(role string) bool { return slices.Contains(found, role) }), err
+}
+
 // Equipped are those of the roles that have all the privileges they need.
 func Equipped(ctx context.Context, db RowsQuerier, schema string, roles Roles) (Roles, error) {
 	writers, err := equipped(ctx, db, schema, roles.Writers, writerPrivileges)

@@ -101,6 +101,6 @@ func (s *Scheduler) prune(ctx context.Context) {
 DELETE FROM `+s.table("history")+`
 WHERE outcome <> 'running' AND started_at < now() - (SELECT history_retention FROM `+s.table("settings")+`)`)
 	if err != nil && ctx.Err() == nil {
-		s.Logger.Warn("cannot remove old history", "err", postgres.Message(err))
+		s.Logger.Warn("cannot remove old history", "err", postgres.Message(s.hint(err)))
 	}
 }

@@ -53,6 +53,7 @@ type Scheduler struct {
 	running sync.WaitGroup
 	ignored map[string]bool // second schedules of one view, said once
 	standby bool            // what the server was last seen to be
+	greeted bool            // whether the log has said what is scheduled
 	upstreams
 	*listener
 	comparedAt time.Time // when schedules were last looked through for changes
@@ -145,7 +146,9 @@ func (s *Scheduler) loop(ctx, work context.Context) {
 				s.since = time.Now()
 				s.Logger.Info("scheduling again", "after_failures", failures)
 			}
-			failures = 0
+			if failures = 0; !s.greeted && !s.standby {
+				s.greet(ctx)
+			}
 			wait = max(min(wait, s.untilCompare()), shortestWait)
 		}
 		if err == nil && time.Now().After(nextPrune) {
@@ -154,6 +157,19 @@ func (s *Scheduler) loop(ctx, work context.Context) {
 		}
 		timer.Reset(wait)
 	}
+}
+
+// greet logs once which database this is and how many schedules it holds: nothing
+// else would tell, until a view is due, that they were found.
+func (s *Scheduler) greet(ctx context.Context) {
+	var enabled, paused int
+	err := s.Pool.QueryRow(ctx, `SELECT count(*) FILTER (WHERE enabled), count(*) FILTER (WHERE NOT enabled) FROM `+s.table("schedule")).Scan(&enabled, &paused)
+	if err != nil {
+		return // the next round tries again, and says what is wrong if it is
+	}
+	s.greeted = true
+	at := s.Pool.Config().ConnConfig
+	s.Logger.Info("scheduling", "host", at.Host, "database", at.Database, "user", at.User, "schedules", enabled, "paused", paused)
 }
 
 // compares is whether it is time to look through all schedules for changed ones:

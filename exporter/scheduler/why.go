@@ -165,7 +165,7 @@ func (w *why) nextRun(v freshness.View) string {
 		}
 		rule := w.rule(v.Name, row)
 		if v.ConsecutiveFailures > 0 {
-			rule = "backing off, at most to " + rule
+			rule = "backing off, no later than its schedule says (" + rule + ")"
 		}
 		said = append(said, rule)
 	}

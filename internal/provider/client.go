@@ -191,5 +191,10 @@ func addTableError(diags *diag.Diagnostics, schema, summary string, err error) {
 			"Create a matview_refresh_log there first (and name it in depends_on), or set log_schema to where they are.", schema))
 		return
 	}
+	if postgres.SQLState(err) == postgres.InsufficientRight {
+		diags.AddError(summary, fmt.Sprintf("%s\n\nTerraform's role needs to own the tables of matview in schema %q, or to be a member of the role that does. "+
+			"To read freshness, it is enough to be one of reader_roles of matview_refresh_log.", postgres.Message(err), schema))
+		return
+	}
 	addError(diags, summary, err)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-timetypes/timetypes"
@@ -84,6 +85,40 @@ func (r *refreshLogResource) ModifyPlan(ctx context.Context, req resource.Modify
 		}
 	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
+	var before refreshLogModel
+	if state != nil {
+		before = *state
+	}
+	r.checkRoles(ctx, path.Root("writer_roles"), plan.WriterRoles, before.WriterRoles, &resp.Diagnostics)
+	r.checkRoles(ctx, path.Root("reader_roles"), plan.ReaderRoles, before.ReaderRoles, &resp.Diagnostics)
+}
+
+// checkRoles warns of new roles that do not exist; the same apply may create them.
+func (r *refreshLogResource) checkRoles(ctx context.Context, attribute path.Path, planned, before types.Set, diags *diag.Diagnostics) {
+	known := setStrings(before)
+	added := slices.DeleteFunc(setStrings(planned), func(role string) bool { return role == "" || slices.Contains(known, role) })
+	if len(added) == 0 {
+		return
+	}
+	pool, err := r.client.planPool(ctx, diags)
+	if pool == nil && err == nil {
+		return
+	}
+	var unknown []string
+	if err == nil {
+		err = postgres.Retry(ctx, func() (err error) {
+			unknown, err = migrations.Unknown(ctx, pool, added)
+			return err
+		})
+	}
+	if err != nil {
+		addError(diags, "Cannot check the roles", err)
+		return
+	}
+	for _, role := range unknown {
+		diags.AddAttributeWarning(attribute, "The role does not exist yet",
+			fmt.Sprintf("There is no role %s. Unless this apply creates it before it comes to the refresh log (see depends_on), it will fail.", postgres.QuoteIdent(role)))
+	}
 }
 
 func (r *refreshLogResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {

@@ -2,7 +2,9 @@ package provider
 
 import (
 	"fmt"
+	"os"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
@@ -256,6 +258,41 @@ func TestAccRefreshLogRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A role that does not exist is a warning at plan, for the same apply may create it.
+func TestAccRefreshLogOfUnknownRoles(t *testing.T) {
+	if os.Getenv("TF_ACC") == "" {
+		t.Skip("it runs terraform, as do the acceptance tests: set TF_ACC")
+	}
+	db := postgrestest.New(t)
+	role, _ := db.Role(t, "")
+	config := fmt.Sprintf("resource \"matview_refresh_log\" \"test\" {\n  writer_roles = [%q, \"nobody here\"]\n}\n", role)
+	w := newWorkspace(t, db.URL(), workspaceProvider+config)
+	out := w.run(t, "plan")
+	if want := said(`There is no role "nobody here". Unless this apply creates it`); !want.MatchString(out) || strings.Count(out, "There is no role") != 1 {
+		t.Errorf("want %s once:\n%s", want, out)
+	}
+}
+
+// Who may not use the tables is told what that takes.
+func TestAccTablesOfAnother(t *testing.T) {
+	db := jobDatabase(t)
+	role, password := db.Role(t, "")
+	config := providerConfigFor(db.URLFor(role, password), "")
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{
+				Config:      config + "resource \"matview_refresh_schedule\" \"test\" {\n  view = \"job_progress\"\n  every = \"1m\"\n}",
+				ExpectError: said("Terraform's role needs to own the tables of matview"),
+			},
+			{
+				Config:      config + "data \"matview_freshness\" \"test\" {\n  view = \"job_progress\"\n}",
+				ExpectError: said("it is enough to be one of reader_roles"),
+			},
+		},
+	})
 }
 
 const longName = "a234567890123456789012345678901234567890123456789012345678901234"

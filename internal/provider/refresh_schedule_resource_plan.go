@@ -73,7 +73,7 @@ func (r *refreshScheduleResource) checkPlan(ctx context.Context, plan refreshSch
 	case tablesMissing(err):
 		return
 	case err != nil:
-		addError(diags, "Cannot check the schedule", err)
+		addTableError(diags, plan.LogSchema.ValueString(), "Cannot check the schedule", err)
 	case !found:
 		diags.AddAttributeWarning(path.Root("view"), "The view does not exist yet",
 			fmt.Sprintf("There is no materialized view %s in the database so far. If this apply creates it, refer to it (view = matview_view.NAME.id) so that it is created first.", plan.View.ValueString()))

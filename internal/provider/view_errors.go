@@ -66,7 +66,7 @@ func remedy(err error) string {
 		return fmt.Sprintf("\n\nThis runs with the rights of the view's owner, %s. Grant it what it lacks, as in GRANT SELECT ON … TO %[1]s.", postgres.QuoteIdent(rights.Role))
 	case errors.As(err, &index) && state == postgres.DuplicateTable:
 		return fmt.Sprintf("\n\nTables, views and indexes of a schema share their names. Choose another name for the index; this one belongs to something other than %s.", index.View)
-	case state == postgres.InvalidSchemaName && errors.As(err, &sqlErr) && sqlErr.Line == 0: // not in the definition
+	case state == postgres.InvalidSchemaName && (!errors.As(err, &sqlErr) || sqlErr.Line == 0): // not in the definition
 		return "\n\nThis provider creates no schema for a view: create it first, or name it in depends_on if the same apply does."
 	}
 	return ""
@@ -99,7 +99,7 @@ func blamed(err error) (path.Path, *matview.SQLError) {
 
 func obstaclesDetail(obstacles []string) string {
 	return "The new view is built beside the old one and exchanged for it, but this cannot be carried over:\n" + bullets(obstacles) +
-		"\n\nDrop or change it first. Nothing was changed."
+		"\n\nDrop or change it first, in an apply of its own: see the guide Replacing a definition safely. Nothing was changed."
 }
 
 func existsDetail(e *matview.ExistsError) string {

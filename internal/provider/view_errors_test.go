@@ -28,6 +28,7 @@ func TestPlanErrors(t *testing.T) {
 		{"SELECT id::mood FROM jobs", diag.SeverityWarning, `type "mood" does not exist`},
 		{"SELECT nme FROM jobs", diag.SeverityError, `column "nme" does not exist`},
 		{"SELECT id FORM jobs", diag.SeverityError, `syntax error at or near "jobs"`},
+		{"CREATE MATERIALIZED VIEW v AS SELECT id FROM jobs", diag.SeverityError, "it is not a query that returns columns (SQLSTATE 42601)\nHint: Write the query alone"},
 	} {
 		_, err := matview.Normalize(t.Context(), conn, c.query)
 		var diags diag.Diagnostics
@@ -63,6 +64,10 @@ func TestAccViewRemedies(t *testing.T) {
 				ExpectError: message("This provider creates no schema for a view"),
 			},
 			{Config: viewConfig(db, withDefinition("SELECT id FROM jobs"))},
+			{
+				Config:      viewConfig(db, withDefinition("SELECT id FROM jobs")+`  schema = "nowhere"`),
+				ExpectError: message("This provider creates no schema for a view"),
+			},
 			{ // and while a view is replaced
 				PreConfig:   func() { db.Exec(t, "ALTER MATERIALIZED VIEW job_progress OWNER TO "+owner) },
 				Config:      viewConfig(db, withDefinition("SELECT name FROM jobs")),
