@@ -194,6 +194,7 @@ func OwnerObstacle(ctx context.Context, q Querier, role, schema string) (string,
 	const sql = `
 SELECT CASE WHEN r.oid IS NULL THEN format('There is no role %s', quote_ident($1))
             WHEN NOT pg_has_role(r.oid, 'MEMBER') THEN format('The provider''s role %I is no member of %I (GRANT %2$I TO %1$I)', current_user, r.rolname)
+            WHEN NOT pg_has_role(r.oid, ` + setRight + `) THEN format('The provider''s role %I is a member of %I without SET (GRANT %2$I TO %1$I WITH SET TRUE)', current_user, r.rolname)
             WHEN NOT has_schema_privilege(r.oid, n.oid, 'CREATE') THEN format('It may not create in schema %I (GRANT CREATE ON SCHEMA %1$I TO %2$I)', n.nspname, r.rolname)
             ELSE '' END
 FROM (VALUES (1)) AS one LEFT JOIN pg_roles AS r ON r.rolname = $1 LEFT JOIN pg_namespace AS n ON n.nspname = $2`

@@ -103,8 +103,10 @@ func check(ctx context.Context, tx pgx.Tx, query string, columnNames []string) (
 		return nil, &SQLError{SQLState: "42P02", Message: "a materialized view takes no parameters, but the query holds $1", text: query}
 	}
 	if len(described.Fields) == 0 {
-		return nil, &SQLError{SQLState: syntaxError, Message: "it is not a query that returns columns", text: query,
-			Hint: "Write the query alone: what stands after AS in a CREATE MATERIALIZED VIEW."}
+		return nil, &SQLError{
+			SQLState: syntaxError, Message: "it is not a query that returns columns", text: query,
+			Hint: "Write the query alone: what stands after AS in a CREATE MATERIALIZED VIEW.",
+		}
 	}
 	if len(columnNames) > len(described.Fields) {
 		return nil, &SQLError{

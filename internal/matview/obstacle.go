@@ -76,15 +76,17 @@ func (e *ObstaclesError) Error() string {
 	return fmt.Sprintf("%s cannot be exchanged for a successor: %s", e.View, strings.Join(e.Obstacles, "; "))
 }
 
+// setRight is the right to SET ROLE to another, which 16 grants apart from membership.
+const setRight = `CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END`
+
 // obstaclesSQL looks for what depends on the view or on its row type, and is no
 // plain view that can be moved; for what depends on columns that there will not
 // be, $2 and $3 being those of a new definition; and for missing rights. $4 are
 // the indexes that are not kept, $5 is the tablespace of the new view. None of it
 // locks a relation.
 //
-// The twin is made by SET ROLE to whom it is to belong to, which 16 grants apart
-// from membership; the exchange is made with inherited rights. Nobody need be able
-// to read pg_roles for it.
+// The twin is made by SET ROLE to whom it is to belong to; the exchange is made with
+// inherited rights. Nobody need be able to read pg_roles for it.
 const obstaclesSQL = `
 WITH part AS (
     SELECT 'pg_class'::regclass AS classid, $1::oid AS objid
@@ -151,7 +153,7 @@ WITH part AS (
     SELECT format('%s role %I, of which %I is ', what, pg_get_userbyid(role), current_user) ||
            CASE WHEN NOT pg_has_role(role, 'MEMBER') THEN 'no member'
                 WHEN inherits AND NOT pg_has_role(role, 'USAGE') THEN 'a member without INHERIT'
-                WHEN becomes AND NOT pg_has_role(role, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END) THEN 'a member without SET'
+                WHEN becomes AND NOT pg_has_role(role, ` + setRight + `) THEN 'a member without SET'
            END
     FROM acting
     UNION

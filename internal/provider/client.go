@@ -100,7 +100,10 @@ func (c *client) beside(ctx context.Context) (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pool, pool.Ping(ctx)
+	if err := pool.Ping(ctx); err != nil {
+		return nil, err
+	}
+	return pool, nil
 }
 
 // planPool is the pool for planning what is not there yet. It is nil where the

@@ -90,7 +90,7 @@ func TestSilentServerIsWaitedForOnce(t *testing.T) {
 				return
 			}
 			asked.Add(1)
-			defer conn.Close()
+			t.Cleanup(func() { _ = conn.Close() })
 		}
 	}()
 	c := &client{config: postgres.Config{URL: fmt.Sprintf("postgres://me@%s/db?sslmode=disable", l.Addr()), ConnectTimeout: time.Second}}

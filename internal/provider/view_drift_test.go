@@ -162,6 +162,13 @@ func TestOwnerObstacle(t *testing.T) {
 	if got, err := matview.OwnerObstacle(t.Context(), conn, role, "public"); err != nil || got != "" {
 		t.Errorf("%q, %v", got, err)
 	}
+	if postgrestest.Version(t) < 160000 {
+		return // there is no membership without SET
+	}
+	db.Exec(t, "GRANT "+other+" TO "+role+" WITH SET FALSE")
+	if got, err := matview.OwnerObstacle(t.Context(), conn, other, "public"); err != nil || !message("is a member of "+other+" without SET").MatchString(got) {
+		t.Errorf("%q, %v", got, err)
+	}
 }
 
 // A schedule that could only fail is warned of at plan.
