@@ -108,9 +108,11 @@ func (w *world) measureSkips(t *testing.T, events int) {
 		what, where string
 		least       int
 	}{
-		{"skips of ours", "outcome = 'skipped' AND trigger <> 'schedule'", 1},
+		// By whom depends on how busy the machine is: an exporter comes first where we wait.
+		{"skips", "outcome = 'skipped'", 1},
+		{"skips of ours", "outcome = 'skipped' AND trigger <> 'schedule'", 0},
 		{"skips of ours that moved the as-of on", "outcome = 'skipped' AND trigger <> 'schedule' AND data_as_of > (SELECT max(p.data_as_of) FROM materialized_view_refresh_history AS p WHERE p.view_name = h.view_name AND p.outcome = 'succeeded' AND p.finished_at < h.started_at)", 0},
-		{"skips of the exporters", "outcome = 'skipped' AND trigger = 'schedule'", 1},
+		{"skips of the exporters", "outcome = 'skipped' AND trigger = 'schedule'", 0},
 		{"refreshes since something had changed", "outcome = 'succeeded' AND reason LIKE '%changed since: %rare%'", 5},
 	} {
 		n := scan[int](t, w, "SELECT count(*) FROM materialized_view_refresh_history AS h WHERE "+c.where)
