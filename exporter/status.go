@@ -85,29 +85,35 @@ func (a *app) statusJSON(views []freshness.View, why map[string]scheduler.Reason
 
 func (a *app) table(views []freshness.View, why map[string]scheduler.Reasons) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "VIEW\tSTATE\tDATA AS OF\tREFRESHED\tTOOK\tNEXT RUN\tWHY\tLAST METHOD")
+	fmt.Fprintln(w, "VIEW\tSTATE\tDATA AS OF\tREFRESHED\tTOOK\tNEXT RUN\tWHY")
 	for _, v := range views {
 		r := why[v.Name]
 		fmt.Fprintln(w, strings.Join([]string{
 			v.Name, state(v), since(v.DataAsOf, v.StalenessSeconds), since(v.LastRefreshedAt, v.SecondsSinceRefresh),
-			took(v), nextRun(v), orDash(orNil(r.NextRun)), lastMethod(r),
+			took(v), nextRun(v), inWords(r),
 		}, "\t"))
 	}
 	return w.Flush()
 }
 
-func lastMethod(r scheduler.Reasons) string {
-	if r.Method == "" {
-		return "-"
+// inWords is all that is said in sentences. It is one column, the last, which is
+// as wide in each row as its own text: the error of one view widens no other row.
+func inWords(r scheduler.Reasons) string {
+	var said []string
+	if r.NextRun != "" {
+		said = append(said, r.NextRun)
 	}
-	last := r.Method
-	if r.Choice != "" {
-		last += ": " + r.Choice
+	if r.Method != "" {
+		last := "last method " + r.Method
+		if r.Choice != "" {
+			last += ": " + r.Choice
+		}
+		said = append(said, last)
 	}
 	if r.Warning != "" {
-		last += "; warning: " + r.Warning
+		said = append(said, "warning: "+r.Warning)
 	}
-	return last
+	return orDash(orNil(strings.Join(said, "; ")))
 }
 
 func orNil(s string) *string {

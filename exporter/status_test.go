@@ -83,6 +83,11 @@ INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, atte
 			t.Errorf("%s: %q, want %q", view, why[view], want)
 		}
 	}
+	for row := range strings.Lines(table) { // a long error of one view must not widen the rows of others
+		if strings.Contains(row, strings.Repeat(" ", 40)) {
+			t.Errorf("widened by the text of another row: %q", row)
+		}
+	}
 	if why["alone"] != "" {
 		t.Errorf("alone: %q", why["alone"])
 	}
