@@ -105,6 +105,14 @@ WHERE n.nspname = $1 AND t.typname = $2 AND t.typrelid = 0 AND NOT EXISTS (SELEC
 	return kinds[0], nil
 }
 
+// HasSchema tells whether there is a schema of the name.
+func HasSchema(ctx context.Context, q Querier, name string) (found bool, err error) {
+	if err := q.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", name).Scan(&found); err != nil {
+		return false, fmt.Errorf("look for schema %q: %w", name, err)
+	}
+	return found, nil
+}
+
 // RoleError says that the session cannot act as the role that is to own a view.
 type RoleError struct {
 	Role string

@@ -69,6 +69,7 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		return
 	}
 	p.indexes(ctx, &resp.Diagnostics)
+	p.place(ctx, &resp.Diagnostics)
 	p.owner(ctx, &resp.Diagnostics)
 	if p.exists && (!p.plan.Name.Equal(p.state.Name) || !p.plan.Schema.Equal(p.state.Schema)) {
 		p.plan.ID = types.StringUnknown()
