@@ -62,6 +62,40 @@ func Normalize(ctx context.Context, db DB, query string, columnNames ...string) 
 	return normalize(ctx, db, query, columnNames, "pg_temp", incomparable)
 }
 
+// NormalizeFor is [Normalize] for a new definition of view, and works without TEMP:
+// it makes its view in the schema of that and as its owner, as a swap does.
+func NormalizeFor(ctx context.Context, tx pgx.Tx, view *View, query string, columnNames ...string) (n Normal, err error) {
+	err = asOwner(ctx, tx, view.Owner, func() error {
+		n, err = normalize(ctx, tx, query, columnNames, view.Name.Schema, "")
+		return err
+	})
+	return n, err
+}
+
+// Means tells whether n is the query that the server has stored as definition.
+// The server's words, read again, are not always the same: a BETWEEN within an AND
+// comes back as an AND within an AND, which the parser flattens. A view that was
+// made of them, by a swap or a restore, has those of the second reading, which
+// are the same at every further one.
+func (n Normal) Means(ctx context.Context, db DB, definition string) (bool, error) {
+	if n.Definition == definition || n.Definition == "" || definition == "" {
+		return n.Definition == definition, nil
+	}
+	var again [2]Normal
+	for i, words := range []string{n.Definition, definition} {
+		var err error
+		again[i], err = Normalize(ctx, db, words)
+		var sqlErr *SQLError
+		if errors.As(err, &sqlErr) && !IsLockTimeout(err) {
+			return false, nil // it reads what has another name now
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return again[0].Definition != "" && again[0].Definition == again[1].Definition, nil
+}
+
 // normalize makes its view in schema, or none if that is known not to work.
 func normalize(ctx context.Context, db DB, query string, columnNames []string, schema, incomparable string) (n Normal, err error) {
 	tx, err := db.Begin(ctx)
@@ -80,11 +114,17 @@ func normalize(ctx context.Context, db DB, query string, columnNames []string, s
 	if err != nil {
 		return n, err
 	}
+	name := Name{Schema: schema, Relation: randomName()}
 	if incomparable != "" {
+		// Parsing tells what could be described, such as SHOW or INSERT … RETURNING,
+		// and makes no view.
+		prefix := "CREATE MATERIALIZED VIEW " + name.SQL() + columnList(columnNames) + " AS "
+		if _, err := tx.Conn().PgConn().Prepare(ctx, "", prefix+query, nil); err != nil {
+			return n, sqlError(err, prefix, query)
+		}
 		columns, err := describedColumns(ctx, tx, described, columnNames)
 		return Normal{Columns: columns, Incomparable: incomparable}, err
 	}
-	name := Name{Schema: schema, Relation: randomName()}
 	prefix := "CREATE VIEW " + name.SQL() + columnList(columnNames) + " AS "
 	if err := execute(ctx, tx, prefix+query); err != nil {
 		return n, sqlError(err, prefix, query)
@@ -120,6 +160,9 @@ func check(ctx context.Context, tx pgx.Tx, query string, columnNames []string) (
 // withData matches what ends a CREATE MATERIALIZED VIEW, and is no part of a query.
 var withData = regexp.MustCompile(`(?i)\bWITH\s+(NO\s+)?DATA\s*;?\s*$`)
 
+// byteOrderMark is what some editors write before a text in UTF-8.
+const byteOrderMark = "\ufeff"
+
 // explainQuery puts in plain words what the server refuses as it would refuse
 // any text that is not one query.
 func explainQuery(err error) error {
@@ -132,6 +175,8 @@ func explainQuery(err error) error {
 	case pgErr.Routine == "exec_parse_message": // the message is in the server's language
 		e.Message = "the definition holds more than one statement, and a materialized view has a single query"
 		e.Hint = "Keep the query and take out what follows its semicolon. Nothing of it was run."
+	case strings.HasPrefix(e.text, byteOrderMark):
+		e.Hint = `The definition begins with a byte order mark, which is not seen. Save the file without it, or write trimprefix(file("…"), "\ufeff").`
 	case withData.MatchString(e.text):
 		e.Hint = "WITH [NO] DATA is no part of the definition. Leave it out, and set with_data."
 	}
@@ -189,6 +234,9 @@ func describedColumns(ctx context.Context, tx pgx.Tx, described *pgconn.Statemen
 	modifiers := make([]int32, len(described.Fields))
 	for i, f := range described.Fields {
 		names[i], types[i], modifiers[i] = columnName(columnNames, described.Fields, i), f.DataTypeOID, f.TypeModifier
+	}
+	if _, err := tx.Exec(ctx, pinSQL); err != nil {
+		return nil, fmt.Errorf("read the columns of a definition: %w", err)
 	}
 	rows, err := tx.Query(ctx, "SELECT name, format_type(type, modifier), '' FROM unnest($1::text[], $2::oid[], $3::int[]) AS f (name, type, modifier)",
 		names, types, modifiers)

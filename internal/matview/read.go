@@ -32,7 +32,9 @@ type View struct {
 	// alone. It may change without a change of meaning, at a major upgrade.
 	DefinitionHash string
 	// SourcesHash changes with the names and the columns of the relations that
-	// the query reads, and so when a SELECT * may mean something else.
+	// the query reads, with the names of functions and types that it uses, and with
+	// which of these names the session's search_path finds, and so when a SELECT *
+	// or a bare name may mean something else.
 	SourcesHash string
 }
 
@@ -61,7 +63,7 @@ SELECT c.oid,
             ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END,
        n.nspname, c.relname, pg_get_userbyid(c.relowner), coalesce(obj_description(c.oid, 'pg_class'), ''), c.relispopulated,
        hashtextextended(r.ev_action::text, 0)::text,
-       coalesce((SELECT hashtextextended(string_agg(format('%s %I.%I %s %I %s %s %s', s.oid, sn.nspname, s.relname,
+       coalesce((SELECT hashtextextended(string_agg(format('%s %s %I.%I %s %I %s %s %s', s.oid, pg_table_is_visible(s.oid), sn.nspname, s.relname,
                                                            a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped),
                                                     E'\n' ORDER BY s.oid, a.attnum), 0)::text
                  FROM (SELECT DISTINCT d.refobjid FROM pg_depend AS d
@@ -69,7 +71,14 @@ SELECT c.oid,
                          AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid) AS source
                  JOIN pg_class AS s ON s.oid = source.refobjid
                  JOIN pg_namespace AS sn ON sn.oid = s.relnamespace
-                 JOIN pg_attribute AS a ON a.attrelid = s.oid AND a.attnum > 0), ''),
+                 JOIN pg_attribute AS a ON a.attrelid = s.oid AND a.attnum > 0), '')
+       || ' ' || coalesce((SELECT hashtextextended(string_agg(format('%s %s %I.%I', d.refobjid, coalesce(pg_function_is_visible(p.oid), pg_type_is_visible(t.oid)),
+                                                              un.nspname, coalesce(p.proname, t.typname)), E'\n' ORDER BY d.refclassid, d.refobjid), 0)::text
+                    FROM (SELECT DISTINCT refclassid, refobjid FROM pg_depend
+                          WHERE classid = 'pg_rewrite'::regclass AND objid = r.oid) AS d
+                    LEFT JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+                    LEFT JOIN pg_type AS t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
+                    JOIN pg_namespace AS un ON un.oid IN (p.pronamespace, t.typnamespace)), ''),
        ARRAY(SELECT a.attname::text FROM pg_attribute AS a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
        coalesce((SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace), d.spcname), am.amname, current_setting('server_version_num')::int / 10000,

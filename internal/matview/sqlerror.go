@@ -42,6 +42,13 @@ func (e *SQLError) Unwrap() error { return e.err }
 // Missing says that the SQL names something that does not exist, and that may
 // exist by the time it is run.
 func (e *SQLError) Missing() bool {
+	var pgErr *pgconn.PgError
+	if errors.As(e.err, &pgErr) {
+		switch pgErr.Routine {
+		case "errorMissingRTE", "transformWindowFuncCall", "transformWindowDefinitions":
+			return false // an alias or a window, which only the query itself can name
+		}
+	}
 	switch e.SQLState {
 	case postgres.UndefinedTable, postgres.InvalidSchemaName, postgres.UndefinedFunction, postgres.UndefinedObject:
 		return true

@@ -108,19 +108,14 @@ func (s Swap) Run(ctx context.Context, tx pgx.Tx) error {
 	return s.finish(ctx, tx, t)
 }
 
-// query is the twin's, in normal form. Normalizing makes a view in the schema of
-// View, which its owner may do, while TEMP may not be granted.
+// query is the twin's, in normal form.
 func (s Swap) query(ctx context.Context, tx pgx.Tx) (n Normal, err error) {
 	if s.Definition == "" {
 		n.Definition, err = Definition(ctx, tx, s.View.OID)
 		n.Columns = s.View.Columns
 		return n, err
 	}
-	err = asOwner(ctx, tx, s.View.Owner, func() error {
-		n, err = normalize(ctx, tx, s.Definition, s.ColumnNames, s.View.Name.Schema, "")
-		return err
-	})
-	return n, err
+	return NormalizeFor(ctx, tx, s.View, s.Definition, s.ColumnNames...)
 }
 
 // build makes the twin, fills and indexes it. Nobody waits for any of it.

@@ -87,16 +87,15 @@ func (s *server) UpgradeResourceState(ctx context.Context, req *tfprotov6.Upgrad
 // was made of.
 func (s *server) ReadResource(ctx context.Context, req *tfprotov6.ReadResourceRequest) (*tfprotov6.ReadResourceResponse, error) {
 	if req.TypeName == viewType && s.asSealed(ctx, req) {
-		resp := &tfprotov6.ReadResourceResponse{NewState: req.CurrentState, Private: req.Private, NewIdentity: req.CurrentIdentity}
-		if resp.NewIdentity == nil || resp.NewIdentity.IdentityData == nil {
-			// This Terraform knows of none, or the state is of one that did not.
-			database, err := s.provider.client.database(ctx)
-			if err != nil {
-				return s.frameworkServer.ReadResource(ctx, req)
-			}
-			resp.NewIdentity = identityData(database, sealOf(req.Private).name())
+		// A copy of the database, or the database under another name, has the same
+		// catalog: the identity is not that of the last time for certain.
+		database, err := s.provider.client.database(ctx)
+		if err != nil {
+			return s.frameworkServer.ReadResource(ctx, req)
 		}
-		return resp, nil
+		return &tfprotov6.ReadResourceResponse{
+			NewState: req.CurrentState, Private: req.Private, NewIdentity: identityData(database, sealOf(req.Private).name()),
+		}, nil
 	}
 	return s.frameworkServer.ReadResource(ctx, req)
 }

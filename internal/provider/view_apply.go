@@ -153,11 +153,18 @@ func (c *viewChange) needsReplacement(ctx context.Context, tx pgx.Tx, v *matview
 		return false, nil
 	}
 	n, err := matview.Normalize(ctx, tx, c.plan.Definition.ValueString(), c.plan.columnNames()...)
+	if err == nil && n.Incomparable != "" {
+		n, err = matview.NormalizeFor(ctx, tx, v, c.plan.Definition.ValueString(), c.plan.columnNames()...)
+	}
 	if err != nil {
 		return false, err
 	}
 	stored, err := matview.Definition(ctx, tx, v.OID)
-	return n.Definition != stored, err
+	if err != nil {
+		return false, err
+	}
+	same, err := n.Means(ctx, tx, stored)
+	return !same, err
 }
 
 // replace drops the view and creates it again as it was, but for its definition

@@ -26,6 +26,12 @@ func TestPlanErrors(t *testing.T) {
 		{"SELECT nowhere.f(id) FROM jobs", diag.SeverityWarning, `schema "nowhere" does not exist (SQLSTATE 3F000)`},
 		{"SELECT f(id) FROM jobs", diag.SeverityWarning, "function f(integer) does not exist"},
 		{"SELECT id::mood FROM jobs", diag.SeverityWarning, `type "mood" does not exist`},
+		// Only the query itself can name an alias or a window.
+		{"SELECT o.id FROM jobs AS j", diag.SeverityError, `missing FROM-clause entry for table "o" (SQLSTATE 42P01)`},
+		{"SELECT jobs.id FROM jobs AS j", diag.SeverityError, `invalid reference to FROM-clause entry for table "jobs"`},
+		{"SELECT count(*) OVER w AS n FROM jobs", diag.SeverityError, `window "w" does not exist (SQLSTATE 42704)`},
+		{"SELECT count(*) OVER (w ORDER BY id) AS n FROM jobs", diag.SeverityError, `window "w" does not exist`},
+		{"\ufeffSELECT id FROM jobs", diag.SeverityError, "syntax error at or near \"\ufeffSELECT\" (SQLSTATE 42601)\nHint: The definition begins with a byte order mark"},
 		{"SELECT nme FROM jobs", diag.SeverityError, `column "nme" does not exist`},
 		{"SELECT id FORM jobs", diag.SeverityError, `syntax error at or near "jobs"`},
 		{"CREATE MATERIALIZED VIEW v AS SELECT id FROM jobs", diag.SeverityError, "it is not a query that returns columns (SQLSTATE 42601)\nHint: Write the query alone"},

@@ -191,27 +191,20 @@ func (m *viewModel) means(ctx context.Context, db matview.DB, v *matview.View, s
 	case err != nil:
 		return false, err
 	case n.Incomparable != "":
-		return stored == m.CanonicalDefinition.ValueString(), nil
+		return stored == m.CanonicalDefinition.ValueString() && sameNames(n.Columns, v.Columns), nil
 	}
-	if n.Definition == stored || !sameNames(n.Columns, v.Columns) {
-		return n.Definition == stored, nil
+	same, err := n.Means(ctx, db, stored)
+	if same || err != nil || major == 0 || major == v.Major || !sameNames(n.Columns, v.Columns) {
+		return same, err
 	}
-	// A restored view was made of the server's words, which read again are not
-	// always the same: a BETWEEN comes back as an AND within an AND.
-	candidates := []string{n.Definition}
-	if major != 0 && major != v.Major {
-		candidates = append(candidates, m.CanonicalDefinition.ValueString())
+	n, err = matview.Normalize(ctx, db, m.CanonicalDefinition.ValueString())
+	if errors.As(err, &sqlErr) && !matview.IsLockTimeout(err) {
+		return false, nil
 	}
-	for _, words := range candidates {
-		again, err := matview.Normalize(ctx, db, words)
-		if matview.IsLockTimeout(err) || err != nil && !errors.As(err, &sqlErr) {
-			return false, err
-		}
-		if err == nil && again.Definition == stored {
-			return true, nil
-		}
+	if err != nil {
+		return false, err
 	}
-	return false, nil
+	return n.Means(ctx, db, stored)
 }
 
 // sameNames tells a SELECT * whose table has grown from one that has not.

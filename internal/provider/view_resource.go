@@ -104,7 +104,11 @@ func (r *viewResource) sealApplied(ctx context.Context, v *matview.View, raw tft
 			return
 		}
 		n, err := matview.Normalize(ctx, pool, words, config.columnNames()...)
-		if err != nil || n.Definition != applied.CanonicalDefinition.ValueString() {
+		same := false
+		if err == nil {
+			same, err = n.Means(ctx, pool, applied.CanonicalDefinition.ValueString())
+		}
+		if err != nil || !same {
 			raw = tftypes.Value{}
 		}
 	}

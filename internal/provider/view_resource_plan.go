@@ -22,10 +22,9 @@ type viewPlan struct {
 	plan, state viewModel
 	exists      bool // there is a state
 	memory      viewMemory
-	// canonical is the planned definition in normal form; "" where it is not known.
-	canonical string
-	columns   []matview.Column // that it returns; nil where not known
-	rebuilt   bool             // it means something else than the present one
+	// normal is the planned definition, as far as it is known.
+	normal  matview.Normal
+	rebuilt bool // it means something else than the present one
 	// concurrent is what supports_concurrent_refresh will be; null where not known.
 	concurrent types.Bool
 }
@@ -130,20 +129,20 @@ func (p *viewPlan) owner(ctx context.Context, diags *diag.Diagnostics) {
 
 func (p *viewPlan) definition(ctx context.Context, diags *diag.Diagnostics) {
 	if p.exists && p.plan.sameText(p.state) {
-		p.canonical = p.state.CanonicalDefinition.ValueString()
+		p.normal.Definition = p.state.CanonicalDefinition.ValueString()
 		return
 	}
-	incomparable := "the provider's connection settings are known only after apply"
+	incomparable, unchanged := "the provider's connection settings are known only after apply", false
 	if p.pool != nil && p.known(ctx) {
-		n, err := matview.Normalize(ctx, p.pool, p.plan.Definition.ValueString(), p.plan.columnNames()...)
+		n, same, err := p.compare(ctx)
 		if p.exists && matview.IsLockTimeout(err) {
 			// A refresh in progress must neither stop a plan nor make a diff.
-			p.plan.Definition, p.canonical = p.state.Definition, p.state.CanonicalDefinition.ValueString()
+			p.plan.Definition, p.normal.Definition = p.state.Definition, p.state.CanonicalDefinition.ValueString()
 			diags.AddAttributeWarning(path.Root("definition"), "The definition was not compared",
 				"What it reads is locked, by a refresh or a change of a table. It is planned as unchanged; plan again when that has ended.")
 			return
 		}
-		p.canonical, p.columns, incomparable = n.Definition, n.Columns, n.Incomparable
+		p.normal, incomparable = n, n.Incomparable
 		if err != nil {
 			addPlanError(diags, "Invalid definition", err)
 			if diags.HasError() {
@@ -151,11 +150,12 @@ func (p *viewPlan) definition(ctx context.Context, diags *diag.Diagnostics) {
 			}
 			incomparable = "something that it reads is not there yet"
 		}
+		unchanged = same
 	}
 	if !p.exists {
 		return
 	}
-	if p.canonical != "" && p.canonical == p.state.CanonicalDefinition.ValueString() {
+	if unchanged {
 		if p.plan.ColumnNames.Equal(p.state.ColumnNames) {
 			p.plan.Definition = p.state.Definition
 		}
@@ -168,6 +168,16 @@ func (p *viewPlan) definition(ctx context.Context, diags *diag.Diagnostics) {
 	if p.pool != nil && p.known(ctx) {
 		p.replacement(ctx, incomparable, diags)
 	}
+}
+
+// compare has the server say what the planned definition is, and whether it means
+// what the state's does.
+func (p *viewPlan) compare(ctx context.Context) (n matview.Normal, same bool, err error) {
+	n, err = matview.Normalize(ctx, p.pool, p.plan.Definition.ValueString(), p.plan.columnNames()...)
+	if err == nil && p.exists {
+		same, err = n.Means(ctx, p.pool, p.state.CanonicalDefinition.ValueString())
+	}
+	return n, same, err
 }
 
 // replacement says what a new definition does, and refuses it where something
@@ -183,8 +193,10 @@ func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *
 	}
 	// Terraform plans once more while it applies: what the query reads may have
 	// been renamed since the state was written, and the view have followed.
-	if stored, err := matview.Definition(ctx, p.pool, v.OID); err == nil && stored == p.canonical {
-		return
+	if stored, err := matview.Definition(ctx, p.pool, v.OID); err == nil {
+		if same, err := p.normal.Means(ctx, p.pool, stored); err == nil && same {
+			return
+		}
 	}
 	if p.plan.OnDefinitionChange.ValueString() == onChangeSwap {
 		p.swap(ctx, v, incomparable, diags)
@@ -211,7 +223,7 @@ func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *
 	if len(dependents) > 0 {
 		warning += " That would fail, as other objects use it:\n" + bullets(dependents)
 	}
-	columns := p.columns
+	columns := p.normal.Columns
 	if columns == nil {
 		columns = v.Columns
 	}
@@ -241,7 +253,7 @@ func (p *viewPlan) swap(ctx context.Context, v *matview.View, incomparable strin
 			dropped = append(dropped, x.Name)
 		}
 	}
-	obstacles, err := matview.Obstacles(ctx, p.pool, v, p.columns, v.Storage.With(p.plan.storage()), dropped)
+	obstacles, err := matview.Obstacles(ctx, p.pool, v, p.normal.Columns, v.Storage.With(p.plan.storage()), dropped)
 	if err != nil {
 		addError(diags, "Cannot read what depends on the materialized view", err)
 		return
@@ -254,8 +266,8 @@ func (p *viewPlan) swap(ctx context.Context, v *matview.View, incomparable strin
 		return
 	}
 	var lost []string
-	if p.columns != nil {
-		if lost, err = matview.LostColumns(ctx, p.pool, v, p.columns); err != nil {
+	if p.normal.Columns != nil {
+		if lost, err = matview.LostColumns(ctx, p.pool, v, p.normal.Columns); err != nil {
 			addError(diags, "Cannot read what belongs to the materialized view", err)
 			return
 		}
@@ -272,7 +284,7 @@ func (p *viewPlan) swap(ctx context.Context, v *matview.View, incomparable strin
 // keepsIndexes refuses a new definition on which the indexes that are not managed
 // could not be built again, as where a column has another type or is gone.
 func (p *viewPlan) keepsIndexes(ctx context.Context, v *matview.View, diags *diag.Diagnostics) bool {
-	if !p.plan.Indexes.IsNull() || p.canonical == "" {
+	if !p.plan.Indexes.IsNull() || p.normal.Definition == "" {
 		return true
 	}
 	stored, err := matview.ReadIndexes(ctx, p.pool, v.OID)
@@ -289,7 +301,7 @@ func (p *viewPlan) keepsIndexes(ctx context.Context, v *matview.View, diags *dia
 		stored[name] = x
 	}
 	var indexErr *matview.IndexError
-	if _, err = matview.NormalizeIndexes(ctx, p.pool, v.Name, p.canonical, stored); !errors.As(err, &indexErr) {
+	if _, err = matview.NormalizeIndexes(ctx, p.pool, v.Name, p.normal.Definition, stored); !errors.As(err, &indexErr) {
 		return true
 	}
 	diags.AddAttributeError(path.Root("definition"), fmt.Sprintf("Materialized view %s cannot get a new definition", v.ID),
@@ -325,7 +337,7 @@ func (p *viewPlan) indexes(ctx context.Context, diags *diag.Diagnostics) {
 // sameIndexes checks the indexes whose text has changed, or all where the view
 // they are on has, and takes those of the same meaning for unchanged.
 func (p *viewPlan) sameIndexes(ctx context.Context, diags *diag.Diagnostics) {
-	if p.pool == nil || p.canonical == "" || p.plan.Indexes.IsNull() || !fullyKnown(ctx, p.plan.Indexes) {
+	if p.pool == nil || p.normal.Definition == "" || p.plan.Indexes.IsNull() || !fullyKnown(ctx, p.plan.Indexes) {
 		return
 	}
 	before := p.state.Indexes.Elements()
@@ -339,7 +351,7 @@ func (p *viewPlan) sameIndexes(ctx context.Context, diags *diag.Diagnostics) {
 	if len(changed) == 0 || diags.HasError() {
 		return
 	}
-	normal, err := matview.NormalizeIndexes(ctx, p.pool, p.plan.name(), p.canonical, changed)
+	normal, err := matview.NormalizeIndexes(ctx, p.pool, p.plan.name(), p.normal.Definition, changed)
 	if err != nil {
 		if attribute, _ := blamed(err); !attribute.Equal(path.Empty()) {
 			addPlanError(diags, "Invalid index", err)
@@ -383,8 +395,8 @@ func addPlanError(diags *diag.Diagnostics, summary string, err error) {
 	switch {
 	case sqlErr != nil && sqlErr.Missing():
 		diags.AddAttributeWarning(attribute, "Not there yet", sqlErr.Explain()+"\n\nIf this apply creates it before the view (see depends_on), all is well; else the apply will fail.")
-	case matview.IsLockTimeout(err):
-		diags.AddAttributeError(path.Root("definition"), summary, "It could not be checked: what it reads is locked, by a refresh or a change of a table. Plan again when that has ended.")
+	case matview.IsLockTimeout(err): // no plan waits for a refresh, nor fails for one
+		diags.AddAttributeWarning(path.Root("definition"), "Not checked yet", "What it reads is locked, by a refresh or a change of a table. The apply checks it, once that has ended.")
 	case sqlErr == nil && attribute.Equal(path.Empty()): // no fault of the text
 		addViewError(diags, "Cannot check the materialized view", err)
 	default:

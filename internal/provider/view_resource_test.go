@@ -436,6 +436,7 @@ func TestAccViewUpstreamLocked(t *testing.T) {
 	// Only the server can tell what these mean, which it cannot while it is locked.
 	reworded := viewConfig(db, withDefinition("SELECT below.id FROM public.below"))
 	other := viewConfig(db, withDefinition("SELECT id FROM below WHERE id > 1")+"  timeouts = { update = \"5m\" }")
+	const second = "resource \"matview_view\" \"second\" {\n  name = \"second\"\n  definition = \"SELECT id FROM below\"\n}\n"
 	conn := db.Connect(t)
 	resource.Test(t, resource.TestCase{
 		ProtoV6ProviderFactories: testAccProviders,
@@ -451,6 +452,7 @@ func TestAccViewUpstreamLocked(t *testing.T) {
 				Config: relaid, PlanOnly: true,
 			},
 			{Config: reworded, PlanOnly: true},
+			{Config: relaid + second, PlanOnly: true, ExpectNonEmptyPlan: true},
 			{Config: other, ConfigPlanChecks: viewUpdates, Check: resource.TestCheckResourceAttr(viewAddress, "timeouts.update", "5m")},
 			{
 				PreConfig: func() {
