@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -200,6 +201,51 @@ func TestScheduleMethodWarning(t *testing.T) {
 	db.Exec(t, "CREATE UNIQUE INDEX ON job_progress (job_id)")
 	if got := warnings(nil); got != 0 {
 		t.Errorf("%d warnings with an index, want 0", got)
+	}
+}
+
+// A view that loses what its schedule needs is warned of at plan, where the
+// schedule itself does not change.
+func TestAccViewScheduledConcurrently(t *testing.T) {
+	if os.Getenv("TF_ACC") == "" {
+		t.Skip("it runs terraform, as do the acceptance tests: set TF_ACC")
+	}
+	db := viewDatabase(t)
+	installTables(t, db)
+	config := func(indexes, method string) string {
+		return fmt.Sprintf(`
+terraform {
+  required_providers {
+    matview = { source = "matview/matview" }
+  }
+}
+
+resource "matview_view" "test" {
+  name       = "job_progress"
+  definition = "SELECT id, name FROM jobs"
+  indexes    = { %s }
+}
+
+resource "matview_refresh_schedule" "test" {
+  view   = matview_view.test.id
+  every  = "1h"
+  method = %q
+}
+`, indexes, method)
+	}
+	const u, n = `u = { keys = ["id"], unique = true }`, `n = { keys = ["name"] }`
+	w := newWorkspace(t, db.URL(), config(u+", "+n, "concurrently"))
+	w.run(t, "apply", "-auto-approve")
+	w.plan(t)
+	for indexes, warned := range map[string]bool{
+		"": true, n: true, strings.Replace(u, "true", "false", 1) + ", " + n: true, strings.Replace(u, `"id"`, `"abs(id)"`, 1): true,
+		u: false, strings.Replace(u, "id", "name", 1): false,
+	} {
+		w.write(t, config(indexes, "concurrently"))
+		out := w.run(t, "plan")
+		if got := message("Materialized view job_progress can no longer be refreshed concurrently", `whose method is "concurrently", would fail.`).MatchString(out); got != warned {
+			t.Errorf("with indexes = { %s } the plan warns: %t\n%s", indexes, got, out)
+		}
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
+	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
 // viewPlan is one plan: what is planned, from what, and what is known of it.
@@ -69,6 +71,7 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	}
 	p.indexes(ctx, &resp.Diagnostics)
 	p.place(ctx, &resp.Diagnostics)
+	p.schedule(ctx, r.client.logSchema, &resp.Diagnostics)
 	p.owner(ctx, &resp.Diagnostics)
 	if p.exists && (!p.plan.Name.Equal(p.state.Name) || !p.plan.Schema.Equal(p.state.Schema)) {
 		p.plan.ID = types.StringUnknown()
@@ -348,17 +351,21 @@ func (p *viewPlan) sameIndexes(ctx context.Context, diags *diag.Diagnostics) {
 			delete(changed, name)
 		}
 	}
-	if len(changed) == 0 || diags.HasError() {
+	if diags.HasError() {
 		return
 	}
-	normal, err := matview.NormalizeIndexes(ctx, p.pool, p.plan.name(), p.normal.Definition, changed)
-	if err != nil {
-		if attribute, _ := blamed(err); !attribute.Equal(path.Empty()) {
-			addPlanError(diags, "Invalid index", err)
+	normal := map[string]matview.Index{}
+	if len(changed) > 0 {
+		var err error
+		normal, err = matview.NormalizeIndexes(ctx, p.pool, p.plan.name(), p.normal.Definition, changed)
+		if err != nil {
+			if attribute, _ := blamed(err); !attribute.Equal(path.Empty()) {
+				addPlanError(diags, "Invalid index", err)
+			}
+			return // apply compares again
 		}
-		return // apply compares again
 	}
-	p.supportsConcurrent(planned, normal)
+	p.supportsConcurrent(ctx, planned, normal)
 	for name, x := range normal {
 		if known, ok := p.memory.Indexes[name]; ok && before[name] != nil && known.Text == indexText(x) {
 			planned[name] = before[name]
@@ -369,18 +376,48 @@ func (p *viewPlan) sameIndexes(ctx context.Context, diags *diag.Diagnostics) {
 	p.plan.Indexes = value
 }
 
-// supportsConcurrent fills in what is certain of all the planned indexes: that a
-// usable one is among those just checked, or that all were and none is.
-func (p *viewPlan) supportsConcurrent(planned map[string]attr.Value, normal map[string]matview.Index) {
-	for _, x := range normal {
-		if x.Concurrent {
-			p.concurrent = types.BoolValue(true)
-			return
+// supportsConcurrent fills in what is certain of all the planned indexes: those
+// just checked, and those that stay as they are in the catalog.
+func (p *viewPlan) supportsConcurrent(ctx context.Context, planned map[string]attr.Value, normal map[string]matview.Index) {
+	known := map[string]bool{}
+	if p.exists && !p.rebuilt {
+		v, err := matview.Read(ctx, p.pool, p.state.name())
+		if err != nil || v == nil {
+			return // apply will tell
+		}
+		for _, x := range v.Indexes {
+			if p.memory.Indexes[x.Name].Hash == x.Hash { // else apply builds it anew
+				known[x.Name] = x.Concurrent
+			}
 		}
 	}
-	if len(normal) == len(planned) {
-		p.concurrent = types.BoolValue(false)
+	for name, x := range normal {
+		known[name] = x.Concurrent
 	}
+	usable, certain := false, true
+	for name := range planned {
+		concurrent, ok := known[name]
+		usable, certain = usable || concurrent, certain && ok
+	}
+	if usable || certain {
+		p.concurrent = types.BoolValue(usable)
+	}
+}
+
+// schedule warns where the view has a schedule of concurrent refreshes, which the
+// planned indexes do not allow any more. The schedule's own plan sees only indexes
+// that are there.
+func (p *viewPlan) schedule(ctx context.Context, logSchema string, diags *diag.Diagnostics) {
+	supports := p.plan.SupportsConcurrentRefresh
+	if p.pool == nil || !p.exists || !p.state.SupportsConcurrentRefresh.ValueBool() || supports.IsUnknown() || supports.ValueBool() {
+		return
+	}
+	row, found, err := schedule.Of(ctx, p.pool, logSchema, p.state.ID.ValueString())
+	if err != nil || !found || row.Method != string(refresh.Concurrently) { // the tables may not be there
+		return
+	}
+	diags.AddAttributeWarning(path.Root("indexes"), fmt.Sprintf("Materialized view %s can no longer be refreshed concurrently", p.state.ID.ValueString()),
+		"It loses its only unique index on plain columns without a condition, and every refresh of its schedule, whose method is \"concurrently\", would fail. Keep such an index, or let method be \"auto\".")
 }
 
 func fullyKnown(ctx context.Context, value attr.Value) bool {
