@@ -16,7 +16,7 @@ import (
 )
 
 func (r *refreshLogResource) Schema(_ context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
-	roles := []validator.Set{setvalidator.ValueStringsAre(stringvalidator.LengthBetween(1, maxIdentifier))}
+	roles := []validator.Set{setvalidator.NoNullValues(), setvalidator.ValueStringsAre(stringvalidator.LengthBetween(1, maxIdentifier))}
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "The refresh log and the tables and views beside it: `materialized_view_refresh_log`, which other programs may read and write too, " +
 			"the schedules, the state and history of refreshes, and `materialized_view_freshness`, which says how fresh each view is.\n\n" +

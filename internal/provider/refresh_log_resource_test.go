@@ -237,6 +237,7 @@ func TestAccRefreshLogRefuses(t *testing.T) {
 		},
 		"newer":           {before: "CREATE TABLE matview_schema_version AS SELECT 99 AS version", message: `at version 99, and this program knows only up to`},
 		"missing role":    {arguments: `writer_roles = ["nobody_there"]`, message: `role "nobody_there" does not exist; create it first`},
+		"null role":       {arguments: `reader_roles = [null]`, message: `This attribute contains a null value.`},
 		"bad retention":   {arguments: `history_retention = "30 days"`, message: `unknown unit`},
 		"no retention":    {arguments: `history_retention = "0s"`, message: `"0s" must be at least 1µs`},
 		"too long a name": {arguments: `schema = "` + longName + `"`, message: `longer than the 63 bytes`},

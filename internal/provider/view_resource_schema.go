@@ -57,7 +57,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				MarkdownDescription: "Names for the columns that `definition` returns, in order and without quotes, as in `CREATE MATERIALIZED VIEW name (a, b)`; columns beyond the list keep theirs. A change of a name is a change of the definition. Without it, the query names the columns.",
 				Optional:            true,
 				ElementType:         types.StringType,
-				Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(identifier())},
+				Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.NoNullValues(), listvalidator.ValueStringsAre(identifier())},
 			},
 			"on_definition_change": schema.StringAttribute{
 				MarkdownDescription: "How a new definition comes about. `swap`: the new view is built beside the old one, filled, indexed and analyzed while readers go on, and exchanged for it in a moment; " +
@@ -90,7 +90,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Computed:            true,
 				PlanModifiers:       []planmodifier.Map{keepFound{}},
 				ElementType:         types.StringType,
-				Validators:          []validator.Map{mapvalidator.KeysAre(parameterName())},
+				Validators:          []validator.Map{mapvalidator.NoNullValues(), mapvalidator.KeysAre(parameterName())},
 			},
 			"indexes": schema.MapNestedAttribute{
 				MarkdownDescription: "The indexes of the view, by name. The map is all of them: an index that is not in it is dropped. `{}` means none; without the argument, indexes are not managed here and stay as they are; after an import, the state holds those that were found. " +
@@ -163,7 +163,7 @@ func indexObject() schema.NestedAttributeObject {
 			MarkdownDescription: "What is indexed, in order, each as in `CREATE INDEX`: a column, or an expression in parentheses or a function call, with `COLLATE`, operator class, `DESC` and `NULLS FIRST` after it where wanted: `job_id`, `created_at DESC`, `title gin_trgm_ops`, `(a + b)`. Compared by meaning, as `definition` is. A change builds the index anew.",
 			Required:            true,
 			ElementType:         types.StringType,
-			Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(text())},
+			Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.NoNullValues(), listvalidator.ValueStringsAre(text())},
 		},
 		"unique": schema.BoolAttribute{
 			MarkdownDescription: "Whether no two rows may have the same keys; a refresh that would bring such rows fails. A change builds the index anew. Default: `false`.",
@@ -193,7 +193,7 @@ func indexObject() schema.NestedAttributeObject {
 			MarkdownDescription: "Storage parameters of the index, such as `{ fillfactor = \"70\" }`, with values as the server stores them. A change builds the index anew. Without it, there are none.",
 			Optional:            true,
 			ElementType:         types.StringType,
-			Validators:          []validator.Map{mapvalidator.SizeAtLeast(1), mapvalidator.KeysAre(parameterName())},
+			Validators:          []validator.Map{mapvalidator.SizeAtLeast(1), mapvalidator.NoNullValues(), mapvalidator.KeysAre(parameterName())},
 		},
 		"tablespace": schema.StringAttribute{
 			MarkdownDescription: "Tablespace of the index. A change builds the index anew. Default: that of the database.",
@@ -204,7 +204,7 @@ func indexObject() schema.NestedAttributeObject {
 			MarkdownDescription: "Names of columns to keep in the index beside its keys, without quotes. A change builds the index anew. Without it, there are none.",
 			Optional:            true,
 			ElementType:         types.StringType,
-			Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(identifier())},
+			Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.NoNullValues(), listvalidator.ValueStringsAre(identifier())},
 		},
 	}}
 }
