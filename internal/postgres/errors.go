@@ -216,6 +216,10 @@ func attemptCause(c *pgconn.Config, err error) string {
 		return "the server's certificate is not valid: " + strings.TrimPrefix(invalid.Error(), "x509: ")
 	case errors.As(err, &op) && op.Op == "remote error":
 		return "the server refused TLS: " + op.Err.Error() + "; check the client certificate"
+	case errors.As(err, &op) && op.Op != "dial" && hasCertificate(c):
+		// With TLS 1.3 the server refuses it after the handshake, and the connection
+		// may be gone before its word is read.
+		return op.Err.Error() + "; check the client certificate, which the server may have refused"
 	case errors.As(err, &op):
 		return op.Err.Error() + "; is the server running there?"
 	case refusesTLS(err):
@@ -227,6 +231,10 @@ func attemptCause(c *pgconn.Config, err error) string {
 		return unwanted + "; target_session_attrs asks for another"
 	}
 	return cause
+}
+
+func hasCertificate(c *pgconn.Config) bool {
+	return c.TLSConfig != nil && len(c.TLSConfig.Certificates) > 0
 }
 
 func refusesTLS(err error) bool {
