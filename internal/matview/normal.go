@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -23,6 +24,9 @@ type Normal struct {
 	// Definition is a query again, without a semicolon; "" where Incomparable.
 	Definition string
 	Columns    []Column
+	// Reads are the OIDs of the relations that it reads, through views too; none
+	// where Incomparable.
+	Reads []uint32
 	// Incomparable says why the server could check the query but not normalise
 	// it; "" where it could.
 	Incomparable string
@@ -70,6 +74,19 @@ func NormalizeFor(ctx context.Context, tx pgx.Tx, view *View, query string, colu
 		return err
 	})
 	return n, err
+}
+
+// RefuseReading is an [SQLError] where n reads view, which it is to replace: the
+// views between the two would read each other from then on.
+func (n Normal) RefuseReading(view *View) error {
+	if !slices.Contains(n.Reads, view.OID) {
+		return nil
+	}
+	return &SQLError{
+		SQLState: "42P17",
+		Message:  fmt.Sprintf("the definition of %s reads %[1]s itself, or a view over it", view.Name),
+		Hint:     "Read what the view was made of instead.",
+	}
 }
 
 // Means tells whether n is the query that the server has stored as definition.
@@ -250,15 +267,18 @@ func readNormal(ctx context.Context, tx pgx.Tx, name Name) (n Normal, err error)
 	var oid uint32
 	var temporary *string
 	const sql = `
-SELECT v.oid,
-       (SELECT format('%I', c.relname)
-        FROM pg_rewrite AS r
-        JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
-        JOIN pg_class AS c ON c.oid = d.refobjid AND c.oid <> v.oid AND c.relpersistence = 't'
-        WHERE r.ev_class = v.oid
-        LIMIT 1)
-FROM pg_class AS v WHERE v.oid = $1::regclass`
-	if err := tx.QueryRow(ctx, sql, name.SQL()).Scan(&oid, &temporary); err != nil {
+WITH RECURSIVE reads AS (
+    SELECT $1::regclass::oid AS oid
+    UNION
+    SELECT d.refobjid
+    FROM reads
+    JOIN pg_rewrite AS r ON r.ev_class = reads.oid AND r.rulename = '_RETURN'
+    JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+)
+SELECT $1::regclass::oid, array_agg(oid ORDER BY oid) FILTER (WHERE oid <> $1::regclass),
+       min(format('%I', relname)) FILTER (WHERE oid <> $1::regclass AND relpersistence = 't')
+FROM reads JOIN pg_class AS c USING (oid)`
+	if err := tx.QueryRow(ctx, sql, name.SQL()).Scan(&oid, &n.Reads, &temporary); err != nil {
 		return n, fmt.Errorf("read a definition back: %w", err)
 	}
 	if temporary != nil {

@@ -164,7 +164,10 @@ func (c *viewChange) needsReplacement(ctx context.Context, tx pgx.Tx, v *matview
 		return false, err
 	}
 	same, err := n.Means(ctx, tx, stored)
-	return !same, err
+	if same || err != nil {
+		return false, err
+	}
+	return true, n.RefuseReading(v)
 }
 
 // replace drops the view and creates it again as it was, but for its definition

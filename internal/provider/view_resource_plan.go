@@ -201,6 +201,10 @@ func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *
 			return
 		}
 	}
+	if err := p.normal.RefuseReading(v); err != nil {
+		addViewError(diags, "Invalid definition", err)
+		return
+	}
 	if p.plan.OnDefinitionChange.ValueString() == onChangeSwap {
 		p.swap(ctx, v, incomparable, diags)
 		return

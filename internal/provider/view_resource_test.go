@@ -342,6 +342,40 @@ func TestAccViewBadInput(t *testing.T) {
 	}
 }
 
+// A view that came to read itself could neither be refreshed for what is new nor be
+// dropped.
+func TestAccViewReadsItself(t *testing.T) {
+	db := viewDatabase(t)
+	recreate := "  on_definition_change = \"recreate\""
+	refused := func(definition, more string) resource.TestStep {
+		return resource.TestStep{
+			Config:      viewConfig(db, withDefinition(definition)+more),
+			ExpectError: message("Invalid definition", "the definition of job_progress reads job_progress itself, or a view over it"), PlanOnly: true,
+		}
+	}
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{
+			{Config: viewConfig(db, withDefinition("SELECT id FROM jobs"))},
+			refused("SELECT id FROM job_progress WHERE id > 1", ""),
+			refused("SELECT id FROM job_progress WHERE id > 1", recreate),
+			{
+				PreConfig: func() {
+					db.Exec(t, "CREATE VIEW over AS SELECT id FROM job_progress; CREATE VIEW above AS SELECT id FROM over")
+				},
+				Config: viewConfig(db, withDefinition("SELECT id FROM jobs")), ConfigPlanChecks: noChanges,
+			},
+			refused("SELECT id FROM jobs WHERE id IN (SELECT id FROM above)", ""),
+			// What is read may be known only after the plan.
+			{
+				Config:      viewConfig(db, "  name = \"job_progress\"\n  definition = terraform_data.d.output") + "resource \"terraform_data\" \"d\" {\n  input = \"SELECT id FROM above\"\n}\n",
+				ExpectError: message("reads job_progress itself, or a view over it"),
+			},
+			{PreConfig: func() { db.Exec(t, "DROP VIEW over CASCADE") }, Config: viewConfig(db, withDefinition("SELECT id FROM jobs"))},
+		},
+	})
+}
+
 // A failed change loses nothing.
 func TestAccViewFailedChange(t *testing.T) {
 	db := viewDatabase(t)
