@@ -8,11 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
@@ -65,17 +63,6 @@ func BenchmarkSwap(b *testing.B) {
 	fmt.Printf("\nbench: swap ours=%s reference=%s ratio=%.2f\n", o.Round(time.Millisecond), r.Round(time.Millisecond), float64(o)/float64(r))
 	fmt.Printf("bench: swap-stall ours=%s reference=%s ratio=%.2f reads=%d elsewhere=%s\n", stall.Round(time.Millisecond/10), benchStall,
 		float64(stall)/float64(benchStall), reads, elsewhere.Round(time.Millisecond/10))
-}
-
-// changeDefinition is all that the resource does for it.
-func changeDefinition(ctx context.Context, c *client, definition string) error {
-	name := matview.Name{Schema: "public", Relation: "job_progress"}
-	change := viewChange{client: c, from: name, newText: true, plan: &viewModel{
-		Name: types.StringValue(name.Relation), Schema: types.StringValue(name.Schema), Definition: types.StringValue(definition),
-		CanonicalDefinition: types.StringUnknown(), OnDefinitionChange: types.StringValue(onChangeSwap), WithData: types.BoolValue(true),
-	}}
-	_, _, err := change.apply(ctx)
-	return err
 }
 
 func setUpSwap(b *testing.B, pool *pgxpool.Pool) {
