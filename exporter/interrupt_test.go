@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"os"
 	osexec "os/exec"
 	"os/signal"
 	"strings"
@@ -19,9 +20,7 @@ func TestRefreshEndsWithItsReader(t *testing.T) {
 		"broken pipe":      func(_ *testing.T, _ *process, output io.Closer) { _ = output.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			if name == "hangup" && signal.Ignored(syscall.SIGHUP) {
-				t.Skip("these tests run under nohup")
-			}
+			handleHangups(t)
 			db := stuck(t)
 			db.Exec(t, `CREATE FUNCTION gate2() RETURNS int LANGUAGE sql AS 'SELECT 1 FROM (SELECT pg_advisory_xact_lock_shared(43)) AS gate';
 CREATE MATERIALIZED VIEW first AS SELECT gate2() AS x WITH NO DATA`)
@@ -53,6 +52,15 @@ CREATE MATERIALIZED VIEW first AS SELECT gate2() AS x WITH NO DATA`)
 			}
 		})
 	}
+}
+
+// handleHangups keeps the programs that a test starts from inheriting that SIGHUP is
+// ignored, as it is where the tests run under nohup: what a process handles is reset
+// to the default in those that it starts.
+func handleHangups(t *testing.T) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangups) })
 }
 
 func TestRefreshGoesOnUnderNohup(t *testing.T) {

@@ -39,6 +39,19 @@ install_packages() {
     fail "apt-get install $* failed"
 }
 
+# newest_postgresql brings the server up to the distribution's newest minor release,
+# which a machine that was set up earlier does not have. Only root on a Debian-like
+# system can; anywhere else the tests run with what is there.
+newest_postgresql() {
+  if ! command -v apt-get >/dev/null || [[ $(id -u) != 0 ]]; then
+    return
+  fi
+  apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 update >/dev/null || true
+  local installed
+  mapfile -t installed < <(dpkg-query -W -f '${Package}\n' 'postgresql-[0-9]*' 2>/dev/null | grep -E '^postgresql-[0-9]+$')
+  install_packages postgresql "${installed[@]}"
+}
+
 # need PROGRAM[:PACKAGE]... installs those of the programs that are not on PATH.
 # The package is named only where it is not named as the program.
 need() {

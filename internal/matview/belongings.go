@@ -29,7 +29,7 @@ WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped`
 // the names that the twin's have for now, and the same for statistics objects.
 const carrySQL = `
 WITH kept AS (
-    SELECT a.*, $2::oid::regclass AS twin
+    SELECT a.*, ` + columnOptionsSQL + ` AS options, $2::oid::regclass AS twin
     FROM pg_attribute AS a
     JOIN pg_attribute AS b ON b.attrelid = $2 AND b.attname = a.attname
     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
@@ -50,8 +50,8 @@ SELECT format('ALTER MATERIALIZED VIEW %s ALTER COLUMN %I SET STATISTICS %s', tw
 FROM kept WHERE attstattarget >= 0
 UNION ALL
 SELECT format('ALTER MATERIALIZED VIEW %s ALTER COLUMN %I SET (%s)', twin, attname,
-              (SELECT string_agg(format('%I = %L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), ', ') FROM unnest(attoptions) AS o))
-FROM kept WHERE attoptions IS NOT NULL
+              (SELECT string_agg(format('%I = %L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), ', ') FROM unnest(options) AS o))
+FROM kept WHERE options IS NOT NULL
 UNION ALL
 SELECT format('COMMENT ON COLUMN %s.%I IS %L', twin, attname, d.description)
 FROM kept JOIN pg_description AS d ON d.classoid = 'pg_class'::regclass AND d.objoid = attrelid AND d.objsubid = attnum
@@ -109,8 +109,8 @@ SELECT c.relname::text,
             FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid))::text,
        jsonb_build_array(
            c.relacl::text, c.relreplident,
-           (SELECT jsonb_agg(jsonb_build_array(attname, attacl::text, attstattarget, attoptions) ORDER BY attrelid, attnum)
-            FROM pg_attribute WHERE attrelid = ANY (part.oids)),
+           (SELECT jsonb_agg(jsonb_build_array(attname, attacl::text, attstattarget, ` + columnOptionsSQL + `) ORDER BY attrelid, attnum)
+            FROM pg_attribute AS a WHERE attrelid = ANY (part.oids)),
            (SELECT jsonb_agg(jsonb_build_array(objoid, objsubid, description) ORDER BY objoid, objsubid)
             FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid = ANY (part.oids)),
            (SELECT jsonb_agg(jsonb_build_array(objsubid, provider, label) ORDER BY objsubid, provider)

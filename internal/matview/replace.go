@@ -57,6 +57,11 @@ func (k Kept) Restore(ctx context.Context, tx pgx.Tx, view *View) error {
 	return nil
 }
 
+// columnOptionsSQL is the options that a user can set on a column, of the row a of
+// pg_attribute; null if there are none. The server keeps options of its own beside
+// them, new for each relation: pg_attver since the minor releases of November 2026.
+const columnOptionsSQL = `(SELECT array_agg(o ORDER BY o) FROM unnest(a.attoptions) AS o WHERE split_part(o, '=', 1) IN ('n_distinct', 'n_distinct_inherited'))`
+
 // lostSQL names what Keep does not keep.
 const lostSQL = `
 SELECT 'the comment on column ' || quote_ident(a.attname)
@@ -71,7 +76,7 @@ UNION ALL
 SELECT 'extended statistics ' || quote_ident(stxname) FROM pg_statistic_ext WHERE stxrelid = $1
 UNION ALL
 SELECT 'the statistics target or options of column ' || quote_ident(attname)
-FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND (attstattarget >= 0 OR attoptions IS NOT NULL)
+FROM pg_attribute AS a WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND (attstattarget >= 0 OR ` + columnOptionsSQL + ` IS NOT NULL)
 UNION ALL
 SELECT 'the storage of column ' || quote_ident(a.attname)
 FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
@@ -142,8 +147,8 @@ FROM pg_attribute AS a, aclexplode(a.attacl) AS x
 WHERE a.attrelid = $1 AND a.attname <> ALL ($2::text[])
 UNION
 SELECT format('the statistics target or options of column %I', attname)
-FROM pg_attribute
-WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND (attstattarget >= 0 OR attoptions IS NOT NULL) AND attname <> ALL ($2::text[])
+FROM pg_attribute AS a
+WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND (attstattarget >= 0 OR ` + columnOptionsSQL + ` IS NOT NULL) AND attname <> ALL ($2::text[])
 ORDER BY 1`
 
 // LostColumns names what a view loses with the columns that are not among those

@@ -38,7 +38,7 @@ SELECT jsonb_pretty(jsonb_build_object(
     'view', (SELECT to_jsonb(c) - '{oid,relfilenode,reltype,reltoastrelid,relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,relminmxid,relhassubclass,relacl}'::text[] FROM pg_class AS c WHERE oid = 'v'::regclass),
     'acl', (SELECT jsonb_agg(a ORDER BY a::text) FROM pg_class AS c, unnest(c.relacl::text[]) AS a WHERE oid = 'v'::regclass),
     'toast', (SELECT reloptions FROM pg_class WHERE oid = (SELECT reltoastrelid FROM pg_class WHERE oid = 'v'::regclass)),
-    'columns', (SELECT jsonb_agg(to_jsonb(a) - '{attrelid,attacl}'::text[] || jsonb_build_object('acl', (SELECT jsonb_agg(x ORDER BY x::text) FROM unnest(a.attacl::text[]) AS x), 'comment', col_description(attrelid, attnum)) ORDER BY attnum)
+    'columns', (SELECT jsonb_agg(to_jsonb(a) - '{attrelid,attacl,attoptions}'::text[] || jsonb_build_object('options', ` + columnOptionsSQL + `, 'acl', (SELECT jsonb_agg(x ORDER BY x::text) FROM unnest(a.attacl::text[]) AS x), 'comment', col_description(attrelid, attnum)) ORDER BY attnum)
                 FROM pg_attribute AS a WHERE attrelid = 'v'::regclass AND attnum > 0),
     'comment', obj_description('v'::regclass),
     'indexes', (SELECT jsonb_agg(jsonb_build_array(pg_get_indexdef(indexrelid), obj_description(indexrelid, 'pg_class'), indisclustered, indisvalid, reltablespace,

@@ -30,6 +30,11 @@ func TestNewIsIsolated(t *testing.T) {
 	}
 }
 
+// TestServerVersion says which server the tests run with; make test shows it first.
+func TestServerVersion(t *testing.T) {
+	t.Log(query[string](t, New(t).URL(), "SELECT version()"))
+}
+
 // Whatever the test leaves open, its database and roles are dropped.
 func TestCleanup(t *testing.T) {
 	t.Parallel()
