@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -230,7 +231,7 @@ func (d benched) provoke() {
 	if _, err := second.Exec(ctx, "SET LOCAL lock_timeout = '1ms'"); err != nil {
 		d.Fatal(err)
 	}
-	if _, err := second.Exec(ctx, "REFRESH MATERIALIZED VIEW view_1"); postgres.SQLState(err) != postgres.LockNotAvailable {
+	if _, err := second.Exec(ctx, "REFRESH MATERIALIZED VIEW view_1"); postgres.SQLState(err) != pgerrcode.LockNotAvailable {
 		d.Fatal(err)
 	}
 	for _, tx := range []pgx.Tx{first, second} {

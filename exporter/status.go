@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
+	"github.com/jackc/pgerrcode"
 
 	"github.com/matview/terraform-provider-matview/exporter/api"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
@@ -175,9 +176,9 @@ func orDash(s *string) string {
 func (a *app) hint(err error) error {
 	var text string
 	switch postgres.SQLState(err) {
-	case postgres.UndefinedTable, postgres.InvalidSchemaName, postgres.UndefinedFunction:
+	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName, pgerrcode.UndefinedFunction:
 		text = fmt.Sprintf("the tables of matview are not installed in schema %s: run `matview-exporter migrate`, apply a matview_refresh_log, or set --database.schema", a.schema)
-	case postgres.InsufficientRight:
+	case pgerrcode.InsufficientPrivilege:
 		text = "this role may not use the tables of matview: put it into writer_roles or reader_roles of matview_refresh_log"
 	default:
 		return err

@@ -46,3 +46,16 @@ BEGIN
     EXECUTE format('ALTER FUNCTION materialized_view_refresh_log_rows() SET search_path = %I, pg_temp', current_schema());
 END
 $$;
+
+-- The canonical name of a relation: bare in schema public, else schema.name, each
+-- part as quote_ident gives it. The planner inlines it.
+CREATE OR REPLACE FUNCTION materialized_view_name(schema_name NAME, relation_name NAME)
+RETURNS TEXT LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN schema_name = 'public' THEN pg_catalog.quote_ident(relation_name)
+                ELSE pg_catalog.quote_ident(schema_name) || '.' || pg_catalog.quote_ident(relation_name) END
+$$;
+
+-- How long after its last heartbeat a running attempt counts as dead. The planner
+-- inlines it.
+CREATE OR REPLACE FUNCTION materialized_view_attempt_timeout()
+RETURNS INTERVAL LANGUAGE sql IMMUTABLE AS $$ SELECT INTERVAL '7 seconds' $$;

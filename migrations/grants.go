@@ -28,6 +28,8 @@ func (p privilege) sql(verb, schema, toFrom, role string) string {
 const (
 	logRowsFunction   = "materialized_view_refresh_log_rows()"
 	upstreamsFunction = "materialized_view_upstreams(oid)"
+	nameFunction      = "materialized_view_name(name, name)"
+	timeoutFunction   = "materialized_view_attempt_timeout()"
 )
 
 // readerPrivileges are what reading freshness takes. The functions within the
@@ -36,7 +38,8 @@ var readerPrivileges = slices.Concat(
 	[]privilege{{"SCHEMA", "", "USAGE"}},
 	tables("SELECT", LogTable, "materialized_view_refresh_schedule", "materialized_view_refresh_state",
 		"materialized_view_refresh_history", "materialized_view_names", "materialized_view_freshness", VersionTable),
-	[]privilege{{"FUNCTION", logRowsFunction, "EXECUTE"}, {"FUNCTION", upstreamsFunction, "EXECUTE"}},
+	[]privilege{{"FUNCTION", logRowsFunction, "EXECUTE"}, {"FUNCTION", upstreamsFunction, "EXECUTE"},
+		{"FUNCTION", nameFunction, "EXECUTE"}, {"FUNCTION", timeoutFunction, "EXECUTE"}},
 )
 
 // writerPrivileges are what recording refreshes takes, beside reading.

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -47,7 +48,7 @@ func (s session) mustNot(statements ...string) {
 	s.t.Helper()
 	for _, statement := range statements {
 		_, err := s.conn.Exec(s.t.Context(), statement)
-		if postgres.SQLState(err) != postgres.InsufficientRight {
+		if postgres.SQLState(err) != pgerrcode.InsufficientPrivilege {
 			s.t.Errorf("%s: got %v, want permission denied", statement, err)
 		}
 	}

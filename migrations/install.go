@@ -98,6 +98,8 @@ var ours = []struct{ kind, name string }{
 	{"VIEW", "materialized_view_names"},
 	{"FUNCTION", logRowsFunction},
 	{"FUNCTION", upstreamsFunction},
+	{"FUNCTION", nameFunction},
+	{"FUNCTION", timeoutFunction},
 	{"FUNCTION", trackedFunction},
 	{"FUNCTION", recordExternalFunction},
 	{"TABLE", "materialized_view_refresh_schedule"},

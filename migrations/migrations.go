@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/tern/v2/migrate"
@@ -68,10 +69,10 @@ func apply(ctx context.Context, tx pgx.Tx, schema string, track tracking) error 
 	}
 	err := applyFiles(ctx, tx, schema, track)
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock not available
+	if errors.As(err, &pgErr) && pgErr.Code == pgerrcode.LockNotAvailable {
 		return fmt.Errorf("%w: a session that has read or written the tables of matview keeps its transaction open; end it (see pg_stat_activity) and try again", err)
 	}
-	if errors.As(err, &pgErr) && pgErr.Code == "42501" { // insufficient privilege
+	if errors.As(err, &pgErr) && pgErr.Code == pgerrcode.InsufficientPrivilege {
 		return fmt.Errorf("%w; do this as the owner of what is installed already, or as a role that may create tables there", err)
 	}
 	return err

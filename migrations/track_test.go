@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -213,7 +214,7 @@ func TestApplyWhileExternalRefreshIsOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := migrations.Apply(t.Context(), db.Connect(t), "public")
-	if postgres.SQLState(err) != postgres.LockNotAvailable || !strings.Contains(err.Error(), "keeps its transaction open; end it") {
+	if postgres.SQLState(err) != pgerrcode.LockNotAvailable || !strings.Contains(err.Error(), "keeps its transaction open; end it") {
 		t.Fatalf("got %v", err)
 	}
 	if _, err := somebody.Exec(t.Context(), "COMMIT"); err != nil {

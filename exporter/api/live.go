@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -121,15 +122,13 @@ func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*li
 	return query, nil
 }
 
-const internalError = "XX000"
-
 // fingerprint is that of the view's query as it is now.
 func (h *Handler) fingerprint(ctx context.Context, r *route, rel *relation) (string, error) {
 	var fingerprint string
 	found, err := readRow(ctx, h.Pool, h.Timeout, fingerprintSQL, []any{rel.oid}, &fingerprint)
 	// Up to PostgreSQL 13, pg_identify_object fails for what has just gone.
 	switch {
-	case postgres.SQLState(err) == internalError:
+	case postgres.SQLState(err) == pgerrcode.InternalError:
 		err = viewMissing(r.View).because(fmt.Errorf("%w: %w", errReplaced, err))
 	case err == nil && !found:
 		err = viewMissing(r.View).because(errReplaced)
@@ -243,7 +242,7 @@ func liveError(err error) error {
 	if err == nil {
 		return nil
 	}
-	if postgres.SQLState(err) == postgres.InsufficientRight {
+	if postgres.SQLState(err) == pgerrcode.InsufficientPrivilege {
 		return misconfigured(fmt.Errorf("the login of real_time may not run the view's query: %w; grant it SELECT on what the query reads, and USAGE on the schemas of that", err))
 	}
 	p := fromDatabase(err)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -175,14 +176,14 @@ func fromDatabase(err error) *problem {
 		return unavailable(err) // the connection broke
 	}
 	switch server.Code {
-	case postgres.QueryCanceled:
+	case pgerrcode.QueryCanceled:
 		return timedOut(err)
-	case postgres.LockNotAvailable:
+	case pgerrcode.LockNotAvailable:
 		return newProblem(http.StatusServiceUnavailable, "view-busy", "The view is locked",
 			"Somebody is refreshing or changing it.").retry(5 * time.Second).because(err)
-	case postgres.UndefinedTable, postgres.UndefinedColumn, postgres.UndefinedFunction, postgres.InvalidSchemaName:
+	case pgerrcode.UndefinedTable, pgerrcode.UndefinedColumn, pgerrcode.UndefinedFunction, pgerrcode.InvalidSchemaName:
 		return notInstalled(err) // what else is missing is looked for before
-	case postgres.InsufficientRight:
+	case pgerrcode.InsufficientPrivilege:
 		return misconfigured(err)
 	}
 	switch server.Code[:2] {

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -132,7 +133,7 @@ func (h *Handler) cachedRow(ctx context.Context, r *route, values []string) (*ca
 			return nil, err
 		}
 		found, err := h.readCached(ctx, r, rel, values)
-		if attempt > 1 && postgres.SQLState(err) == postgres.UndefinedTable {
+		if attempt > 1 && postgres.SQLState(err) == pgerrcode.UndefinedTable {
 			// The log may be missing for a while, if its users recreate it.
 			found, err = h.readTogether(ctx, r, rel, values)
 		}
@@ -185,8 +186,8 @@ func isOutdated(err error) bool {
 		return true
 	}
 	switch state {
-	case postgres.UndefinedTable, postgres.UndefinedColumn, postgres.UndefinedFunction, postgres.UndefinedObject,
-		postgres.InvalidSchemaName, "0A000": // cached plan must not change result type
+	case pgerrcode.UndefinedTable, pgerrcode.UndefinedColumn, pgerrcode.UndefinedFunction, pgerrcode.UndefinedObject,
+		pgerrcode.InvalidSchemaName, pgerrcode.FeatureNotSupported: // cached plan must not change result type
 		return true
 	}
 	return false
@@ -264,8 +265,6 @@ func isOfType(state string) bool {
 	return isDataException(state) || strings.HasPrefix(state, "42") || strings.HasPrefix(state, "54")
 }
 
-const notPopulatedState = "55000"
-
 func isNotPopulated(err error) bool {
 	var p *problem
 	return errors.As(err, &p) && p.Type == problemType+"not-populated"
@@ -275,9 +274,9 @@ func isNotPopulated(err error) bool {
 func (h *Handler) explain(ctx context.Context, rel *relation, values []string, err error) error {
 	state := postgres.SQLState(err)
 	switch {
-	case state == notPopulatedState:
+	case state == pgerrcode.ObjectNotInPrerequisiteState:
 		return notPopulated(rel.viewName)
-	case state == postgres.InsufficientRight:
+	case state == pgerrcode.InsufficientPrivilege:
 		return misconfigured(fmt.Errorf("read %s: %w; GRANT SELECT ON %s to the exporter's login, and USAGE on its schema, or make it one of reader_roles", rel.viewName, err, rel.sql))
 	case isOfType(state):
 		if wrong := h.wrongKey(ctx, rel, values); wrong != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -36,7 +37,7 @@ WHERE outcome = 'running' AND coalesce(heartbeat_at, started_at) < clock_timesta
 	for _, d := range found {
 		s.endTransaction(ctx, d)
 		err := s.abandon(ctx, d)
-		if postgres.SQLState(err) == postgres.LockNotAvailable { // in a later round then
+		if postgres.SQLState(err) == pgerrcode.LockNotAvailable { // in a later round then
 			s.Logger.Debug("an abandoned attempt is not recorded yet: another session has not committed its refresh", "view", d.View)
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -34,7 +35,7 @@ func (s *Scheduler) store(ctx context.Context, changed []*planned) error {
 // the locked ones are alone.
 func (s *Scheduler) storeFree(ctx context.Context, plans []*planned) error {
 	err := s.storePlans(ctx, plans)
-	if postgres.SQLState(err) == postgres.LockNotAvailable {
+	if postgres.SQLState(err) == pgerrcode.LockNotAvailable {
 		if len(plans) == 1 {
 			s.Logger.Debug("the next run is not stored yet: another session has not committed its refresh", "view", plans[0].view)
 			return nil

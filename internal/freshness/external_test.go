@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -168,7 +169,7 @@ func TestExternalRefreshByAnyRole(t *testing.T) {
 		`SELECT * FROM "Our.Schema".materialized_view_refresh_log`,
 		`SELECT "Our.Schema".materialized_view_refresh_record_external('app."V 1"'::regclass, 0, NULL)`,
 	} {
-		if _, err := conn.Exec(t.Context(), sql); postgres.SQLState(err) != postgres.InsufficientRight {
+		if _, err := conn.Exec(t.Context(), sql); postgres.SQLState(err) != pgerrcode.InsufficientPrivilege {
 			t.Errorf("%s: %v", sql, err)
 		}
 	}
@@ -430,7 +431,7 @@ func TestExternalRefreshIsCancelled(t *testing.T) {
 		`CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$;
 CREATE TRIGGER slow BEFORE INSERT ON materialized_view_refresh_log FOR EACH ROW EXECUTE FUNCTION slow()`,
 		"SET statement_timeout = '300ms'")
-	if _, err := conn.Exec(t.Context(), "REFRESH MATERIALIZED VIEW v"); postgres.SQLState(err) != postgres.QueryCanceled {
+	if _, err := conn.Exec(t.Context(), "REFRESH MATERIALIZED VIEW v"); postgres.SQLState(err) != pgerrcode.QueryCanceled {
 		t.Errorf("got %v, want the user's statement_timeout", err)
 	}
 	wantReason(t, db, "v", "null") // it was undone

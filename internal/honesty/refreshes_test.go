@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
@@ -43,7 +45,7 @@ func refreshInHaste(ctx context.Context, w *world, e *event) error {
 	req.LockTimeout = time.Millisecond + e.upTo(30*time.Millisecond)
 	req.StatementTimeout = time.Millisecond + e.upTo(50*time.Millisecond)
 	_, err := oneOf(e, w.ours...).Refresh(ctx, req)
-	if state := postgres.SQLState(err); state == postgres.LockNotAvailable || state == postgres.QueryCanceled {
+	if state := postgres.SQLState(err); state == pgerrcode.LockNotAvailable || state == pgerrcode.QueryCanceled {
 		return nil // as was meant
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -165,7 +166,7 @@ func asOwner(ctx context.Context, tx pgx.Tx, owner string, call func() error) er
 }
 
 func lacking(role string, err error) error {
-	if postgres.SQLState(err) == postgres.InsufficientRight {
+	if postgres.SQLState(err) == pgerrcode.InsufficientPrivilege {
 		return &RightsError{Role: role, Err: err}
 	}
 	return err

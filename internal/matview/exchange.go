@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -119,7 +120,7 @@ func (s Swap) addWait(d time.Duration) {
 
 // isPassing tells what another attempt may not meet.
 func isPassing(err error) bool {
-	return postgres.SQLState(err) == postgres.LockNotAvailable || postgres.Retryable(err)
+	return postgres.SQLState(err) == pgerrcode.LockNotAvailable || postgres.Retryable(err)
 }
 
 // tryExchange locks in the order in which readers do: views before what they
@@ -144,7 +145,7 @@ func (s Swap) tryExchange(ctx context.Context, tx pgx.Tx, t twin, d dressed) err
 	}
 	lock = append(lock, "ALTER MATERIALIZED VIEW "+s.View.Name.SQL()+" RENAME TO "+postgres.QuoteIdent(old.Relation))
 	switch _, err := executeAll(ctx, tx, lock); {
-	case postgres.SQLState(err) == postgres.UndefinedTable:
+	case postgres.SQLState(err) == pgerrcode.UndefinedTable:
 		return errDress // one of them was dropped or renamed
 	case err != nil:
 		return doing(err)

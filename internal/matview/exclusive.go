@@ -15,7 +15,7 @@ import (
 // reader wait behind it, also where it is a long reader that is waited for: so it
 // is asked for in short attempts, as in the exchange of a [Swap], and in between
 // the view is nobody's. After patience the error's SQLSTATE is
-// [postgres.LockNotAvailable].
+// [pgerrcode.LockNotAvailable].
 func LockOutReaders(ctx context.Context, tx pgx.Tx, view *View, patience time.Duration) error {
 	// To the owner that it has: that changes nothing, but takes the lock.
 	sql := "ALTER MATERIALIZED VIEW " + view.Name.SQL() + " OWNER TO " + postgres.QuoteIdent(view.Owner)

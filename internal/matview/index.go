@@ -175,7 +175,7 @@ func createIndexes(ctx context.Context, tx pgx.Tx, view Name, indexes map[string
 
 // ReadIndexes reads every index of a view as SQL of the server's own. It waits
 // while the view is being refreshed blockingly, but no more than a second: then
-// the error's SQLSTATE is [postgres.LockNotAvailable].
+// the error's SQLSTATE is [pgerrcode.LockNotAvailable].
 func ReadIndexes(ctx context.Context, db DB, view uint32) (map[string]Index, error) {
 	indexes := map[string]Index{}
 	err := deparse(ctx, db, func(tx pgx.Tx) error {
@@ -257,7 +257,7 @@ func readUsable(ctx context.Context, tx pgx.Tx, table uint32) (map[string]Index,
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, "SELECT x.relname FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid JOIN pg_am AS am ON am.oid = x.relam WHERE i.indrelid = $1 AND "+concurrentSQL, table)
+	rows, err := tx.Query(ctx, "SELECT x.relname FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid JOIN pg_am AS am ON am.oid = x.relam WHERE i.indrelid = $1 AND "+ConcurrentIndexSQL, table)
 	if err != nil {
 		return nil, fmt.Errorf("read the indexes: %w", err)
 	}

@@ -10,13 +10,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
-
-const syntaxError = "42601"
 
 // Normal is a query in the words of the server: two queries that mean the same
 // have the same Definition on the same server.
@@ -83,7 +82,7 @@ func (n Normal) RefuseReading(view *View) error {
 		return nil
 	}
 	return &SQLError{
-		SQLState: "42P17",
+		SQLState: pgerrcode.InvalidObjectDefinition,
 		Message:  fmt.Sprintf("the definition of %s reads %[1]s itself, or a view over it", view.Name),
 		Hint:     "Read what the view was made of instead.",
 	}
@@ -157,17 +156,17 @@ func check(ctx context.Context, tx pgx.Tx, query string, columnNames []string) (
 		return nil, explainQuery(sqlError(err, "", query))
 	}
 	if len(described.ParamOIDs) > 0 {
-		return nil, &SQLError{SQLState: "42P02", Message: "a materialized view takes no parameters, but the query holds $1", text: query}
+		return nil, &SQLError{SQLState: pgerrcode.UndefinedParameter, Message: "a materialized view takes no parameters, but the query holds $1", text: query}
 	}
 	if len(described.Fields) == 0 {
 		return nil, &SQLError{
-			SQLState: syntaxError, Message: "it is not a query that returns columns", text: query,
+			SQLState: pgerrcode.SyntaxError, Message: "it is not a query that returns columns", text: query,
 			Hint: "Write the query alone: what stands after AS in a CREATE MATERIALIZED VIEW.",
 		}
 	}
 	if len(columnNames) > len(described.Fields) {
 		return nil, &SQLError{
-			SQLState: syntaxError, text: query,
+			SQLState: pgerrcode.SyntaxError, text: query,
 			Message: fmt.Sprintf("there are %d column names, but the query returns %d columns", len(columnNames), len(described.Fields)),
 		}
 	}
@@ -185,7 +184,7 @@ const byteOrderMark = "\ufeff"
 func explainQuery(err error) error {
 	var e *SQLError
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &e) || !errors.As(err, &pgErr) || e.SQLState != syntaxError {
+	if !errors.As(err, &e) || !errors.As(err, &pgErr) || e.SQLState != pgerrcode.SyntaxError {
 		return err
 	}
 	switch {
@@ -230,13 +229,13 @@ func refuseColumns(query string, columnNames []string, fields []pgconn.FieldDesc
 		switch name {
 		case "ctid", "xmin", "cmin", "xmax", "cmax", "tableoid":
 			return &SQLError{
-				SQLState: "42701", text: query,
+				SQLState: pgerrcode.DuplicateColumn, text: query,
 				Message: fmt.Sprintf("column name %q is that of a system column; give it another with AS", name),
 			}
 		}
 		if seen[name] {
 			return &SQLError{
-				SQLState: "42701", text: query,
+				SQLState: pgerrcode.DuplicateColumn, text: query,
 				Message: fmt.Sprintf("column %q is returned more than once; name each with AS", name),
 			}
 		}
@@ -283,7 +282,7 @@ FROM reads JOIN pg_class AS c USING (oid)`
 	}
 	if temporary != nil {
 		return n, &SQLError{
-			SQLState: "0A000",
+			SQLState: pgerrcode.FeatureNotSupported,
 			Message:  fmt.Sprintf("a materialized view must not use temporary tables or views, but the query reads %s", *temporary),
 		}
 	}
@@ -304,7 +303,7 @@ WHERE attrelid = $1 AND attnum > 0 ORDER BY attnum`
 
 // Definition is the query of a view in the words of the server. It waits while
 // the view is being refreshed blockingly, but no more than a second: then the
-// error's SQLSTATE is [postgres.LockNotAvailable].
+// error's SQLSTATE is [pgerrcode.LockNotAvailable].
 func Definition(ctx context.Context, db DB, oid uint32) (definition string, err error) {
 	err = deparse(ctx, db, func(tx pgx.Tx) error {
 		definition, err = pinnedDefinition(ctx, tx, oid)
@@ -360,4 +359,4 @@ func randomName() string {
 }
 
 // IsLockTimeout says that err is a lock_timeout, not a fault of the statement.
-func IsLockTimeout(err error) bool { return postgres.SQLState(err) == postgres.LockNotAvailable }
+func IsLockTimeout(err error) bool { return postgres.SQLState(err) == pgerrcode.LockNotAvailable }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -225,7 +226,7 @@ func labelObstacles(ctx context.Context, tx pgx.Tx, view uint32) (obstacles []st
 			_, err := tx.Exec(ctx, "SECURITY LABEL FOR "+postgres.QuoteIdent(provider)+" ON TABLE pg_temp.no_such_table IS NULL")
 			return err
 		})
-		if postgres.SQLState(err) == postgres.InvalidParameterValue {
+		if postgres.SQLState(err) == pgerrcode.InvalidParameterValue {
 			obstacles = append(obstacles, fmt.Sprintf("it has a security label of provider %s, which the server has not loaded (shared_preload_libraries)", postgres.QuoteIdent(provider)))
 		}
 	}

@@ -98,9 +98,9 @@ LEFT JOIN pg_am AS am ON am.oid = c.relam,
 LATERAL (SELECT spcname FROM pg_database JOIN pg_tablespace AS s ON s.oid = dattablespace WHERE datname = current_database()) AS d
 WHERE c.relkind = 'm' AND ($1::text IS NULL OR n.nspname = $1 AND c.relname = $2)`
 
-// concurrentSQL says of the row i of pg_index, with access method am, whether it
-// serves REFRESH CONCURRENTLY, as is_usable_unique_index in matview.c does.
-const concurrentSQL = `i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+// ConcurrentIndexSQL says of the row i of pg_index, with access method am, whether
+// REFRESH CONCURRENTLY can use the index, as is_usable_unique_index in matview.c does.
+const ConcurrentIndexSQL = `i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
        AND NOT 0 = ANY (i.indkey::smallint[]) AND am.amname = 'btree'`
 
 // Of the row of pg_index all counts but the OIDs and the flags that change by
@@ -112,7 +112,7 @@ SELECT i.indrelid, x.relname,
                                   (SELECT string_agg(a.attcollation::text || coalesce(a.attoptions::text, ''), ' ' ORDER BY a.attnum)
                                    FROM pg_attribute AS a WHERE a.attrelid = x.oid)), 0)::text,
        i.indisvalid,
-       ` + concurrentSQL + `
+       ` + ConcurrentIndexSQL + `
 FROM pg_index AS i
 JOIN pg_class AS x ON x.oid = i.indexrelid
 JOIN pg_am AS am ON am.oid = x.relam

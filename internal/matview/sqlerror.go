@@ -6,9 +6,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // SQLError is what the server says against SQL that a user wrote. Its place is
@@ -50,7 +49,7 @@ func (e *SQLError) Missing() bool {
 		}
 	}
 	switch e.SQLState {
-	case postgres.UndefinedTable, postgres.InvalidSchemaName, postgres.UndefinedFunction, postgres.UndefinedObject:
+	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName, pgerrcode.UndefinedFunction, pgerrcode.UndefinedObject:
 		return true
 	}
 	return false

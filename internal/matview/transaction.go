@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -24,7 +25,7 @@ const Patience = 30 * time.Second
 // and the server ends it if this program stops or is cut off.
 func Begin(ctx context.Context, pool *pgxpool.Pool) (pgx.Tx, error) {
 	tx, err := pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
-	if postgres.SQLState(err) == postgres.FeatureNotSupported {
+	if postgres.SQLState(err) == pgerrcode.FeatureNotSupported {
 		// To write during recovery is the one thing that BEGIN does not support.
 		return nil, fmt.Errorf("the server is a read-only replica, on which nothing can be changed; connect to the primary: %w", err)
 	}

@@ -11,35 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
-)
-
-// SQLSTATEs that callers tell apart.
-// https://www.postgresql.org/docs/current/errcodes-appendix.html
-const (
-	UndefinedTable        = "42P01"
-	UndefinedFunction     = "42883"
-	UndefinedColumn       = "42703"
-	UndefinedObject       = "42704"
-	InvalidSchemaName     = "3F000"
-	DuplicateTable        = "42P07"
-	DuplicateObject       = "42710"
-	InsufficientRight     = "42501"
-	InvalidParameterValue = "22023"
-	DependentObjects      = "2BP01"
-	UniqueViolation       = "23505"
-	LockNotAvailable      = "55P03"
-	QueryCanceled         = "57014"
-	FeatureNotSupported   = "0A000"
-	ReadOnlyTransaction   = "25006"
-	InvalidPassword       = "28P01"
-	InvalidAuth           = "28000"
-	UndefinedDatabase     = "3D000"
-	CannotConnectNow      = "57P03"
-	TooManyConnections    = "53300"
-	DeadlockDetected      = "40P01"
-	InternalError         = "XX000"
-	SerializationFailure  = "40001"
 )
 
 // SQLState is the SQLSTATE of err, or "" if it does not come from the server.
@@ -195,11 +168,11 @@ func attemptCause(c *pgconn.Config, err error) string {
 	switch {
 	case errors.As(err, &pgErr):
 		switch pgErr.Code {
-		case InvalidPassword, InvalidAuth:
+		case pgerrcode.InvalidPassword, pgerrcode.InvalidAuthorizationSpecification:
 			return pgErr.Message + "; " + authRemedy(c, pgErr)
-		case CannotConnectNow:
+		case pgerrcode.CannotConnectNow:
 			return pgErr.Message + "; try again when it is up"
-		case TooManyConnections:
+		case pgerrcode.TooManyConnections:
 			return serverMessage(pgErr) + "; take fewer (max_connections in Terraform, --max-concurrent of the exporter), or raise the limit"
 		}
 		return serverMessage(pgErr)
@@ -259,7 +232,7 @@ func authRemedy(c *pgconn.Config, e *pgconn.PgError) string {
 		return "on this socket a user of the operating system logs in as the role of the same name; set host to log in with a password"
 	case strings.HasPrefix(e.Message, "PAM authentication failed"):
 		return "check username and password; with IAM on Amazon RDS, that the role is a member of rds_iam and the policy allows rds-db:connect"
-	case e.Code == InvalidPassword && c.Password == "":
+	case e.Code == pgerrcode.InvalidPassword && c.Password == "":
 		return "no password is set, here or in PGPASSWORD or a password file"
 	}
 	return "check username and password"

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -138,7 +139,7 @@ func TestMessageOfServer(t *testing.T) {
 	_, err = conn.Exec(t.Context(), "DROP VIEW a")
 	wantMessage(t, postgres.Message(err),
 		`cannot drop view a because other objects depend on it (view b depends on view a); hint: Use DROP ... CASCADE to drop the dependent objects too (SQLSTATE 2BP01)`)
-	if got := postgres.SQLState(fmt.Errorf("wrapped: %w", err)); got != postgres.DependentObjects {
+	if got := postgres.SQLState(fmt.Errorf("wrapped: %w", err)); got != pgerrcode.DependentObjectsStillExist {
 		t.Errorf("SQLSTATE %s", got)
 	}
 }
@@ -154,8 +155,8 @@ func TestMessageOfOthers(t *testing.T) {
 func TestMessageRefusal(t *testing.T) {
 	noEnvironment(t)
 	for code, want := range map[string]string{
-		postgres.CannotConnectNow:   "the database system is starting up; try again when it is up",
-		postgres.TooManyConnections: "the database system is starting up (SQLSTATE 53300); take fewer (max_connections in Terraform, --max-concurrent of the exporter), or raise the limit",
+		pgerrcode.CannotConnectNow:   "the database system is starting up; try again when it is up",
+		pgerrcode.TooManyConnections: "the database system is starting up (SQLSTATE 53300); take fewer (max_connections in Terraform, --max-concurrent of the exporter), or raise the limit",
 	} {
 		port := refusing(t, code, "the database system is starting up")
 		got := connect(t, postgres.Config{Host: "127.0.0.1", Port: port, Database: "db", Username: "me", Password: "secret", SSLMode: "disable"})

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -65,11 +66,11 @@ func Retryable(err error) bool {
 		return false
 	}
 	switch pgErr.Code {
-	case SerializationFailure, DeadlockDetected:
+	case pgerrcode.SerializationFailure, pgerrcode.DeadlockDetected:
 		return true
-	case InternalError:
+	case pgerrcode.InternalError:
 		return strings.HasPrefix(pgErr.Message, "tuple concurrently ")
-	case UniqueViolation:
+	case pgerrcode.UniqueViolation:
 		return pgErr.SchemaName == "pg_catalog"
 	}
 	return false
@@ -80,7 +81,7 @@ func Retryable(err error) bool {
 // another session has dropped since.
 func Vanished(err error) error {
 	switch SQLState(err) {
-	case UndefinedTable, UndefinedFunction:
+	case pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction:
 		return &vanishedError{err}
 	}
 	return err

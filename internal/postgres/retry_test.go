@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -145,7 +146,7 @@ func waits(t *testing.T, db *postgrestest.Database, conn *pgx.Conn) {
 }
 
 func TestRetryGivesUp(t *testing.T) {
-	deadlock := &pgconn.PgError{Code: postgres.DeadlockDetected, Message: "deadlock detected"}
+	deadlock := &pgconn.PgError{Code: pgerrcode.DeadlockDetected, Message: "deadlock detected"}
 	synctest.Test(t, func(t *testing.T) {
 		attempts, start := 0, time.Now()
 		err := postgres.Retry(t.Context(), func() error { attempts++; return deadlock })
@@ -172,8 +173,8 @@ func TestRetryGivesUp(t *testing.T) {
 }
 
 func TestRetryable(t *testing.T) {
-	gone := &pgconn.PgError{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: postgres.UndefinedTable}
-	denied := &pgconn.PgError{Code: postgres.InsufficientRight}
+	gone := &pgconn.PgError{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: pgerrcode.UndefinedTable}
+	denied := &pgconn.PgError{Code: pgerrcode.InsufficientPrivilege}
 	for name, c := range map[string]struct {
 		err  error
 		want bool

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/tfsdk"
 	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -183,7 +184,7 @@ func addError(diags *diag.Diagnostics, summary string, err error) {
 // tablesMissing reports whether err says that our tables are not installed.
 func tablesMissing(err error) bool {
 	state := postgres.SQLState(err)
-	return state == postgres.UndefinedTable || state == postgres.InvalidSchemaName
+	return state == pgerrcode.UndefinedTable || state == pgerrcode.InvalidSchemaName
 }
 
 // addTableError is [addError] for what needs our tables: without them it says
@@ -194,7 +195,7 @@ func addTableError(diags *diag.Diagnostics, schema, summary string, err error) {
 			"Create a matview_refresh_log there first (and name it in depends_on), or set log_schema to where they are.", schema))
 		return
 	}
-	if postgres.SQLState(err) == postgres.InsufficientRight {
+	if postgres.SQLState(err) == pgerrcode.InsufficientPrivilege {
 		diags.AddError(summary, fmt.Sprintf("%s\n\nTerraform's role needs to own the tables of matview in schema %q, or to be a member of the role that does. "+
 			"To read freshness, it is enough to be one of reader_roles of matview_refresh_log.", postgres.Message(err), schema))
 		return

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -141,7 +142,7 @@ func (m refreshScheduleModel) checkTotals(ctx context.Context, pool *pgxpool.Poo
 		attribute := path.Root("totals").AtName(name)
 		switch {
 		case err == nil:
-		case postgres.SQLState(err) == postgres.LockNotAvailable:
+		case postgres.SQLState(err) == pgerrcode.LockNotAvailable:
 			diags.AddAttributeWarning(attribute, "The expression was not checked",
 				fmt.Sprintf("%s is being refreshed at the moment. If the expression is wrong, the refresh records null and a warning.", target.ViewName))
 		default:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/jackc/pgerrcode"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -60,13 +61,13 @@ func remedy(err error) string {
 	var rights *matview.RightsError
 	var sqlErr *matview.SQLError
 	switch state := postgres.SQLState(err); {
-	case state == postgres.QueryCanceled:
+	case state == pgerrcode.QueryCanceled:
 		return "\n\nNothing was changed. A view is filled by one statement: if that took longer than statement_timeout, give the provider's role more time, as in ALTER ROLE … SET statement_timeout = 0."
 	case errors.As(err, &rights):
 		return fmt.Sprintf("\n\nThis runs with the rights of the view's owner, %s. Grant it what it lacks, as in GRANT SELECT ON … TO %[1]s.", postgres.QuoteIdent(rights.Role))
-	case errors.As(err, &index) && state == postgres.DuplicateTable:
+	case errors.As(err, &index) && state == pgerrcode.DuplicateTable:
 		return fmt.Sprintf("\n\nTables, views and indexes of a schema share their names. Choose another name for the index; this one belongs to something other than %s.", index.View)
-	case state == postgres.InvalidSchemaName && (!errors.As(err, &sqlErr) || sqlErr.Line == 0): // not in the definition
+	case state == pgerrcode.InvalidSchemaName && (!errors.As(err, &sqlErr) || sqlErr.Line == 0): // not in the definition
 		return "\n\nThis provider creates no schema for a view: create it first, or name it in depends_on if the same apply does."
 	}
 	return ""

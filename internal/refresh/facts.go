@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
@@ -50,13 +51,10 @@ const remembered = 5
 
 func (f facts) name() matview.Name { return matview.Name{Schema: f.Schema, Relation: f.Relation} }
 
-// REFRESH CONCURRENTLY uses a unique index that is valid, immediate, without
-// WHERE and on plain columns: is_usable_unique_index in matview.c.
 const factsSQL = `
 SELECT c.oid, n.nspname::text, c.relname::text, pg_get_userbyid(c.relowner)::text, c.relispopulated,
-       EXISTS (SELECT FROM pg_index AS i
-               WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
-                 AND i.indpred IS NULL AND i.indnatts > 0 AND 0 < ALL (i.indkey::int2[])),
+       EXISTS (SELECT FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid JOIN pg_am AS am ON am.oid = x.relam
+               WHERE i.indrelid = c.oid AND ` + matview.ConcurrentIndexSQL + `),
        pg_has_role(c.relowner, 'USAGE')
            OR CASE WHEN current_setting('server_version_num')::int >= 170000 THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END,
        EXISTS (SELECT FROM pg_rewrite AS r
@@ -87,7 +85,7 @@ func scanFacts(row pgx.Row) (facts, error) {
 	err := row.Scan(&f.OID, &f.Schema, &f.Relation, &f.Owner, &f.Populated, &f.UniqueIndex,
 		&f.MayRefresh, &f.ReadsViews, &f.Rows, &blocking, &swap, &concurrently, &inserted, &deleted, &f.Recent.Refused, &f.Inserted, &f.Deleted, &f.Clock)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return facts{}, &statedError{errors.New("there is no such materialized view"), postgres.UndefinedTable}
+		return facts{}, &statedError{errors.New("there is no such materialized view"), pgerrcode.UndefinedTable}
 	}
 	if err != nil {
 		return facts{}, fmt.Errorf("look it up: %w", err)
@@ -124,7 +122,7 @@ func (a *attempt) missingRight(ctx context.Context, tx session, f facts) error {
 	if version >= 170000 {
 		remedy = fmt.Sprintf("GRANT MAINTAIN ON %s TO %s, or %s", f.name().SQL(), postgres.QuoteIdent(user), remedy)
 	}
-	return &statedError{fmt.Errorf("%s may not refresh it, since it belongs to %s: %s", user, f.Owner, remedy), postgres.InsufficientRight}
+	return &statedError{fmt.Errorf("%s may not refresh it, since it belongs to %s: %s", user, f.Owner, remedy), pgerrcode.InsufficientPrivilege}
 }
 
 // upstream is a materialized view that the one to refresh reads.

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
@@ -22,7 +24,7 @@ const (
 // it gives up.
 func isLocked(err error) bool {
 	var exchange *matview.ExchangeError
-	return postgres.SQLState(err) == postgres.LockNotAvailable && !errors.As(err, &exchange)
+	return postgres.SQLState(err) == pgerrcode.LockNotAvailable && !errors.As(err, &exchange)
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -36,7 +38,7 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // lockError says who held the lock that was not free.
 func (a *attempt) lockError(ctx context.Context, err error, tries int) error {
-	if postgres.SQLState(err) != postgres.LockNotAvailable {
+	if postgres.SQLState(err) != pgerrcode.LockNotAvailable {
 		return err
 	}
 	var exchange *matview.ExchangeError

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -61,14 +62,14 @@ func TestRefreshThatWaitsLetsReadersPass(t *testing.T) {
 	}
 	err := <-failed
 	want := fmt.Sprintf("refresh job_progress: a lock was not free within lock_timeout, in none of 3 tries; it was held by process %d (role postgres, long report, idle in transaction, in a transaction since 20", reader.PgConn().PID())
-	if postgres.SQLState(err) != postgres.LockNotAvailable || !strings.HasPrefix(err.Error(), want) {
+	if postgres.SQLState(err) != pgerrcode.LockNotAvailable || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("err = %v\nwant %s…", err, want)
 	}
 	after := fresh(t, pool, "job_progress")
 	if !after.DataAsOf.Equal(*before.DataAsOf) || after.StaleReason != nil || after.ConsecutiveFailures != 1 {
 		t.Errorf("%+v", after)
 	}
-	if state := scan[string](t, pool, "SELECT sqlstate FROM materialized_view_refresh_history WHERE outcome = 'failed'"); state != postgres.LockNotAvailable {
+	if state := scan[string](t, pool, "SELECT sqlstate FROM materialized_view_refresh_history WHERE outcome = 'failed'"); state != pgerrcode.LockNotAvailable {
 		t.Errorf("sqlstate %s in the history", state)
 	}
 }

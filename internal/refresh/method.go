@@ -5,6 +5,8 @@ import (
 	"math"
 	"time"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/matview/terraform-provider-matview/internal/matview"
 )
 
@@ -62,7 +64,7 @@ func choose(wanted choice, f facts) (choice, error) {
 	case wanted.method == Concurrently && !f.UniqueIndex:
 		return choice{}, &statedError{fmt.Errorf(
 			"concurrently needs a unique index on plain columns without WHERE, and the view has none; create one, such as CREATE UNIQUE INDEX ON %s (KEY_COLUMNS), or use another method",
-			f.name().SQL()), notInPrerequisite}
+			f.name().SQL()), pgerrcode.ObjectNotInPrerequisiteState}
 	}
 	_, err := ParseMethod(string(wanted.method))
 	return wanted, err

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -70,7 +71,7 @@ func TestMaintain(t *testing.T) {
 	if err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("err = %v\nwant %s", err, want)
 	}
-	failedWith(t, db.Pool(t), postgres.InsufficientRight)
+	failedWith(t, db.Pool(t), pgerrcode.InsufficientPrivilege)
 	db.Exec(t, "GRANT MAINTAIN ON job_progress TO "+maintainer)
 	for range 2 {
 		if result := mustRefresh(t, pool, req); result.TotalJobs != nil || !strings.Contains(result.Warning, "total_jobs is null: act as the view's owner "+owner) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -86,7 +87,7 @@ func ceilMillis(d time.Duration) int64 {
 
 func recordError(err error) error {
 	switch postgres.SQLState(err) {
-	case postgres.UndefinedTable, postgres.InsufficientRight:
+	case pgerrcode.UndefinedTable, pgerrcode.InsufficientPrivilege:
 		return fmt.Errorf("record it: %w; run `matview-exporter migrate` or apply matview_refresh_log with this role among writer_roles", err)
 	}
 	return fmt.Errorf("record it: %w", err)

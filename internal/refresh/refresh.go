@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -296,7 +297,7 @@ const idleTimeout = "10s"
 func (a *attempt) checkSettings() error {
 	for name := range a.request.Settings {
 		if err := schedule.CheckSettingName(name); err != nil {
-			return &statedError{err, postgres.InsufficientRight}
+			return &statedError{err, pgerrcode.InsufficientPrivilege}
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -123,7 +124,7 @@ func TestMissingView(t *testing.T) {
 	if want := `refresh "No.Such view": there is no such materialized view`; err == nil || err.Error() != want {
 		t.Errorf("err = %v, want %s", err, want)
 	}
-	failedWith(t, pool, postgres.UndefinedTable)
+	failedWith(t, pool, pgerrcode.UndefinedTable)
 }
 
 // failedWith is for the SQLSTATE of the last attempt in the history.
@@ -389,7 +390,7 @@ func TestCancelledRefreshEndsOnTheServer(t *testing.T) {
 	}()
 	waitFor(t, pool, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'REFRESH%' AND datname = current_database() AND wait_event = 'PgSleep')`)
 	cancel()
-	if err := <-failed; !errors.Is(err, context.Canceled) && postgres.SQLState(err) != postgres.QueryCanceled {
+	if err := <-failed; !errors.Is(err, context.Canceled) && postgres.SQLState(err) != pgerrcode.QueryCanceled {
 		t.Errorf("err = %v", err)
 	}
 	waitFor(t, pool, `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'REFRESH%' AND datname = current_database() AND state <> 'idle')`)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
@@ -17,13 +19,6 @@ type statedError struct {
 
 func (e *statedError) Unwrap() error { return e.error }
 
-// SQLSTATEs of failures that are not the server's.
-// https://www.postgresql.org/docs/current/errcodes-appendix.html
-const (
-	connectionFailure = "08006"
-	notInPrerequisite = "55000" // object_not_in_prerequisite_state
-)
-
 // sqlState is the SQLSTATE of any failure, for the history; "" if none fits.
 func sqlState(err error) string {
 	var stated *statedError
@@ -35,13 +30,13 @@ func sqlState(err error) string {
 	case errors.As(err, &stated):
 		return stated.state
 	case errors.As(err, &obstacles):
-		return notInPrerequisite
+		return pgerrcode.ObjectNotInPrerequisiteState
 	case errors.As(err, &changed):
-		return postgres.SerializationFailure
+		return pgerrcode.SerializationFailure
 	case errors.Is(err, errBackendGone):
-		return connectionFailure
+		return pgerrcode.ConnectionFailure
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return postgres.QueryCanceled
+		return pgerrcode.QueryCanceled
 	}
 	return ""
 }
@@ -52,5 +47,5 @@ func canceled(cause error) error {
 	if sqlState(cause) != "" {
 		return cause
 	}
-	return &statedError{cause, postgres.QueryCanceled}
+	return &statedError{cause, pgerrcode.QueryCanceled}
 }

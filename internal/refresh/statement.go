@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -105,7 +106,7 @@ func (d *refreshed) readBack(row pgx.Row) error {
 
 // refreshError says what to do about the failures that have a known remedy.
 func refreshError(err error, method Method, f facts) error {
-	if postgres.SQLState(err) == postgres.InsufficientRight {
+	if postgres.SQLState(err) == pgerrcode.InsufficientPrivilege {
 		return fmt.Errorf("%s, with the rights of its owner %s: %w; grant it what it lacks, as in GRANT SELECT ON … TO %s", method, f.Owner, err, postgres.QuoteIdent(f.Owner))
 	}
 	return fmt.Errorf("%s: %w", method, err)

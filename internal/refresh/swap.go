@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
@@ -35,7 +36,7 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 		return done, err
 	}
 	if view == nil || view.OID != f.OID {
-		return done, &statedError{errors.New("swap: somebody else is replacing it; try again"), postgres.SerializationFailure}
+		return done, &statedError{errors.New("swap: somebody else is replacing it; try again"), pgerrcode.SerializationFailure}
 	}
 	var twin uint32
 	var path string
@@ -119,5 +120,5 @@ func isImpossible(err error) bool {
 		return true
 	}
 	state := postgres.SQLState(err)
-	return state == postgres.LockNotAvailable || state == postgres.InsufficientRight
+	return state == pgerrcode.LockNotAvailable || state == pgerrcode.InsufficientPrivilege
 }

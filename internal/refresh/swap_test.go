@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -306,7 +307,7 @@ func TestAutoUnderLongReader(t *testing.T) {
 	}
 	req.Method = refresh.Swap
 	_, err := refresh.New(pool, "public", "test").Refresh(t.Context(), req)
-	if postgres.SQLState(err) != postgres.LockNotAvailable {
+	if postgres.SQLState(err) != pgerrcode.LockNotAvailable {
 		t.Errorf("err = %v", err)
 	}
 }

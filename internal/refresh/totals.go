@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
@@ -38,8 +39,8 @@ func (a *attempt) totals(ctx context.Context, tx *pgx.Conn, f facts) *totals {
 func (a *attempt) totalsOfTwin(ctx context.Context, tx *pgx.Conn, f facts, twin matview.Name) *totals {
 	t, err := a.totalsFrom(ctx, tx, f, relation{sql: twin.SQL() + " AS " + postgres.QuoteIdent(f.Relation), not: f.OID})
 	switch state := postgres.SQLState(err); {
-	case errors.Is(err, errReadsOld), state == postgres.LockNotAvailable, // of the old view
-		state == postgres.UndefinedTable, state == postgres.UndefinedColumn: // with the view's schema in front
+	case errors.Is(err, errReadsOld), state == pgerrcode.LockNotAvailable, // of the old view
+		state == pgerrcode.UndefinedTable, state == pgerrcode.UndefinedColumn: // with the view's schema in front
 		return nil
 	}
 	return t

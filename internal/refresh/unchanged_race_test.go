@@ -5,8 +5,9 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/jackc/pgerrcode"
+
 	"github.com/matview/terraform-provider-matview/internal/matview"
-	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
@@ -72,5 +73,5 @@ func TestSkipOvertaken(t *testing.T) {
 	if err := <-ended; err == nil || errors.Is(err, refresh.ErrTakenOver) {
 		t.Errorf("err = %v", err)
 	}
-	failedWith(t, pool, postgres.UndefinedTable)
+	failedWith(t, pool, pgerrcode.UndefinedTable)
 }

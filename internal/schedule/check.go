@@ -56,7 +56,7 @@ type Beginner interface {
 
 // CheckTotal has the server parse a totals expression over the view; nothing of
 // it is executed. It locks the view for a moment as a SELECT would, and gives up
-// with [postgres.LockNotAvailable] after a second behind a blocking refresh.
+// with [pgerrcode.LockNotAvailable] after a second behind a blocking refresh.
 func CheckTotal(ctx context.Context, db Beginner, view matview.Name, expression string) error {
 	tx, err := db.Begin(ctx)
 	if err != nil {

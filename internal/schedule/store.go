@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -132,7 +133,7 @@ func Update(ctx context.Context, db DB, schema, viewName string, r Row) error {
 	args := append(r.values(viewName), r.ViewName)
 	tag, err := db.Exec(ctx, "UPDATE "+table(schema)+` SET (view_name, `+writtenColumns+`) =
 ($17, `+writtenValues+`) WHERE view_name = $1`, args...)
-	if postgres.SQLState(err) == postgres.UniqueViolation {
+	if postgres.SQLState(err) == pgerrcode.UniqueViolation {
 		return fmt.Errorf("change the schedule of %s to one of %s: %w", viewName, r.ViewName, ErrExists)
 	}
 	if err != nil {
