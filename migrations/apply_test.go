@@ -3,7 +3,7 @@ package migrations_test
 import (
 	"errors"
 	"fmt"
-	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -88,6 +88,8 @@ func TestApplyRepairs(t *testing.T) {
 		"VIEW materialized_view_freshness",
 		"FUNCTION materialized_view_refresh_log_rows()",
 		"FUNCTION materialized_view_upstreams(oid)",
+		"FUNCTION materialized_view_name(name, name)",
+		"FUNCTION materialized_view_attempt_timeout()",
 		"FUNCTION materialized_view_refresh_schedule_changed()",
 		"TRIGGER materialized_view_refresh_schedule_changed ON materialized_view_refresh_schedule",
 	}
@@ -115,25 +117,6 @@ materialized_view_refresh_history_started, materialized_view_refresh_history_run
 			t.Errorf("%d indexes, want %d", after, before)
 		}
 	})
-}
-
-// TestApplyAddsColumns: the table of publications began without those of a claim.
-func TestApplyAddsColumns(t *testing.T) {
-	db := installed(t)
-	db.Exec(t, `INSERT INTO materialized_view_refresh_publication (destination, minute, seen_id, waiting) VALUES ('cloudwatch app', now(), 7, '{3,5}')`)
-	for _, missing := range []string{"DROP COLUMN claimed_until", "DROP COLUMN claimed_by, DROP COLUMN claimed_until"} {
-		db.Exec(t, "ALTER TABLE materialized_view_refresh_publication "+missing)
-		apply(t, db, "public")
-		if free := value[bool](t, db, `SELECT claimed_by IS NULL AND claimed_until = '-infinity' AND seen_id = 7 AND waiting = '{3,5}'
-FROM materialized_view_refresh_publication`); !free {
-			t.Errorf("after %s: what was published is not as before, or is claimed by somebody", missing)
-		}
-	}
-	holder := db.Connect(t)
-	if _, err := holder.Exec(t.Context(), "BEGIN; LOCK materialized_view_refresh_publication IN ROW EXCLUSIVE MODE"); err != nil {
-		t.Fatal(err)
-	}
-	apply(t, db, "public") // waits for nobody who publishes
 }
 
 func TestApplyWithEmptiedVersionTable(t *testing.T) {
@@ -180,28 +163,37 @@ func TestLogDroppedAndCreatedAgain(t *testing.T) {
 	as(t, db, reader, readerPassword).mustNot("DELETE FROM materialized_view_refresh_log")
 }
 
-// What the documentation tells those who have neither program: psql -f, which
-// is the simple protocol, a file at a time.
-func TestFilesBySimpleProtocolTwice(t *testing.T) {
-	names, err := filepath.Glob("*.sql")
-	if err != nil || len(names) != int(migrations.Version()) {
-		t.Fatalf("files %v, error %v", names, err)
+// What the documentation tells those who have neither program: psql runs the files.
+func TestFilesByPsql(t *testing.T) {
+	tables, err := filepath.Glob("tables/*.sql")
+	if err != nil || len(tables) != int(migrations.Version()) {
+		t.Fatalf("files %v, error %v", tables, err)
+	}
+	repeatable, err := filepath.Glob("repeatable/*.sql")
+	if err != nil || len(repeatable) == 0 {
+		t.Fatalf("files %v, error %v", repeatable, err)
 	}
 	db := postgrestest.New(t)
-	conn := db.Connect(t)
-	for range 2 {
-		for _, name := range names {
-			text, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if strings.Contains(string(text), "---- create above / drop below ----") {
-				t.Errorf("%s has a down part, which psql would run too", name)
-			}
-			if _, err := conn.PgConn().Exec(t.Context(), string(text)).ReadAll(); err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
+	psql := func(files ...string) error {
+		args := []string{db.URL(), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction"}
+		for _, file := range files {
+			args = append(args, "--file="+file)
 		}
+		out, err := exec.CommandContext(t.Context(), "psql", args...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}
+	if err := psql(append(tables, repeatable...)...); err != nil {
+		t.Fatal(err)
+	}
+	wantVersion(t, db, "public", migrations.Version())
+	if err := psql(repeatable...); err != nil {
+		t.Fatal(err)
+	}
+	if err := psql(tables...); err == nil || !strings.Contains(err.Error(), "already exists") {
+		t.Errorf("the numbered files a second time: %v", err)
 	}
 	db.Exec(t, "SELECT * FROM materialized_view_freshness")
 	// Either program takes over from there.

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // privilege is one that a role needs. Object is what GRANT calls the object,
@@ -36,18 +38,22 @@ const (
 // read model run as whoever reads it, hence EXECUTE and SELECT on the log.
 var readerPrivileges = slices.Concat(
 	[]privilege{{"SCHEMA", "", "USAGE"}},
-	tables("SELECT", LogTable, "materialized_view_refresh_schedule", "materialized_view_refresh_state",
-		"materialized_view_refresh_history", "materialized_view_names", "materialized_view_freshness", VersionTable),
-	[]privilege{{"FUNCTION", logRowsFunction, "EXECUTE"}, {"FUNCTION", upstreamsFunction, "EXECUTE"},
-		{"FUNCTION", nameFunction, "EXECUTE"}, {"FUNCTION", timeoutFunction, "EXECUTE"}},
+	tables("SELECT", store.LogTable, store.ScheduleTable, store.StateTable, store.HistoryTable,
+		store.NamesView, store.FreshnessView, VersionTable),
+	[]privilege{
+		{"FUNCTION", logRowsFunction, "EXECUTE"},
+		{"FUNCTION", upstreamsFunction, "EXECUTE"},
+		{"FUNCTION", nameFunction, "EXECUTE"},
+		{"FUNCTION", timeoutFunction, "EXECUTE"},
+	},
 )
 
 // writerPrivileges are what recording refreshes takes, beside reading.
 var writerPrivileges = slices.Concat(
 	readerPrivileges,
-	tables("SELECT", "materialized_view_refresh_settings", "materialized_view_refresh_publication"),
-	writing(LogTable, "materialized_view_refresh_state", "materialized_view_refresh_history", "materialized_view_refresh_publication"),
-	[]privilege{{"TABLE", "materialized_view_refresh_schedule", "UPDATE (longest_gap)"}},
+	tables("SELECT", store.SettingsTable, store.PublicationTable),
+	writing(store.LogTable, store.StateTable, store.HistoryTable, store.PublicationTable),
+	[]privilege{{"TABLE", store.ScheduleTable, "UPDATE (longest_gap)"}},
 )
 
 func tables(right string, names ...string) []privilege {
@@ -84,14 +90,9 @@ WHERE NOT coalesce(CASE p.kind
     END, false)
 ORDER BY r.role, p.n`
 
-// RowsQuerier is a connection, a pool or a transaction.
-type RowsQuerier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
 // missing are the privileges that each of the roles lacks. A role that does not
 // exist is not among them.
-func missing(ctx context.Context, db RowsQuerier, schema string, roles []string, want []privilege) (map[string][]privilege, error) {
+func missing(ctx context.Context, db store.Querier, schema string, roles []string, want []privilege) (map[string][]privilege, error) {
 	var kinds, objects, rights []string
 	for _, p := range want {
 		kinds, objects, rights = append(kinds, p.Kind), append(objects, p.Object), append(rights, p.Right)
@@ -114,7 +115,7 @@ func missing(ctx context.Context, db RowsQuerier, schema string, roles []string,
 }
 
 // existing are those of the roles that exist.
-func existing(ctx context.Context, db RowsQuerier, roles []string) ([]string, error) {
+func existing(ctx context.Context, db store.Querier, roles []string) ([]string, error) {
 	rows, err := db.Query(ctx, "SELECT rolname::text FROM pg_roles WHERE rolname = ANY ($1)", roles)
 	if err != nil {
 		return nil, fmt.Errorf("look for roles: %w", err)
@@ -133,13 +134,13 @@ type Roles struct {
 }
 
 // Unknown are those of the roles that do not exist.
-func Unknown(ctx context.Context, db RowsQuerier, roles []string) ([]string, error) {
+func Unknown(ctx context.Context, db store.Querier, roles []string) ([]string, error) {
 	found, err := existing(ctx, db, roles)
 	return slices.DeleteFunc(slices.Clone(roles), func(role string) bool { return slices.Contains(found, role) }), err
 }
 
 // Equipped are those of the roles that have all the privileges they need.
-func Equipped(ctx context.Context, db RowsQuerier, schema string, roles Roles) (Roles, error) {
+func Equipped(ctx context.Context, db store.Querier, schema string, roles Roles) (Roles, error) {
 	writers, err := equipped(ctx, db, schema, roles.Writers, writerPrivileges)
 	if err != nil {
 		return Roles{}, err
@@ -148,7 +149,7 @@ func Equipped(ctx context.Context, db RowsQuerier, schema string, roles Roles) (
 	return Roles{Writers: writers, Readers: readers}, err
 }
 
-func equipped(ctx context.Context, db RowsQuerier, schema string, roles []string, want []privilege) ([]string, error) {
+func equipped(ctx context.Context, db store.Querier, schema string, roles []string, want []privilege) ([]string, error) {
 	if len(roles) == 0 {
 		return nil, nil
 	}

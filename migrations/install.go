@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // Installation is what there is to say about the tables beside their version.
@@ -27,10 +29,10 @@ func Install(ctx context.Context, conn *pgx.Conn, schema string, want Installati
 		if err != nil {
 			return err
 		}
-		if err := apply(ctx, tx, schema, tracking{set: true, on: want.TrackExternal}); err != nil {
+		if err := current.apply(ctx, tx, schema, tracking{set: true, on: want.TrackExternal}); err != nil {
 			return err
 		}
-		if err := setRetention(ctx, tx, schema, want.HistoryRetention); err != nil {
+		if err := store.New(schema).SetHistoryRetention(ctx, tx, want.HistoryRetention); err != nil {
 			return err
 		}
 		if err := Revoke(ctx, tx, schema, before.lost(want.Roles)); err != nil {
@@ -58,56 +60,31 @@ func (r Roles) lost(want Roles) []string {
 	return roles
 }
 
-func logExists(ctx context.Context, db Querier, schema string) (exists bool, err error) {
+func logExists(ctx context.Context, db store.Querier, schema string) (exists bool, err error) {
 	err = db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = $2)`, schema, LogTable).Scan(&exists)
+WHERE n.nspname = $1 AND c.relname = $2)`, schema, store.LogTable).Scan(&exists)
 	if err != nil {
 		return false, fmt.Errorf("look for the log table in schema %q: %w", schema, err)
 	}
 	return exists, nil
 }
 
-func setRetention(ctx context.Context, tx pgx.Tx, schema string, retention time.Duration) error {
-	_, err := tx.Exec(ctx, `INSERT INTO `+settingsTable(schema)+` (history_retention)
-VALUES ($1::bigint * interval '1 microsecond')
-ON CONFLICT (only_row) DO UPDATE SET history_retention = EXCLUDED.history_retention`, retention.Microseconds())
-	if err != nil {
-		return fmt.Errorf("set the retention of the refresh history in schema %q: %w", schema, err)
-	}
-	return nil
-}
-
-// HistoryRetention is how long attempts are kept. It wants a complete
-// installation, see [Installed].
-func HistoryRetention(ctx context.Context, db Querier, schema string) (time.Duration, error) {
-	var micros int64
-	err := db.QueryRow(ctx, `SELECT coalesce((SELECT (extract(epoch FROM history_retention) * 1000000)::bigint FROM `+settingsTable(schema)+`), 0)`).Scan(&micros)
-	if err != nil {
-		return 0, fmt.Errorf("read the retention of the refresh history in schema %q: %w", schema, err)
-	}
-	return time.Duration(micros) * time.Microsecond, nil
-}
-
-func settingsTable(schema string) string {
-	return pgx.Identifier{schema, "materialized_view_refresh_settings"}.Sanitize()
-}
-
 // ours drops what the files make, dependents first. The schema stays.
 var ours = []struct{ kind, name string }{
-	{"VIEW", "materialized_view_freshness"},
-	{"VIEW", "materialized_view_names"},
+	{"VIEW", store.FreshnessView},
+	{"VIEW", store.NamesView},
 	{"FUNCTION", logRowsFunction},
 	{"FUNCTION", upstreamsFunction},
 	{"FUNCTION", nameFunction},
 	{"FUNCTION", timeoutFunction},
 	{"FUNCTION", trackedFunction},
 	{"FUNCTION", recordExternalFunction},
-	{"TABLE", "materialized_view_refresh_schedule"},
+	{"TABLE", store.ScheduleTable},
 	{"FUNCTION", "materialized_view_refresh_schedule_changed()"},
-	{"TABLE", "materialized_view_refresh_state"},
-	{"TABLE", "materialized_view_refresh_history"},
-	{"TABLE", "materialized_view_refresh_settings"},
-	{"TABLE", "materialized_view_refresh_publication"},
+	{"TABLE", store.StateTable},
+	{"TABLE", store.HistoryTable},
+	{"TABLE", store.SettingsTable},
+	{"TABLE", store.PublicationTable},
 	{"TABLE", VersionTable},
 }
 
@@ -128,7 +105,7 @@ func Uninstall(ctx context.Context, conn *pgx.Conn, schema string, roles Roles, 
 		}
 		objects := ours
 		if dropLog {
-			objects = append(slices.Clone(ours), struct{ kind, name string }{"TABLE", LogTable})
+			objects = append(slices.Clone(ours), struct{ kind, name string }{"TABLE", store.LogTable})
 		}
 		for _, o := range objects {
 			statement := fmt.Sprintf("DROP %s IF EXISTS %s.%s RESTRICT", o.kind, pgx.Identifier{schema}.Sanitize(), o.name)

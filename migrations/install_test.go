@@ -6,6 +6,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/internal/store"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
@@ -19,7 +20,7 @@ func TestInstallAndUninstall(t *testing.T) {
 	if adopted {
 		t.Error("a log that it made counts as adopted")
 	}
-	got, err := migrations.HistoryRetention(t.Context(), conn, "app")
+	got, err := store.New("app").HistoryRetention(t.Context(), conn)
 	if err != nil || got != retention {
 		t.Errorf("retention %v, error %v", got, err)
 	}
@@ -32,7 +33,7 @@ func TestInstallAndUninstall(t *testing.T) {
 		}
 		left := value[string](t, db, `SELECT coalesce(string_agg(c.relname, ' '), '') FROM pg_class AS c
 WHERE c.relnamespace = 'app'::regnamespace AND c.relkind <> 'i'`)
-		if want := map[bool]string{false: migrations.LogTable}[dropLog]; left != want {
+		if want := map[bool]string{false: store.LogTable}[dropLog]; left != want {
 			t.Errorf("left are %q, want %q", left, want)
 		}
 		if n := value[int](t, db, "SELECT count(*) FROM pg_proc WHERE pronamespace = 'app'::regnamespace"); n != 0 {

@@ -7,10 +7,9 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-)
 
-// LogTable is the public contract: other programs read and write it.
-const LogTable = "materialized_view_refresh_log"
+	"github.com/matview/terraform-provider-matview/internal/store"
+)
 
 // IncompatibleLogError says what about an existing log table keeps it from
 // being adopted, a column or constraint each.
@@ -21,7 +20,7 @@ type IncompatibleLogError struct {
 
 func (e *IncompatibleLogError) Error() string {
 	return fmt.Sprintf("the existing table %s.%s cannot be used as the refresh log: %s; alter or rename it, nothing was changed",
-		e.Schema, LogTable, strings.Join(e.Problems, "; "))
+		e.Schema, store.LogTable, strings.Join(e.Problems, "; "))
 }
 
 // logColumns are the types that each column of an adopted log may have: those
@@ -62,7 +61,7 @@ SELECT c.oid, c.relkind::text,
                WHERE i.indrelid = c.oid AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL
                  AND i.indisvalid AND a.attname = 'view_name')
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = $2`, schema, LogTable).Scan(&oid, &kind, &unique)
+WHERE n.nspname = $1 AND c.relname = $2`, schema, store.LogTable).Scan(&oid, &kind, &unique)
 	if err == pgx.ErrNoRows { //nolint:errorlint // pgx returns it bare
 		return nil
 	}

@@ -1,7 +1,11 @@
-// Package migrations holds the tables of matview as numbered SQL files, and
-// applies them.
+// Package migrations installs, upgrades and repairs the tables of matview, and the
+// views and functions over them.
 //
-// Every file can be run again at any later version: applying is also repairing.
+// The files of tables/ are numbered. Each is about one table, is applied once and is
+// never replayed, except to make a table again that somebody has dropped. The files of
+// repeatable/ are the views, functions, triggers, indexes and grants: one script, which
+// is always applied whole. All of it is plain SQL that `psql --single-transaction -f`
+// runs too.
 package migrations
 
 import (
@@ -10,33 +14,82 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/tern/v2/migrate"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
-//go:embed *.sql
-var files embed.FS
+//go:embed tables/*.sql repeatable/*.sql
+var embedded embed.FS
 
 // VersionTable is the table, in the schema of the log, that holds the version.
 const VersionTable = "matview_schema_version"
 
-// lockKey keeps two migrations of one database apart. It is held to the end of
+// lockKey keeps two migrations of one database apart. The lock is held to the end of
 // the transaction, so that a pooler in transaction mode does not lose it.
 const lockKey = int64(0x6d617476_6d696772)
 
-// Version is the version that this program installs: the number of the last file.
-func Version() int32 {
-	names, err := fs.Glob(files, "*.sql")
-	if err != nil {
-		panic(err) // the pattern is a constant
-	}
-	return int32(len(names)) //nolint:gosec // a handful of files
+// set is the SQL files of one version of matview.
+type set struct {
+	tables     []tableFile // by number
+	repeatable []string    // the script, in order
 }
+
+// tableFile is a file NNN_TABLE.sql, which creates a table, or NNN_TABLE.CHANGE.sql,
+// which changes it.
+type tableFile struct {
+	table string
+	sql   string
+}
+
+// current is the set of this release.
+var current = mustLoad(embedded)
+
+func mustLoad(files fs.FS) set {
+	s, err := load(files)
+	if err != nil {
+		panic(err) // they are part of the program
+	}
+	return s
+}
+
+// load reads the files of tables/ and repeatable/.
+func load(files fs.FS) (set, error) {
+	var s set
+	names, err := fs.Glob(files, "*/*.sql") // sorted
+	if err != nil {
+		return set{}, err
+	}
+	for _, name := range names {
+		text, err := fs.ReadFile(files, name)
+		if err != nil {
+			return set{}, err
+		}
+		number, rest, _ := strings.Cut(path.Base(name), "_")
+		table, _, _ := strings.Cut(rest, ".")
+		switch {
+		case path.Dir(name) == "repeatable":
+			s.repeatable = append(s.repeatable, string(text))
+		case number != fmt.Sprintf("%03d", len(s.tables)+1):
+			return set{}, fmt.Errorf("%s: the next number is %03d", name, len(s.tables)+1)
+		default:
+			s.tables = append(s.tables, tableFile{table: table, sql: string(text)})
+		}
+	}
+	return s, nil
+}
+
+func (s set) version() int32 { return int32(len(s.tables)) } //nolint:gosec // a handful of files
+
+// Version is the version that this program installs: the number of the last file of a
+// table.
+func Version() int32 { return current.version() }
 
 // NewerError says that the tables were installed by a later release.
 type NewerError struct {
@@ -57,22 +110,21 @@ func (e *NewerError) Error() string {
 // Two that run at once wait for each other. It takes ACCESS EXCLUSIVE on the
 // freshness view for a few milliseconds, and no lock on any materialized view.
 func Apply(ctx context.Context, conn *pgx.Conn, schema string) error {
-	return exclusively(ctx, conn, func(tx pgx.Tx) error { return apply(ctx, tx, schema, tracking{}) })
+	return exclusively(ctx, conn, func(tx pgx.Tx) error { return current.apply(ctx, tx, schema, tracking{}) })
 }
 
-func apply(ctx context.Context, tx pgx.Tx, schema string, track tracking) error {
+func (s set) apply(ctx context.Context, tx pgx.Tx, schema string, track tracking) error {
 	if err := ensureSchema(ctx, tx, schema); err != nil {
 		return err
 	}
 	if err := checkLog(ctx, tx, schema); err != nil {
 		return err
 	}
-	err := applyFiles(ctx, tx, schema, track)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == pgerrcode.LockNotAvailable {
+	err := s.run(ctx, tx, schema, track)
+	switch postgres.SQLState(err) {
+	case pgerrcode.LockNotAvailable:
 		return fmt.Errorf("%w: a session that has read or written the tables of matview keeps its transaction open; end it (see pg_stat_activity) and try again", err)
-	}
-	if errors.As(err, &pgErr) && pgErr.Code == pgerrcode.InsufficientPrivilege {
+	case pgerrcode.InsufficientPrivilege:
 		return fmt.Errorf("%w; do this as the owner of what is installed already, or as a role that may create tables there", err)
 	}
 	return err
@@ -102,9 +154,7 @@ func once(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) (err error
 			return
 		}
 		rollbackErr := tx.Rollback(context.WithoutCancel(ctx))
-		// tern takes session locks, which outlive a transaction that failed.
-		_, unlockErr := conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock_all()")
-		if rollbackErr != nil && !errors.Is(rollbackErr, pgx.ErrTxClosed) || unlockErr != nil {
+		if rollbackErr != nil && !errors.Is(rollbackErr, pgx.ErrTxClosed) {
 			_ = conn.Close(context.WithoutCancel(ctx))
 		}
 	}()
@@ -135,77 +185,119 @@ func ensureSchema(ctx context.Context, tx pgx.Tx, schema string) error {
 	return nil
 }
 
-func applyFiles(ctx context.Context, tx pgx.Tx, schema string, track tracking) error {
-	versionTable := pgx.Identifier{schema, VersionTable}.Sanitize()
-	// The transaction is ours: tern would commit after each file.
-	migrator, err := migrate.NewMigratorEx(ctx, tx.Conn(), versionTable, &migrate.MigratorOptions{DisableTx: true})
-	if err != nil {
-		return fmt.Errorf("create the version table in schema %q: %w", schema, err)
-	}
-	if err := migrator.LoadMigrations(files); err != nil {
-		return fmt.Errorf("load migrations: %w", err)
-	}
-	installed, err := migrator.GetCurrentVersion(ctx)
-	if errors.Is(err, pgx.ErrNoRows) { // somebody emptied the table
-		_, err = tx.Exec(ctx, "INSERT INTO "+versionTable+" (version) VALUES (0)")
-	}
-	if err != nil {
-		return fmt.Errorf("read the version of schema %q: %w", schema, err)
-	}
-	if installed > Version() {
-		return &NewerError{Schema: schema, Installed: installed, Known: Version()}
-	}
-	// From the first file on, whatever the version says: that is the repair.
-	if _, err := tx.Exec(ctx, "UPDATE "+versionTable+" SET version = 0"); err != nil {
-		return fmt.Errorf("repair schema %q: %w", schema, err)
-	}
-	for _, m := range migrator.Migrations {
-		// tern resets all settings after each file.
-		m.UpSQL = "SET LOCAL search_path = " + pgx.Identifier{schema}.Sanitize() + ", pg_temp;\n" +
-			"SET LOCAL client_min_messages = warning;\nSET LOCAL lock_timeout = '" + lockTimeout + "';\n" + track.sql() + m.UpSQL
-	}
-	if err := migrator.Migrate(ctx); err != nil {
+// run brings the tables in schema to the version of s, and makes what is missing of
+// them; then it makes the views and functions.
+func (s set) run(ctx context.Context, tx pgx.Tx, schema string, track tracking) error {
+	// Notices say what IF NOT EXISTS has found.
+	settings := "SET LOCAL search_path = " + pgx.Identifier{schema}.Sanitize() + ", pg_temp; SET LOCAL client_min_messages = warning; SET LOCAL lock_timeout = '" + lockTimeout + "'; " + track.sql()
+	if err := script(ctx, tx, settings); err != nil {
 		return fmt.Errorf("install the tables of matview in schema %q: %w", schema, err)
+	}
+	missing, err := s.missingTables(ctx, tx, schema)
+	if err != nil {
+		return err
+	}
+	installed, err := s.installedTables(ctx, tx, schema, missing)
+	if err != nil {
+		return err
+	}
+	if installed > s.version() {
+		return &NewerError{Schema: schema, Installed: installed, Known: s.version()}
+	}
+	for i, file := range s.tables {
+		if int32(i) < installed && !slices.Contains(missing, file.table) { //nolint:gosec // a handful of files
+			continue
+		}
+		if err := script(ctx, tx, file.sql); err != nil {
+			return fmt.Errorf("install table %s in schema %q: %w", file.table, schema, err)
+		}
+	}
+	if _, err := tx.Exec(ctx, "UPDATE "+VersionTable+" SET version = $1", s.version()); err != nil {
+		return fmt.Errorf("set the version of the tables in schema %q: %w", schema, err)
+	}
+	for _, sql := range s.repeatable {
+		if err := script(ctx, tx, sql); err != nil {
+			return fmt.Errorf("install the views and functions of matview in schema %q: %w", schema, err)
+		}
 	}
 	return nil
 }
 
-// Querier is what reading needs: a connection, a pool or a transaction.
-type Querier interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+// script runs SQL of several statements, by the simple protocol.
+func script(ctx context.Context, tx pgx.Tx, sql string) error {
+	_, err := tx.Conn().PgConn().Exec(ctx, sql).ReadAll()
+	return err
 }
 
-// relations are all that the files make, the log apart.
-var relations = []string{
-	"materialized_view_refresh_schedule",
-	"materialized_view_refresh_state",
-	"materialized_view_refresh_history",
-	"materialized_view_refresh_settings",
-	"materialized_view_refresh_publication",
-	"materialized_view_names",
-	"materialized_view_freshness",
-	VersionTable,
-}
-
-const presentSQL = `
-SELECT count(*) + (SELECT count(*)
-                   FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                   WHERE n.nspname = $1 AND c.relname = 'materialized_view_refresh_schedule'
-                     AND t.tgname = 'materialized_view_refresh_schedule_changed')
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = ANY ($2)`
-
-// present counts the relations that are there, and the trigger among them.
-func present(ctx context.Context, db Querier, schema string) (found int, err error) {
-	if err := db.QueryRow(ctx, presentSQL, schema, append([]string{LogTable}, relations...)).Scan(&found); err != nil {
-		return 0, fmt.Errorf("look for the tables of matview in schema %q: %w", schema, err)
+// missingTables are the tables of s that are not in schema.
+func (s set) missingTables(ctx context.Context, tx pgx.Tx, schema string) ([]string, error) {
+	names := make([]string, len(s.tables))
+	for i, file := range s.tables {
+		names[i] = file.table
 	}
-	return found, nil
+	rows, err := tx.Query(ctx, `
+SELECT DISTINCT t.name FROM unnest($2::text[]) AS t(name)
+WHERE NOT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                  WHERE n.nspname = $1 AND c.relname = t.name AND c.relkind IN ('r', 'p'))`, schema, names)
+	if err != nil {
+		return nil, fmt.Errorf("look for the tables of matview in schema %q: %w", schema, err)
+	}
+	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("look for the tables of matview in schema %q: %w", schema, err)
+	}
+	return missing, nil
+}
+
+// installedTables is the version of the tables in schema: 0 if there are none. Tables
+// without a version, whose version table somebody has dropped or emptied, are taken
+// for those of this release: if they are older, the views over them cannot be made.
+func (s set) installedTables(ctx context.Context, tx pgx.Tx, schema string, missing []string) (version int32, err error) {
+	known := !slices.Contains(missing, VersionTable)
+	if known {
+		err = tx.QueryRow(ctx, "SELECT version FROM "+VersionTable).Scan(&version)
+		switch {
+		case err == nil:
+			return version, nil
+		case !errors.Is(err, pgx.ErrNoRows):
+			return 0, fmt.Errorf("read the version of the tables in schema %q: %w", schema, err)
+		}
+		if _, err := tx.Exec(ctx, "INSERT INTO "+VersionTable+" VALUES (0)"); err != nil {
+			return 0, fmt.Errorf("repair the version of the tables in schema %q: %w", schema, err)
+		}
+	}
+	if slices.Contains(missing, store.ScheduleTable) && slices.Contains(missing, store.StateTable) && slices.Contains(missing, store.HistoryTable) {
+		return 0, nil
+	}
+	return s.version(), nil
+}
+
+// present counts those of our tables, views, functions and triggers that are in
+// schema; all is how many there are in a complete installation. The role need not be
+// allowed to use the schema.
+func present(ctx context.Context, db store.Querier, schema string) (found, all int, err error) {
+	names := map[string][]string{"TABLE": {store.LogTable}}
+	for _, o := range ours {
+		name, _, _ := strings.Cut(o.name, "(")
+		names[o.kind] = append(names[o.kind], name)
+	}
+	relations := slices.Concat(names["TABLE"], names["VIEW"])
+	err = db.QueryRow(ctx, `
+SELECT (SELECT count(*) FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relname = ANY (@relations))
+     + (SELECT count(DISTINCT p.proname) FROM pg_proc AS p WHERE p.pronamespace = n.oid AND p.proname = ANY (@functions))
+     + (SELECT count(*) FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+        WHERE c.relnamespace = n.oid AND c.relname = @schedule AND t.tgname = 'materialized_view_refresh_schedule_changed')
+FROM pg_namespace AS n WHERE n.nspname = @schema`,
+		pgx.NamedArgs{"schema": schema, "relations": relations, "functions": names["FUNCTION"], "schedule": store.ScheduleTable}).Scan(&found)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) { // without the schema, there are none
+		return 0, 0, fmt.Errorf("look for the tables of matview in schema %q: %w", schema, err)
+	}
+	return found, len(relations) + len(names["FUNCTION"]) + 1, nil
 }
 
 // Exists reports whether anything of ours is in schema, however incomplete.
-func Exists(ctx context.Context, db Querier, schema string) (bool, error) {
-	found, err := present(ctx, db, schema)
+func Exists(ctx context.Context, db store.Querier, schema string) (bool, error) {
+	found, _, err := present(ctx, db, schema)
 	return found > 0, err
 }
 
@@ -213,13 +305,10 @@ func Exists(ctx context.Context, db Querier, schema string) (bool, error) {
 // some are missing, so that they want applying again. Where they are dropped while
 // it looks, the error is [postgres.Retryable]: a transaction would be of no use
 // after it.
-func Installed(ctx context.Context, db Querier, schema string) (int32, error) {
-	found, err := present(ctx, db, schema)
-	if err != nil {
+func Installed(ctx context.Context, db store.Querier, schema string) (int32, error) {
+	found, all, err := present(ctx, db, schema)
+	if err != nil || found < all {
 		return 0, err
-	}
-	if found < len(relations)+2 { // the log and the trigger are the two
-		return 0, nil
 	}
 	var version int32
 	err = db.QueryRow(ctx, "SELECT version FROM "+pgx.Identifier{schema, VersionTable}.Sanitize()).Scan(&version)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // tracking is whether refreshes by others are to be recorded; not set, it stays
@@ -24,7 +26,7 @@ func (t tracking) sql() string {
 // says so, and nothing has changed.
 func Track(ctx context.Context, conn *pgx.Conn, schema string, on bool) error {
 	return exclusively(ctx, conn, func(tx pgx.Tx) error {
-		return apply(ctx, tx, schema, tracking{set: true, on: on})
+		return current.apply(ctx, tx, schema, tracking{set: true, on: on})
 	})
 }
 
@@ -35,7 +37,7 @@ const (
 
 // Tracking reports whether refreshes by others are recorded: the event trigger
 // is there, as it was made, and enabled ALWAYS, and what it calls is there.
-func Tracking(ctx context.Context, db Querier, schema string) (tracks bool, err error) {
+func Tracking(ctx context.Context, db store.Querier, schema string) (tracks bool, err error) {
 	err = db.QueryRow(ctx, `
 SELECT EXISTS (SELECT FROM pg_event_trigger
                WHERE evtfoid = to_regprocedure($1) AND evtenabled = 'A'

@@ -166,10 +166,15 @@ CREATE TRIGGER spy BEFORE INSERT ON materialized_view_refresh_log FOR EACH ROW E
 // As documented for those who have neither program.
 func TestTrackBySimpleProtocol(t *testing.T) {
 	db := postgrestest.New(t)
-	names, err := filepath.Glob("*.sql")
+	tables, err := filepath.Glob("tables/*.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
+	repeatable, err := filepath.Glob("repeatable/*.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := append(tables, repeatable...)
 	for _, setting := range []string{"on", ""} {
 		conn := db.Connect(t)
 		if setting != "" {
@@ -187,6 +192,7 @@ func TestTrackBySimpleProtocol(t *testing.T) {
 			}
 		}
 		wantTracking(t, db, "public", true)
+		names = repeatable
 	}
 }
 

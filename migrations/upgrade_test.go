@@ -1,93 +1,180 @@
 package migrations_test
 
 import (
-	"os"
-	"path/filepath"
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"strings"
 	"testing"
+	"testing/fstest"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
-// shapeSQL is all that the files make, a line each, wherever a column was added.
-const shapeSQL = `
-SELECT array_agg(line ORDER BY line COLLATE "C") FROM (
-    SELECT format('column %s.%s %s, not null %s, default %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid))
-    FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
-    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
-    UNION ALL
-    SELECT format('%s %s, options %s', c.relkind, c.relname, c.reloptions) FROM pg_class AS c WHERE c.relnamespace = 'public'::regnamespace
-    UNION ALL
-    SELECT format('view %s %s', c.relname, pg_get_viewdef(c.oid)) FROM pg_class AS c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'v'
-    UNION ALL
-    SELECT format('constraint %s on %s %s', o.conname, o.conrelid::regclass, pg_get_constraintdef(o.oid)) FROM pg_constraint AS o WHERE o.connamespace = 'public'::regnamespace
-    UNION ALL
-    SELECT pg_get_indexdef(i.indexrelid) FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid WHERE c.relnamespace = 'public'::regnamespace
-    UNION ALL
-    SELECT pg_get_functiondef(p.oid) FROM pg_proc AS p WHERE p.pronamespace = 'public'::regnamespace
-    UNION ALL
-    SELECT pg_get_triggerdef(t.oid) FROM pg_trigger AS t WHERE NOT t.tgisinternal
-) AS lines (line)`
+// release is the files of this release, changed: further numbered files, and columns
+// in the middle of the read model.
+func release(t *testing.T, tables map[string]string, columns string) fstest.MapFS {
+	t.Helper()
+	files := fstest.MapFS{}
+	err := fs.WalkDir(migrations.Files, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(migrations.Files, name)
+		files[name] = &fstest.MapFile{Data: data}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, sql := range tables {
+		files["tables/"+name] = &fstest.MapFile{Data: []byte(sql)}
+	}
+	const view, at = "repeatable/2_freshness.sql", "           last_refreshed_at,\n"
+	text := string(files[view].Data)
+	if strings.Count(text, at) != 1 {
+		t.Fatalf("%s names last_refreshed_at %d times", view, strings.Count(text, at))
+	}
+	files[view] = &fstest.MapFile{Data: []byte(strings.Replace(text, at, columns+at, 1))}
+	return files
+}
 
-// From whichever version it is applied, in the end there is what a new installation
-// has, and every row.
-func TestApplyUpgrades(t *testing.T) {
-	want := value[[]string](t, installed(t), shapeSQL)
-	present, err := filepath.Glob("*.sql")
-	if err != nil || len(present) != int(migrations.Version()) {
-		t.Fatalf("files %v, %v", present, err)
+func applyFiles(t *testing.T, conn *pgx.Conn, files fs.FS) {
+	t.Helper()
+	if err := migrations.ApplyFiles(t.Context(), conn, "public", files); err != nil {
+		t.Fatal(err)
 	}
-	// As they were before the tables of a claim, of settings that skip, and others.
-	first, err := filepath.Glob("testdata/first/*.sql")
-	if err != nil || len(first) == 0 {
-		t.Fatalf("files %v, %v", first, err)
+}
+
+// An exporter of this release goes on reading and refreshing while the tables are
+// brought to a release that has dropped a column which this one does not use, and has
+// added one.
+func TestUpgradeUnderRunningExporter(t *testing.T) {
+	next := migrations.Version() + 1
+	added := fmt.Sprintf("%03d_materialized_view_refresh_history.old.sql", next)
+	dropped := fmt.Sprintf("%03d_materialized_view_refresh_history.new.sql", next+1)
+	tables := map[string]string{added: "ALTER TABLE materialized_view_refresh_history ADD COLUMN old INTEGER DEFAULT 1;"}
+	before := release(t, tables, "           1 AS old,\n           2 AS older,\n")
+	tables = maps.Clone(tables)
+	tables[dropped] = "ALTER TABLE materialized_view_refresh_history DROP COLUMN old, ADD COLUMN new INTEGER DEFAULT 2;"
+	after := release(t, tables, "           3 AS new,\n")
+
+	db := postgrestest.New(t)
+	conn := db.Connect(t)
+	db.Exec(t, "CREATE MATERIALIZED VIEW v AS SELECT 1 AS x")
+	applyFiles(t, conn, before)
+
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	pool := db.Pool(t)
+	refresher := refresh.New(pool, "public", "test")
+	var group errgroup.Group
+	var reads, refreshes int
+	group.Go(func() error {
+		for ; ctx.Err() == nil; reads++ {
+			if _, err := freshness.All(t.Context(), pool, "public"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	group.Go(func() error {
+		for ; ctx.Err() == nil; refreshes++ {
+			if _, err := refresher.Refresh(t.Context(), refresh.Request{View: "v", Trigger: refresh.TriggerManual}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for range 5 {
+		applyFiles(t, conn, before)
 	}
-	cases := map[string][]string{"the first three": first}
-	for n := range len(present) - 1 {
-		cases[present[n]] = present[:n+1]
+	for range 5 {
+		applyFiles(t, conn, after)
 	}
-	for name, files := range cases {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db := postgrestest.New(t)
-			for _, file := range files {
-				text, err := os.ReadFile(file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				db.Exec(t, string(text))
-			}
-			db.Exec(t, "CREATE TABLE matview_schema_version (version int4 NOT NULL)")
-			db.Exec(t, "INSERT INTO matview_schema_version VALUES ($1)", len(files))
-			tables := []string{"materialized_view_refresh_log"}
-			db.Exec(t, "INSERT INTO materialized_view_refresh_log VALUES ('v', '2025-11-09 10:14:30+00', 920, 150, 1250000)")
-			if len(files) > 1 {
-				db.Exec(t, `INSERT INTO materialized_view_refresh_schedule (view_name, cron, time_zone, settings) VALUES ('v', '*/5 * * * *', 'Europe/Berlin', '{"work_mem": "1MB"}');
-INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, error) VALUES ('v', 'manual', 'failed', 'why');
-INSERT INTO materialized_view_refresh_state (view_name, data_as_of) VALUES ('v', '2025-11-09 10:14:29+00');
-UPDATE materialized_view_refresh_settings SET history_retention = '1 day'`)
-				tables = append(tables, "materialized_view_refresh_schedule", "materialized_view_refresh_history", "materialized_view_refresh_state", "materialized_view_refresh_settings")
-			}
-			before := map[string]map[string]any{}
-			for _, table := range tables {
-				before[table] = value[map[string]any](t, db, "SELECT to_jsonb(t) FROM "+table+" AS t")
-			}
-			apply(t, db, "public")
-			wantVersion(t, db, "public", migrations.Version())
-			if diff := cmp.Diff(want, value[[]string](t, db, shapeSQL)); diff != "" {
-				t.Errorf("against a new installation:\n%s", diff)
-			}
-			for _, table := range tables {
-				after := value[map[string]any](t, db, "SELECT to_jsonb(t) FROM "+table+" AS t")
-				for column, was := range before[table] {
-					if !cmp.Equal(was, after[column]) {
-						t.Errorf("%s.%s is %v, and was %v", table, column, after[column], was)
-					}
-				}
-			}
-		})
+	stop()
+	if err := group.Wait(); err != nil {
+		t.Errorf("during the upgrade: %v", err)
 	}
+	t.Logf("%d reads and %d refreshes", reads, refreshes)
+	if got := value[string](t, db, `SELECT string_agg(attname, ',' ORDER BY attname) FROM pg_attribute
+WHERE attrelid IN ('materialized_view_freshness'::regclass, 'materialized_view_refresh_history'::regclass) AND attname IN ('old', 'older', 'new')`); got != "new,new" {
+		t.Errorf("columns %s", got)
+	}
+	if n := value[int](t, db, "SELECT count(*) FROM materialized_view_refresh_history WHERE new = 2"); n < 1 {
+		t.Error("the history is empty")
+	}
+	if got := value[int32](t, db, "SELECT version FROM matview_schema_version"); got != next+1 {
+		t.Errorf("version %d", got)
+	}
+}
+
+// A table that somebody has dropped is made again as later files left it, and only
+// that one.
+func TestRepairRunsTheFilesOfTheMissingTable(t *testing.T) {
+	next := migrations.Version() + 1
+	files := release(t, map[string]string{
+		fmt.Sprintf("%03d_materialized_view_refresh_history.groups.sql", next): "ALTER TABLE materialized_view_refresh_history ADD COLUMN groups BIGINT;",
+		fmt.Sprintf("%03d_materialized_view_refresh_state.groups.sql", next+1): "ALTER TABLE materialized_view_refresh_state ADD COLUMN groups BIGINT;",
+	}, "")
+	db := postgrestest.New(t)
+	conn := db.Connect(t)
+	applyFiles(t, conn, files)
+	db.Exec(t, "INSERT INTO materialized_view_refresh_state (view_name, groups) VALUES ('v', 7); DROP TABLE materialized_view_refresh_history CASCADE")
+	applyFiles(t, conn, files)
+	if got := value[int](t, db, "SELECT s.groups FROM materialized_view_refresh_state AS s LEFT JOIN materialized_view_refresh_history AS h ON h.groups = 1"); got != 7 {
+		t.Errorf("groups is %d", got)
+	}
+}
+
+// Views and functions that are made again keep their owner and exactly their grants.
+func TestViewsKeepOwnersAndGrants(t *testing.T) {
+	db := installed(t)
+	owner, _ := db.Role(t, "")
+	reader, _ := db.Role(t, "")
+	db.Exec(t, `GRANT CREATE ON SCHEMA public TO `+owner+`;
+ALTER VIEW materialized_view_freshness OWNER TO `+owner+`;
+GRANT SELECT ON materialized_view_freshness TO PUBLIC;
+GRANT SELECT ON materialized_view_names TO `+reader+` WITH GRANT OPTION;
+GRANT SELECT (view_name), REFERENCES (known_as) ON materialized_view_names TO `+owner+`;
+REVOKE EXECUTE ON FUNCTION materialized_view_upstreams(oid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION materialized_view_upstreams(oid) TO `+reader+`;
+ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO pg_monitor;
+ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO pg_monitor`)
+	const grants = `SELECT string_agg(line, E'\n' ORDER BY line) FROM (
+    SELECT concat_ws(' ', c.relname, c.relowner::regrole, (SELECT string_agg(x::text, ' ' ORDER BY x::text) FROM unnest(c.relacl) AS x),
+                     (SELECT string_agg(concat(a.attname, a.attacl), ' ' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL))
+    FROM pg_class AS c WHERE relname IN ('materialized_view_freshness', 'materialized_view_names')
+    UNION ALL
+    SELECT concat_ws(' ', p.proname, p.proowner::regrole, (SELECT string_agg(x::text, ' ' ORDER BY x::text) FROM unnest(coalesce(p.proacl, acldefault('f', p.proowner))) AS x))
+    FROM pg_proc AS p WHERE p.proname LIKE 'materialized_view_%') AS lines (line)`
+	before := value[string](t, db, grants)
+	oid := value[uint32](t, db, "SELECT 'materialized_view_freshness'::regclass::oid")
+	apply(t, db, "public")
+	if after := value[string](t, db, grants); after != before {
+		t.Errorf("owners and grants are\n%s\nand were\n%s", after, before)
+	}
+	if now := value[uint32](t, db, "SELECT 'materialized_view_freshness'::regclass::oid"); now == oid {
+		t.Error("the view was not made again")
+	}
+}
+
+func TestViewsThatOthersDependOn(t *testing.T) {
+	db := installed(t)
+	db.Exec(t, "CREATE VIEW stale AS SELECT view_name FROM materialized_view_freshness WHERE is_stale")
+	err := migrations.Apply(t.Context(), db.Connect(t), "public")
+	for _, want := range []string{"view stale depends on view materialized_view_freshness", "Drop what depends on them first, and create it again afterwards"} {
+		if err == nil || !strings.Contains(postgres.Message(err), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	db.Exec(t, "SELECT FROM stale")
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/store"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
@@ -243,11 +244,7 @@ func (r *refreshLogResource) install(ctx context.Context, plan refreshLogModel, 
 
 // refresh reads what is really there: a version of 0 where something is missing,
 // and only those roles that have all they need.
-func (m *refreshLogModel) refresh(ctx context.Context, db interface {
-	migrations.Querier
-	migrations.RowsQuerier
-},
-) error {
+func (m *refreshLogModel) refresh(ctx context.Context, db store.Querier) error {
 	schema := m.Schema.ValueString()
 	version, err := migrations.Installed(ctx, db, schema)
 	if err != nil {
@@ -258,7 +255,7 @@ func (m *refreshLogModel) refresh(ctx context.Context, db interface {
 	if version == 0 {
 		return nil
 	}
-	retention, err := migrations.HistoryRetention(ctx, db, schema)
+	retention, err := store.New(schema).HistoryRetention(ctx, db)
 	if err != nil {
 		return err
 	}

@@ -16,11 +16,16 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// DB is a connection, a pool or a transaction.
-type DB interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+// Querier is what reading needs: a connection, a pool or a transaction.
+type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// DB is what writing needs: a connection, a pool or a transaction.
+type DB interface {
+	Querier
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
 // Names of our relations. The log is a public contract, see migrations.

@@ -3,14 +3,7 @@
 -- --track-external-refreshes`, or for `psql -f` with
 -- PGOPTIONS='-c matview.track_external_refreshes=on'. Nobody who says nothing
 -- changes what was asked for before.
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'materialized_view_refresh_settings'::regclass
-                   AND attname = 'track_external_refreshes' AND NOT attisdropped) THEN
-        ALTER TABLE materialized_view_refresh_settings ADD COLUMN track_external_refreshes BOOLEAN NOT NULL DEFAULT false;
-    END IF;
-END
-$$;
+INSERT INTO materialized_view_refresh_settings DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- Both functions run within the REFRESH of anyone, with the rights of their
 -- owner. So every name in them is qualified, and nobody else may call the second.

@@ -1,6 +1,6 @@
 -- The materialized views that the query of one reads, also through plain views.
 -- It stops at each materialized view: what lies behind that is in its own as-of.
-CREATE OR REPLACE FUNCTION materialized_view_upstreams(view_oid OID)
+CREATE FUNCTION materialized_view_upstreams(view_oid OID)
 RETURNS SETOF OID LANGUAGE sql STABLE
 -- Dearer than that, but called for few rows: with the default estimates the
 -- planner would compile the freshness view for longer than it takes to run.
@@ -25,7 +25,7 @@ ALTER FUNCTION materialized_view_upstreams(OID) SET search_path = pg_catalog, pg
 -- schedule. preference 0 is its canonical view_name; the others are what people
 -- and programs write who do not quote, or who leave out a schema where there is
 -- only one view of that name.
-CREATE OR REPLACE VIEW materialized_view_names AS
+CREATE VIEW materialized_view_names AS
     WITH views AS (
         SELECT c.oid AS view_oid,
                n.nspname AS schema_name,
@@ -51,7 +51,7 @@ CREATE OR REPLACE VIEW materialized_view_names AS
 
 -- The one read model for current freshness. It reads catalogs and our own
 -- tables only, and locks no materialized view.
-CREATE OR REPLACE VIEW materialized_view_freshness AS
+CREATE VIEW materialized_view_freshness AS
     WITH clock AS MATERIALIZED (
         -- Not now(): in a long transaction that would make data look younger.
         SELECT clock_timestamp() AS now
@@ -220,26 +220,3 @@ CREATE OR REPLACE VIEW materialized_view_freshness AS
            size_bytes,
            view_oid
     FROM reasoned;
-
--- A log that was dropped and created again has lost its grants: whoever may
--- write our state may write the log, and whoever may read freshness, read it.
-DO $$
-DECLARE
-    lost RECORD;
-BEGIN
-    FOR lost IN
-        SELECT DISTINCT
-               CASE WHEN c.relkind = 'v' THEN 'SELECT' ELSE 'SELECT, INSERT, UPDATE, DELETE' END AS privileges,
-               CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
-        FROM pg_class AS c
-        CROSS JOIN LATERAL aclexplode(c.relacl) AS a
-        JOIN pg_class AS l ON l.oid = to_regclass('materialized_view_refresh_log')
-        WHERE (c.oid = to_regclass('materialized_view_refresh_state') AND a.privilege_type = 'INSERT'
-               OR c.oid = to_regclass('materialized_view_freshness') AND a.privilege_type = 'SELECT')
-          AND a.grantee <> c.relowner
-          AND pg_has_role(l.relowner, 'USAGE')
-    LOOP
-        EXECUTE format('GRANT %s ON materialized_view_refresh_log TO %s', lost.privileges, lost.grantee);
-    END LOOP;
-END
-$$;

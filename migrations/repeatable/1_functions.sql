@@ -1,21 +1,7 @@
--- The refresh log: a public contract of exactly these five columns. Other
--- programs read and upsert it, so a table that is already there stays as it is.
---
--- Every file in this folder can be run again at any later version, by
--- `matview-exporter migrate`, by Terraform or with `psql -f`, in order; the
--- objects go to the first schema of the search_path.
-CREATE TABLE IF NOT EXISTS materialized_view_refresh_log (
-    view_name           TEXT PRIMARY KEY,
-    last_refreshed_at   TIMESTAMP WITH TIME ZONE NOT NULL,
-    refresh_duration_ms INTEGER,
-    total_jobs          INTEGER,
-    total_objects       BIGINT
-);
-
 -- The log may be dropped and created again by its users while everything else
 -- stays. Nothing may depend on it, or that DROP TABLE would fail: it is read
 -- through this function, which is empty while the log is missing.
-CREATE OR REPLACE FUNCTION materialized_view_refresh_log_rows()
+CREATE FUNCTION materialized_view_refresh_log_rows()
 RETURNS TABLE (
     view_name           TEXT,
     last_refreshed_at   TIMESTAMP WITH TIME ZONE,
@@ -49,7 +35,7 @@ $$;
 
 -- The canonical name of a relation: bare in schema public, else schema.name, each
 -- part as quote_ident gives it. The planner inlines it.
-CREATE OR REPLACE FUNCTION materialized_view_name(schema_name NAME, relation_name NAME)
+CREATE FUNCTION materialized_view_name(schema_name NAME, relation_name NAME)
 RETURNS TEXT LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN schema_name = 'public' THEN pg_catalog.quote_ident(relation_name)
                 ELSE pg_catalog.quote_ident(schema_name) || '.' || pg_catalog.quote_ident(relation_name) END
@@ -57,5 +43,41 @@ $$;
 
 -- How long after its last heartbeat a running attempt counts as dead. The planner
 -- inlines it.
-CREATE OR REPLACE FUNCTION materialized_view_attempt_timeout()
+CREATE FUNCTION materialized_view_attempt_timeout()
 RETURNS INTERVAL LANGUAGE sql IMMUTABLE AS $$ SELECT INTERVAL '7 seconds' $$;
+
+-- A schedule changed by hand must not keep the gap of the cron it had, and a
+-- running exporter wants to know at once.
+CREATE OR REPLACE FUNCTION materialized_view_refresh_schedule_changed()
+RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        PERFORM pg_notify('matview_schedule', OLD.view_name);
+        RETURN OLD;
+    END IF;
+    IF TG_OP = 'UPDATE' THEN
+        IF NEW IS NOT DISTINCT FROM OLD THEN
+            RETURN NEW;
+        END IF;
+        IF (NEW.cron, NEW.time_zone) IS DISTINCT FROM (OLD.cron, OLD.time_zone)
+           AND NEW.longest_gap IS NOT DISTINCT FROM OLD.longest_gap THEN
+            NEW.longest_gap := NULL;
+        END IF;
+    END IF;
+    PERFORM pg_notify('matview_schedule', NEW.view_name);
+    RETURN NEW;
+END
+$$;
+
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION materialized_view_refresh_schedule_changed() SET search_path = %I, pg_temp', current_schema());
+    IF NOT EXISTS (SELECT FROM pg_trigger
+                   WHERE tgrelid = to_regclass('materialized_view_refresh_schedule')
+                     AND tgname = 'materialized_view_refresh_schedule_changed') THEN
+        CREATE TRIGGER materialized_view_refresh_schedule_changed
+            BEFORE INSERT OR UPDATE OR DELETE ON materialized_view_refresh_schedule
+            FOR EACH ROW EXECUTE FUNCTION materialized_view_refresh_schedule_changed();
+    END IF;
+END
+$$;
