@@ -11,6 +11,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 func (r *viewResource) create(ctx context.Context, plan *viewModel, indexes map[string]matview.Index) (memory viewMemory, err error) {
@@ -54,14 +55,14 @@ func (r *viewResource) drop(ctx context.Context, name matview.Name) (behind []st
 		if err != nil || v == nil {
 			return err
 		}
-		names, err := matview.KnownAs(ctx, tx, r.client.logSchema, v.ID)
+		names, err := store.New(r.client.logSchema).KnownAs(ctx, tx, v.ID)
 		if err != nil {
 			return err
 		}
 		if err := matview.Drop(ctx, tx, v); err != nil {
 			return err
 		}
-		behind, err = matview.DeleteRows(ctx, tx, r.client.logSchema, names)
+		behind, err = store.New(r.client.logSchema).DeleteRows(ctx, tx, names)
 		return err
 	}, name)
 	return behind, err
@@ -222,7 +223,7 @@ func (c *viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (beh
 	if err := matview.Comment(ctx, tx, v.Name, c.plan.Comment.ValueString()); err != nil {
 		return nil, err
 	}
-	intact, err := matview.IsIntact(ctx, tx, c.client.logSchema, v.ID, v.OID)
+	intact, err := store.New(c.client.logSchema).IsIntact(ctx, tx, v.ID, v.OID)
 	if err != nil {
 		return nil, err
 	}
@@ -246,7 +247,7 @@ func (c *viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (beh
 		if err != nil {
 			return nil, err
 		}
-		err = matview.KeepIntact(ctx, tx, c.client.logSchema, renamed.ID, v.OID)
+		err = store.New(c.client.logSchema).KeepIntact(ctx, tx, renamed.ID, v.OID)
 		if err != nil {
 			return nil, err
 		}
@@ -398,7 +399,7 @@ func (c *viewChange) give(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 	if to == v.Name {
 		return nil, nil
 	}
-	names, err := matview.KnownAs(ctx, tx, c.client.logSchema, v.ID)
+	names, err := store.New(c.client.logSchema).KnownAs(ctx, tx, v.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -409,5 +410,5 @@ func (c *viewChange) give(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 	if err != nil {
 		return nil, err
 	}
-	return matview.RenameRows(ctx, tx, c.client.logSchema, names, id)
+	return store.New(c.client.logSchema).RenameRows(ctx, tx, names, id)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 var (
@@ -214,7 +215,7 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	for _, table := range behind {
 		summary, remedy := "Recorded refreshes stay under the old name", "Put the role among the writer_roles of matview_refresh_log."
-		if table == matview.ScheduleTable {
+		if table == store.ScheduleTable {
 			summary, remedy = "The schedule stays under the old name", "Rename it there, or GRANT UPDATE on that table to the role: until then the view is refreshed by no schedule."
 		}
 		resp.Diagnostics.AddWarning(summary, fmt.Sprintf("The provider's role may not write %s.%s, so its row of the view still has the name %s. %s", r.client.logSchema, table, state.ID.ValueString(), remedy))

@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // Channel is where PostgreSQL notifies of every changed schedule, with the
@@ -19,7 +19,7 @@ import (
 const Channel = "matview_schedule"
 
 // Table is the schedule table's name.
-const Table = matview.ScheduleTable
+const Table = store.ScheduleTable
 
 // Row is one row of materialized_view_refresh_schedule.
 type Row struct {
