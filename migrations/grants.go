@@ -11,8 +11,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
-// privilege is one that a role needs. Object is what GRANT calls the object,
-// its name still without a schema.
+// privilege is one that a role needs. Object is the object's name without its schema.
 type privilege struct {
 	Kind   string // SCHEMA, TABLE or FUNCTION
 	Object string
@@ -34,8 +33,8 @@ const (
 	timeoutFunction   = "materialized_view_attempt_timeout()"
 )
 
-// readerPrivileges are what reading freshness takes. The functions within the
-// read model run as whoever reads it, hence EXECUTE and SELECT on the log.
+// readerPrivileges are what reading freshness requires. The functions in the read model
+// run with the reader's rights, hence EXECUTE on them and SELECT on the log.
 var readerPrivileges = slices.Concat(
 	[]privilege{{"SCHEMA", "", "USAGE"}},
 	tables("SELECT", store.LogTable, store.ScheduleTable, store.StateTable, store.HistoryTable,
@@ -48,7 +47,7 @@ var readerPrivileges = slices.Concat(
 	},
 )
 
-// writerPrivileges are what recording refreshes takes, beside reading.
+// writerPrivileges are what recording refreshes requires, in addition to reading.
 var writerPrivileges = slices.Concat(
 	readerPrivileges,
 	tables("SELECT", store.SettingsTable, store.PublicationTable),
@@ -72,9 +71,9 @@ func writing(names ...string) []privilege {
 	return all
 }
 
-// missingSQL takes the roles and, as parallel arrays, the privileges; it gives
-// the pairs that are not held, directly or through another role, counted from 1.
-// An object that is not there counts as a privilege that is not held.
+// missingSQL returns each role with the privileges that it lacks, numbered from 1. The
+// privileges are parallel arrays. A role holds a privilege directly or through another
+// role; it holds none on an object that does not exist.
 const missingSQL = `
 SELECT r.role, p.n
 FROM unnest($2::text[]) AS r(role)
@@ -90,8 +89,8 @@ WHERE NOT coalesce(CASE p.kind
     END, false)
 ORDER BY r.role, p.n`
 
-// missing are the privileges that each of the roles lacks. A role that does not
-// exist is not among them.
+// missing returns the privileges that each of the roles lacks. A role that does not
+// exist is left out.
 func missing(ctx context.Context, db store.Querier, schema string, roles []string, want []privilege) (map[string][]privilege, error) {
 	var kinds, objects, rights []string
 	for _, p := range want {
@@ -114,7 +113,7 @@ func missing(ctx context.Context, db store.Querier, schema string, roles []strin
 	return lacks, nil
 }
 
-// existing are those of the roles that exist.
+// existing returns those of the roles that exist.
 func existing(ctx context.Context, db store.Querier, roles []string) ([]string, error) {
 	rows, err := db.Query(ctx, "SELECT rolname::text FROM pg_roles WHERE rolname = ANY ($1)", roles)
 	if err != nil {
@@ -127,19 +126,19 @@ func existing(ctx context.Context, db store.Querier, roles []string) ([]string, 
 	return names, nil
 }
 
-// Roles are who may use the tables.
+// Roles are the roles that may use the tables.
 type Roles struct {
 	Writers []string // record refreshes: the exporter's login
 	Readers []string // read freshness
 }
 
-// Unknown are those of the roles that do not exist.
+// Unknown returns those of the roles that do not exist.
 func Unknown(ctx context.Context, db store.Querier, roles []string) ([]string, error) {
 	found, err := existing(ctx, db, roles)
 	return slices.DeleteFunc(slices.Clone(roles), func(role string) bool { return slices.Contains(found, role) }), err
 }
 
-// Equipped are those of the roles that have all the privileges they need.
+// Equipped returns those of the roles that have all the privileges they need.
 func Equipped(ctx context.Context, db store.Querier, schema string, roles Roles) (Roles, error) {
 	writers, err := equipped(ctx, db, schema, roles.Writers, writerPrivileges)
 	if err != nil {
@@ -164,8 +163,8 @@ func equipped(ctx context.Context, db store.Querier, schema string, roles []stri
 	return slices.DeleteFunc(found, func(role string) bool { return len(lacks[role]) > 0 }), nil
 }
 
-// Grant gives the roles just what they need of the tables in schema, and only
-// what they do not have already. A role that does not exist is an error.
+// Grant grants the roles just what they need on the tables in schema and do not have
+// yet. A role that does not exist is an error.
 func Grant(ctx context.Context, tx pgx.Tx, schema string, roles Roles) error {
 	if err := grant(ctx, tx, schema, roles.Writers, writerPrivileges); err != nil {
 		return err
@@ -201,8 +200,8 @@ func grant(ctx context.Context, tx pgx.Tx, schema string, roles []string, want [
 	return verify(ctx, tx, schema, roles, want)
 }
 
-// verify looks again, since GRANT by somebody without grant options may end in
-// no more than a warning.
+// verify checks the privileges after GRANT, which only warns if the role that runs it
+// has no grant option.
 func verify(ctx context.Context, tx pgx.Tx, schema string, roles []string, want []privilege) error {
 	lacks, err := missing(ctx, tx, schema, roles, want)
 	if err != nil {
@@ -221,9 +220,9 @@ func verify(ctx context.Context, tx pgx.Tx, schema string, roles []string, want 
 	return nil
 }
 
-// Revoke takes back from the roles what [Grant] gives to writers and readers.
-// Roles that are gone, or objects, are no error. USAGE on the schema stays with
-// a role that has a privilege on anything else in there.
+// Revoke revokes from the roles what [Grant] grants to writers and readers. Roles and
+// objects that no longer exist are no error. A role keeps USAGE on the schema if it has
+// a privilege on anything else in it.
 func Revoke(ctx context.Context, tx pgx.Tx, schema string, roles []string) error {
 	if len(roles) == 0 {
 		return nil

@@ -11,18 +11,18 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
-// Installation is what there is to say about the tables beside their version.
+// Installation is how the tables are installed.
 type Installation struct {
 	// HistoryRetention is how long attempts are kept, to the microsecond.
 	HistoryRetention time.Duration
-	// TrackExternal is whether refreshes by others are recorded; see [Track].
+	// TrackExternal records refreshes by others; see [Track].
 	TrackExternal bool
 	Roles
 }
 
-// Install is [Apply] with settings and grants, in the same transaction. Roles of
-// before that are not in want lose their grants. adopted says that the log
-// table was there already.
+// Install is [Apply] with settings and grants, in the same transaction. It revokes the
+// grants of roles in before that are not in want. adopted tells whether the log table
+// existed already.
 func Install(ctx context.Context, conn *pgx.Conn, schema string, want Installation, before Roles) (adopted bool, err error) {
 	err = exclusively(ctx, conn, func(tx pgx.Tx) error {
 		adopted, err = logExists(ctx, tx, schema)
@@ -43,8 +43,8 @@ func Install(ctx context.Context, conn *pgx.Conn, schema string, want Installati
 	return adopted, err
 }
 
-// lost are the roles that had more than they are to have. One that turns from
-// writer to reader is among them: Grant gives back what it keeps.
+// lost returns the roles that are to have less than before. A writer that becomes a
+// reader is one of them: Grant grants again what it keeps.
 func (r Roles) lost(want Roles) []string {
 	var roles []string
 	for _, role := range r.Writers {
@@ -69,7 +69,7 @@ WHERE n.nspname = $1 AND c.relname = $2)`, schema, store.LogTable).Scan(&exists)
 	return exists, nil
 }
 
-// ours drops what the files make, dependents first. The schema stays.
+// ours is what the files create, apart from the log: dependents first.
 var ours = []struct{ kind, name string }{
 	{"VIEW", store.FreshnessView},
 	{"VIEW", store.NamesView},
@@ -88,9 +88,9 @@ var ours = []struct{ kind, name string }{
 	{"TABLE", VersionTable},
 }
 
-// Uninstall drops all that is ours in schema, and the log too if dropLog says
-// so; the roles lose what [Grant] gave them. Objects of others that depend on
-// ours are an error that names them, and nothing has changed then.
+// Uninstall drops what is ours in schema, with the log if dropLog is set, and revokes
+// from the roles what [Grant] granted. The schema stays. If objects of others depend on
+// ours, it changes nothing and the error names them.
 func Uninstall(ctx context.Context, conn *pgx.Conn, schema string, roles Roles, dropLog bool) error {
 	return exclusively(ctx, conn, func(tx pgx.Tx) error {
 		exists, err := Exists(ctx, tx, schema)

@@ -11,8 +11,8 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
-// IncompatibleLogError says what about an existing log table keeps it from
-// being adopted, a column or constraint each.
+// IncompatibleLogError is an existing log table that cannot be adopted. Problems names
+// a column or constraint each.
 type IncompatibleLogError struct {
 	Schema   string
 	Problems []string
@@ -23,8 +23,8 @@ func (e *IncompatibleLogError) Error() string {
 		e.Schema, store.LogTable, strings.Join(e.Problems, "; "))
 }
 
-// logColumns are the types that each column of an adopted log may have: those
-// that hold every value we write.
+// logColumns are the types that each column of an adopted log may have: those that can
+// hold every value that we write.
 var logColumns = []struct {
 	name  string
 	types []string
@@ -50,7 +50,8 @@ FROM pg_attribute AS a
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum`
 
-// checkLog tells whether an existing log table can be adopted as it is.
+// checkLog returns an [IncompatibleLogError] if the log table exists and cannot be
+// adopted as it is.
 func checkLog(ctx context.Context, tx pgx.Tx, schema string) error {
 	var oid uint32
 	var kind string

@@ -91,7 +91,7 @@ func (s set) version() int32 { return int32(len(s.tables)) } //nolint:gosec // a
 // table.
 func Version() int32 { return current.version() }
 
-// NewerError says that the tables were installed by a later release.
+// NewerError is returned if a later release has installed the tables.
 type NewerError struct {
 	Schema           string
 	Installed, Known int32
@@ -101,14 +101,13 @@ func (e *NewerError) Error() string {
 	return fmt.Sprintf("the tables in schema %q are at version %d, and this program knows only up to %d: use a newer release of matview", e.Schema, e.Installed, e.Known)
 }
 
-// Apply installs, upgrades or repairs the tables in schema, which it creates
-// where it is missing. It is one transaction: either all of it is there
-// afterwards, or nothing has changed. A log table that exists already is kept
-// with its rows; one that cannot be used gives an [IncompatibleLogError]. Whether
-// refreshes by others are tracked stays as it is; see [Track].
+// Apply installs, upgrades or repairs the tables in schema, which it creates if it does
+// not exist, in one transaction. An existing log table is kept with its rows; one that
+// cannot be used gives an [IncompatibleLogError]. Whether refreshes by others are
+// recorded does not change; see [Track].
 //
-// Two that run at once wait for each other. It takes ACCESS EXCLUSIVE on the
-// freshness view for a few milliseconds, and no lock on any materialized view.
+// Migrations of one database wait for each other. Apply locks the freshness view in
+// ACCESS EXCLUSIVE mode for some milliseconds, and no materialized view.
 func Apply(ctx context.Context, conn *pgx.Conn, schema string) error {
 	return exclusively(ctx, conn, func(tx pgx.Tx) error { return current.apply(ctx, tx, schema, tracking{}) })
 }
@@ -125,26 +124,25 @@ func (s set) apply(ctx context.Context, tx pgx.Tx, schema string, track tracking
 	case pgerrcode.LockNotAvailable:
 		return fmt.Errorf("%w: a session that has read or written the tables of matview keeps its transaction open; end it (see pg_stat_activity) and try again", err)
 	case pgerrcode.InsufficientPrivilege:
-		return fmt.Errorf("%w; do this as the owner of what is installed already, or as a role that may create tables there", err)
+		return fmt.Errorf("%w; run this as the owner of what is installed already, or as a role that may create tables there", err)
 	}
 	return err
 }
 
-// exclusively runs do in a transaction of its own while no other change of this
-// kind is under way in the database, and again where the server says that
-// trying again is the remedy: this keeps our own changes apart, but not those of
-// others, such as a GRANT on the same schema at the same moment.
+// exclusively runs do in a transaction while no other migration of the database runs.
+// It retries after a conflict with changes by others, such as a GRANT on the same schema
+// at the same moment.
 func exclusively(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) error {
 	return postgres.Retry(ctx, func() error { return once(ctx, conn, do) })
 }
 
-// lockTimeout bounds each wait for a lock: readers of the freshness view queue
-// behind that wait.
+// lockTimeout bounds each wait for a lock, since readers of the freshness view queue
+// behind it.
 const lockTimeout = "5s"
 
 func once(ctx context.Context, conn *pgx.Conn, do func(pgx.Tx) error) (err error) {
-	// Stated, as the defaults of role or database may differ: whoever has waited
-	// for the lock must see what the other one did.
+	// Explicit, since defaults of the role or the database may differ: after waiting for
+	// the lock we must see what the other migration did.
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 	if err != nil {
 		return fmt.Errorf("begin migration: %w", err)
@@ -178,7 +176,7 @@ func ensureSchema(ctx context.Context, tx pgx.Tx, schema string) error {
 	if exists {
 		return nil
 	}
-	// IF NOT EXISTS alone would want CREATE on the database also where it exists.
+	// IF NOT EXISTS alone would require CREATE on the database even if the schema exists.
 	if _, err := tx.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+pgx.Identifier{schema}.Sanitize()); err != nil {
 		return fmt.Errorf("create schema %q: %w", schema, err)
 	}
@@ -301,10 +299,9 @@ func Exists(ctx context.Context, db store.Querier, schema string) (bool, error) 
 	return found > 0, err
 }
 
-// Installed is the version of the tables in schema: 0 if there are none, or if
-// some are missing, so that they want applying again. Where they are dropped while
-// it looks, the error is [postgres.Retryable]: a transaction would be of no use
-// after it.
+// Installed returns the version of the tables in schema: 0 if there are none, or if some
+// are missing and have to be applied again. If they are dropped at the same moment, the
+// error is [postgres.Retryable], and a transaction around it has failed.
 func Installed(ctx context.Context, db store.Querier, schema string) (int32, error) {
 	found, all, err := present(ctx, db, schema)
 	if err != nil || found < all {

@@ -9,8 +9,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
-// tracking is whether refreshes by others are to be recorded; not set, it stays
-// as it is.
+// tracking is whether to record refreshes by others. If it is not set, nothing changes.
 type tracking struct{ set, on bool }
 
 func (t tracking) sql() string {
@@ -20,10 +19,9 @@ func (t tracking) sql() string {
 	return fmt.Sprintf("SET LOCAL matview.track_external_refreshes = %t;\n", t.on)
 }
 
-// Track is [Apply], and from then on an event trigger records every REFRESH by
-// anyone, or none does. To make or remove that trigger takes a superuser, or on
-// Amazon RDS a member of rds_superuser; a role that may not gets an error that
-// says so, and nothing has changed.
+// Track is [Apply], and creates or drops the event trigger that records every REFRESH
+// by others. That requires a superuser, or a member of rds_superuser on Amazon RDS. Any
+// other role gets an error that says so, and nothing changes.
 func Track(ctx context.Context, conn *pgx.Conn, schema string, on bool) error {
 	return exclusively(ctx, conn, func(tx pgx.Tx) error {
 		return current.apply(ctx, tx, schema, tracking{set: true, on: on})
@@ -35,8 +33,8 @@ const (
 	recordExternalFunction = "materialized_view_refresh_record_external(oid, oid, jsonb)"
 )
 
-// Tracking reports whether refreshes by others are recorded: the event trigger
-// is there, as it was made, and enabled ALWAYS, and what it calls is there.
+// Tracking reports whether refreshes by others are recorded: the event trigger exists
+// as we create it, is enabled ALWAYS, and so do the functions that it calls.
 func Tracking(ctx context.Context, db store.Querier, schema string) (tracks bool, err error) {
 	err = db.QueryRow(ctx, `
 SELECT EXISTS (SELECT FROM pg_event_trigger
@@ -63,7 +61,7 @@ func dropTriggers(ctx context.Context, tx pgx.Tx, schema string) error {
 	}
 	for _, name := range names {
 		if _, err := tx.Exec(ctx, "DROP EVENT TRIGGER "+pgx.Identifier{name}.Sanitize()); err != nil {
-			return fmt.Errorf("remove the event trigger %s of matview, which takes the superuser that made it: %w", name, err)
+			return fmt.Errorf("remove the event trigger %s of matview, which only its owner, a superuser, may drop: %w", name, err)
 		}
 	}
 	return nil
