@@ -11,48 +11,48 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// checker compares what the freshness view says of each view with what is in it.
+// checker compares what the freshness view reports of each view with the view's rows.
 //
-// Row and record must be of one moment. One snapshot alone does not give that: a
-// REFRESH exchanges the view's file under every snapshot, and the rows of the new
-// file are frozen, hence visible to the oldest one. A snapshot taken first and a
-// view read later would show newer data with an older record, which hides lies,
-// or data that somebody has made older with a record that was still true, which
-// makes them up. So the view is locked first (EXPLAIN takes the reader's lock and
-// does not mind that a view is unpopulated), after which its file stays, and the
-// record and the rows are then read by one statement, hence in one snapshot, which
-// includes whatever made the file: a commit is visible before its locks are free.
+// Record and rows must belong to the same moment. One snapshot does not ensure that: a
+// REFRESH replaces the view's file under every snapshot, and the rows of the new file
+// are frozen, so even the oldest snapshot sees them. If the snapshot came first, the
+// checker might compare newer rows with an older record, which hides violations, or
+// older rows with a record that was still true, which invents them. So the checker
+// locks the view first, after which its file stays the same. (EXPLAIN takes a reader's
+// lock and accepts an unpopulated view.) Then one statement, so one snapshot, reads the
+// record and the rows. It includes the commit that made the file, as a commit becomes
+// visible before its locks are released.
 //
-// One view at a time: a checker that holds the lock of one view while it waits
-// for another's would deadlock with refreshes of views over views.
+// Each connection checks one view: a checker that kept the lock of one view while it
+// waited for another would deadlock with refreshes of views over views.
 type checker struct {
 	url    string
 	truth  *truth
 	rarely *truth
 	views  []*view
 
-	mu     sync.Mutex
-	counts map[string]*tally
-	lies   []string
-	lied   chan struct{} // closed at the first lie
+	mu         sync.Mutex
+	counts     map[string]*tally
+	violations []string
+	violated   chan struct{} // closed at the first violation
 }
 
-// tally counts what was seen of a view.
+// tally counts the observations of a view.
 type tally struct {
-	verified int // a recorded as-of, compared with the data
-	foreign  int // an as-of from a log row that another program wrote
+	verified int // with a recorded as-of, which was compared with the rows
+	foreign  int // with an as-of from a log row of another program
 	unknown  map[string]int
 }
 
 func newChecker(url string, truth, rarely *truth, views []*view) *checker {
-	c := &checker{url: url, truth: truth, rarely: rarely, views: views, counts: map[string]*tally{}, lied: make(chan struct{})}
+	c := &checker{url: url, truth: truth, rarely: rarely, views: views, counts: map[string]*tally{}, violated: make(chan struct{})}
 	for _, v := range views {
 		c.counts[v.name] = &tally{unknown: map[string]int{}}
 	}
 	return c
 }
 
-// checkEvery is the pause between two looks at one view.
+// checkEvery is the pause between two observations of a view.
 const checkEvery = 15 * time.Millisecond
 
 func (c *checker) run(ctx context.Context) {
@@ -61,7 +61,7 @@ func (c *checker) run(ctx context.Context) {
 		all.Go(func() {
 			for ctx.Err() == nil {
 				if conn, err := connect(ctx, c.url, "checker"); err == nil {
-					c.watch(ctx, conn, v)
+					c.checkView(ctx, conn, v)
 					closeNow(conn)
 				}
 				pause(ctx, checkEvery)
@@ -71,9 +71,9 @@ func (c *checker) run(ctx context.Context) {
 	all.Wait()
 }
 
-func (c *checker) watch(ctx context.Context, conn *pgx.Conn, v *view) {
+func (c *checker) checkView(ctx context.Context, conn *pgx.Conn, v *view) {
 	for ctx.Err() == nil && !conn.IsClosed() {
-		seen, err := look(ctx, conn, v)
+		seen, err := observe(ctx, conn, v)
 		if err == nil {
 			c.judge(v, seen)
 		}
@@ -81,36 +81,36 @@ func (c *checker) watch(ctx context.Context, conn *pgx.Conn, v *view) {
 	}
 }
 
-// sight is a view and its record at one moment.
-type sight struct {
+// observation is a view and its record at one moment.
+type observation struct {
 	Now        time.Time
 	Populated  bool
-	Asked      bool
+	Limited    bool // it has a service level, so is_stale is known
 	AsOf       *time.Time
 	Stale      *bool
 	Reason     *string
-	Recorded   *time.Time // the as-of in our state, be it valid or not
+	Recorded   *time.Time // the as-of in the state table, valid or not
 	RefreshedA *time.Time // the log's
 	DurationMS *int64
 	N          *int64 // the heartbeat in the view
 }
 
-// errGone says that the view had another name, or was dropped, just then.
-var errGone = errors.New("no such view just now")
+// errGone says that the view was renamed or dropped at that moment.
+var errGone = errors.New("no such view at the moment")
 
-const sightSQL = `
+const observationSQL = `
 SELECT clock_timestamp(), f.is_populated, f.is_stale IS NOT NULL, f.data_as_of, f.is_stale, f.stale_reason,
        st.data_as_of, f.last_refreshed_at, f.refresh_duration_ms, %s
 FROM materialized_view_freshness AS f
 LEFT JOIN materialized_view_refresh_state AS st ON st.view_name = f.view_name
 WHERE f.view_oid = $1::regclass`
 
-func look(ctx context.Context, conn *pgx.Conn, v *view) (s sight, err error) {
+func observe(ctx context.Context, conn *pgx.Conn, v *view) (s observation, err error) {
 	if _, err := conn.Exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"); err != nil {
 		return s, err
 	}
 	defer func() { _, _ = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") }()
-	// By the simple protocol: nothing is parsed, and no name looked up, before.
+	// The simple protocol parses, and looks up the name, when it takes the lock.
 	if _, err := conn.Exec(ctx, "EXPLAIN SELECT FROM "+v.name, pgx.QueryExecModeSimpleProtocol); err != nil {
 		return s, err
 	}
@@ -122,18 +122,18 @@ func look(ctx context.Context, conn *pgx.Conn, v *view) (s sight, err error) {
 	if populated {
 		n = "(SELECT coalesce(max(n), 0) FROM " + v.name + ")"
 	}
-	row := conn.QueryRow(ctx, fmt.Sprintf(sightSQL, n), pgx.QueryExecModeExec, v.name)
-	err = row.Scan(&s.Now, &s.Populated, &s.Asked, &s.AsOf, &s.Stale, &s.Reason, &s.Recorded, &s.RefreshedA, &s.DurationMS, &s.N)
+	row := conn.QueryRow(ctx, fmt.Sprintf(observationSQL, n), pgx.QueryExecModeExec, v.name)
+	err = row.Scan(&s.Now, &s.Populated, &s.Limited, &s.AsOf, &s.Stale, &s.Reason, &s.Recorded, &s.RefreshedA, &s.DurationMS, &s.N)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, errGone
 	}
 	return s, err
 }
 
-// neverKnown are the reasons that go with an unknown as-of.
+// neverKnown are the stale reasons that imply an unknown as-of.
 var neverKnown = []string{"never_refreshed", "not_populated", "recreated", "changed_outside", "missing"}
 
-func (c *checker) judge(v *view, s sight) {
+func (c *checker) judge(v *view, s observation) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	reason := "none"
@@ -143,18 +143,18 @@ func (c *checker) judge(v *view, s sight) {
 	count := c.counts[v.name]
 	if s.AsOf == nil {
 		count.unknown[reason]++
-		if s.Asked && (s.Stale == nil || !*s.Stale || s.Reason == nil) {
-			c.lie(v, s, "its as-of is unknown, yet it is not stale for a reason")
+		if s.Limited && (s.Stale == nil || !*s.Stale || s.Reason == nil) {
+			c.violation(v, s, "its as-of is unknown, but it is not stale with a reason")
 		}
 		return
 	}
 	switch {
 	case !s.Populated:
-		c.lie(v, s, "it is not populated, yet has an as-of")
+		c.violation(v, s, "it is not populated, but has an as-of")
 	case slices.Contains(neverKnown, reason):
-		c.lie(v, s, "it is "+reason+", yet has an as-of")
+		c.violation(v, s, "it is "+reason+", but has an as-of")
 	case s.AsOf.After(s.Now):
-		c.lie(v, s, "its as-of is in the future")
+		c.violation(v, s, "its as-of is in the future")
 	case s.Recorded == nil || !s.AsOf.Equal(*s.Recorded):
 		count.foreign++
 		c.judgeForeign(v, s)
@@ -165,53 +165,54 @@ func (c *checker) judge(v *view, s sight) {
 			truth = c.rarely
 		}
 		if must := truth.at(*s.AsOf); s.N == nil || *s.N < must.n {
-			c.lie(v, s, fmt.Sprintf("it must hold bump %d, which was visible at %s, %s before its as-of",
+			c.violation(v, s, fmt.Sprintf("it must contain bump %d, which was visible at %s, %s before its as-of",
 				must.n, stamp(&must.at), s.AsOf.Sub(must.at)))
 		}
 	}
 }
 
-// judgeForeign knows nothing of what another program did, only what may be made
-// of its row in the log.
-func (c *checker) judgeForeign(v *view, s sight) {
+// judgeForeign checks an as-of that comes from another program's log row. What that
+// program did is unknown; only the row bounds the as-of.
+func (c *checker) judgeForeign(v *view, s observation) {
 	if !v.foreign {
-		c.lie(v, s, "its as-of is not the recorded one, though no other program writes its log row")
+		c.violation(v, s, "its as-of is not the recorded one, though no other program writes its log row")
 		return
 	}
 	if s.RefreshedA == nil || s.DurationMS == nil || s.AsOf.After(s.RefreshedA.Add(-time.Duration(*s.DurationMS+1)*time.Millisecond)) {
-		c.lie(v, s, "its as-of is later than its log row allows")
+		c.violation(v, s, "its as-of is later than its log row allows")
 	}
 }
 
-// maxLies is how many are kept: the first one tells, a few more show the pattern.
-const maxLies = 5
+// maxViolations is how many are kept: the first one matters, a few more show the
+// pattern.
+const maxViolations = 5
 
-func (c *checker) lie(v *view, s sight, why string) {
-	c.keep(fmt.Sprintf("at %s, %s: %s\n\tas-of %s, recorded %s, refreshed %s, holds bump %s, populated %v, stale reason %s",
+func (c *checker) violation(v *view, s observation, why string) {
+	c.keep(fmt.Sprintf("at %s, %s: %s\n\tas-of %s, recorded %s, refreshed %s, contains bump %s, populated %v, stale reason %s",
 		stamp(&s.Now), v.name, why, stamp(s.AsOf), stamp(s.Recorded), stamp(s.RefreshedA), number(s.N), s.Populated, text(s.Reason)))
 }
 
-// keep is called with mu held.
-func (c *checker) keep(lie string) {
-	if len(c.lies) == 0 {
-		close(c.lied)
+// keep requires mu.
+func (c *checker) keep(violation string) {
+	if len(c.violations) == 0 {
+		close(c.violated)
 	}
-	if len(c.lies) < maxLies {
-		c.lies = append(c.lies, lie)
+	if len(c.violations) < maxViolations {
+		c.violations = append(c.violations, violation)
 	}
 }
 
-// report is for a broken promise that an event has found.
-func (c *checker) report(lie string) {
+// report adds a violation that an event has found.
+func (c *checker) report(violation string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.keep(lie)
+	c.keep(violation)
 }
 
 func (c *checker) found() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.lies)
+	return slices.Clone(c.violations)
 }
 
 func stamp(t *time.Time) string {

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// exporters are real processes of matview-exporter: two replicas of `run`, and
-// whatever `refresh` an event starts.
+// exporters are processes of matview-exporter: two replicas of `run`, and the
+// `refresh` commands that events start.
 type exporters struct {
 	binary string
 	env    []string
@@ -26,14 +26,14 @@ type exporters struct {
 	replicas []*process
 }
 
-// process is one matview-exporter.
+// process is one matview-exporter process.
 type process struct {
 	cmd  *exec.Cmd
 	log  tail
 	done chan struct{} // closed when it has ended
 }
 
-// tail keeps the end of what a process writes.
+// tail keeps the end of a process's output.
 type tail struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -65,7 +65,7 @@ func newExporters(t *testing.T, databaseURL string) *exporters {
 	}
 	e := &exporters{binary: binary, env: append(os.Environ(), "MATVIEW_DATABASE_URL="+databaseURL), launch: make(chan func())}
 	go func() {
-		// A child that is to die with its parent dies with its parent's thread.
+		// Linux kills such a child as soon as the thread that started it ends.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		for start := range e.launch {
@@ -89,7 +89,7 @@ func (e *exporters) start(args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(e.binary, args...), done: make(chan struct{})}
 	p.cmd.Env = e.env
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
-	dieWithUs(p.cmd)
+	killWithParent(p.cmd)
 	started := make(chan error)
 	e.launch <- func() { started <- p.cmd.Start() }
 	if err := <-started; err != nil {
@@ -109,7 +109,7 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// freeze stops it for a while, as a suspended machine would be.
+// freeze suspends the process for a while, like a suspended machine.
 func (p *process) freeze(ctx context.Context, d time.Duration) error {
 	if err := p.signal(syscall.SIGSTOP); err != nil {
 		return err
@@ -118,7 +118,7 @@ func (p *process) freeze(ctx context.Context, d time.Duration) error {
 	return p.signal(syscall.SIGCONT)
 }
 
-// end asks it to end, and says how it did.
+// end sends SIGTERM and waits; it returns an error unless the process exits with 0.
 func (p *process) end() error {
 	if err := p.signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -127,10 +127,10 @@ func (p *process) end() error {
 	case <-p.done:
 	case <-time.After(time.Minute):
 		p.kill()
-		return errors.New("it did not end within a minute of SIGTERM")
+		return errors.New("it did not exit within a minute of SIGTERM")
 	}
 	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
-		return fmt.Errorf("it ended with %d", code)
+		return fmt.Errorf("it exited with %d", code)
 	}
 	return nil
 }
@@ -139,7 +139,7 @@ func (e *exporters) replica() (*process, error) {
 	return e.start("run", "--web.listen-address=127.0.0.1:0", "--max-concurrent=3", "--shutdown-timeout=10s")
 }
 
-// startReplicas starts the two daemons.
+// startReplicas starts the two replicas.
 func (e *exporters) startReplicas(t *testing.T) {
 	t.Helper()
 	e.mu.Lock()
@@ -153,9 +153,9 @@ func (e *exporters) startReplicas(t *testing.T) {
 	}
 }
 
-// take gives one daemon to an event that is to harm it, nil while another event
-// has it; back puts it, or another in its stead, back.
-func (e *exporters) take(i int) *process {
+// acquire reserves a replica for an event that injects a fault into it; it returns nil
+// while another event has it. release returns it, or its replacement.
+func (e *exporters) acquire(i int) *process {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p := e.replicas[i]
@@ -163,7 +163,7 @@ func (e *exporters) take(i int) *process {
 	return p
 }
 
-func (e *exporters) back(i int, p *process) {
+func (e *exporters) release(i int, p *process) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.replicas[i] = p
@@ -175,12 +175,18 @@ func (e *exporters) all() []*process {
 	return append([]*process(nil), e.replicas...)
 }
 
-// replace starts another daemon in the place of one that is gone.
+// replace starts a replica in place of one that has ended.
 func (e *exporters) replace(i int) error {
 	p, err := e.replica()
 	if err != nil {
 		return err
 	}
-	e.back(i, p)
+	e.release(i, p)
 	return nil
+}
+
+// killWithParent has the kernel kill the process when this one ends, in whatever
+// way. It needs Linux.
+func killWithParent(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

@@ -12,10 +12,10 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
-// refreshKinds are refreshes by our own programs.
+// refreshKinds are refreshes by our programs.
 var refreshKinds = []kind{
 	{name: "refresh", weight: 60, run: refreshOurs},
-	{name: "refresh with hardly any time", weight: 10, run: refreshInHaste},
+	{name: "refresh with short timeouts", weight: 10, run: refreshWithShortTimeouts},
 	{name: "refresh cancelled", weight: 6, run: refreshCancelled},
 	{name: "exporter refresh", weight: 10, run: exporterRefresh},
 	{name: "exporter refresh killed", weight: 5, run: exporterRefreshKilled},
@@ -23,7 +23,7 @@ var refreshKinds = []kind{
 	{name: "schedule changed", weight: 8, run: scheduleChanged, on: func(v *view) bool { return v.every != "" }},
 }
 
-// methods are all that there are.
+// methods are all refresh methods.
 var methods = []refresh.Method{refresh.Auto, refresh.Blocking, refresh.Concurrently, refresh.Swap}
 
 func (e *event) method() refresh.Method { return oneOf(e, methods...) }
@@ -35,28 +35,28 @@ func (e *event) request() refresh.Request {
 	}
 }
 
-func refreshOurs(ctx context.Context, w *world, e *event) error {
-	_, err := oneOf(e, w.ours...).Refresh(ctx, e.request())
+func refreshOurs(ctx context.Context, h *harness, e *event) error {
+	_, err := oneOf(e, h.refreshers...).Refresh(ctx, e.request())
 	return err
 }
 
-func refreshInHaste(ctx context.Context, w *world, e *event) error {
+func refreshWithShortTimeouts(ctx context.Context, h *harness, e *event) error {
 	req := e.request()
 	req.LockTimeout = time.Millisecond + e.upTo(30*time.Millisecond)
 	req.StatementTimeout = time.Millisecond + e.upTo(50*time.Millisecond)
-	_, err := oneOf(e, w.ours...).Refresh(ctx, req)
+	_, err := oneOf(e, h.refreshers...).Refresh(ctx, req)
 	if state := postgres.SQLState(err); state == pgerrcode.LockNotAvailable || state == pgerrcode.QueryCanceled {
-		return nil // as was meant
+		return nil // as intended
 	}
 	return err
 }
 
-func refreshCancelled(ctx context.Context, w *world, e *event) error {
+func refreshCancelled(ctx context.Context, h *harness, e *event) error {
 	soon, cancel := context.WithTimeout(ctx, time.Millisecond+e.upTo(60*time.Millisecond))
 	defer cancel()
-	_, err := oneOf(e, w.ours...).Refresh(soon, e.request())
+	_, err := oneOf(e, h.refreshers...).Refresh(soon, e.request())
 	if soon.Err() != nil {
-		return nil // as was meant
+		return nil // as intended
 	}
 	return err
 }
@@ -72,8 +72,8 @@ func (e *event) command() []string {
 	}
 }
 
-func exporterRefresh(_ context.Context, w *world, e *event) error {
-	p, err := w.exporters.start(e.command()...)
+func exporterRefresh(_ context.Context, h *harness, e *event) error {
+	p, err := h.exporters.start(e.command()...)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func exporterRefresh(_ context.Context, w *world, e *event) error {
 	case <-p.done:
 	case <-time.After(eventTimeout):
 		p.kill()
-		return fmt.Errorf("it did not end: %s", p.log.String())
+		return fmt.Errorf("it did not exit: %s", p.log.String())
 	}
 	if !p.cmd.ProcessState.Success() {
 		return fmt.Errorf("it failed: %s", p.log.String())
@@ -89,8 +89,8 @@ func exporterRefresh(_ context.Context, w *world, e *event) error {
 	return nil
 }
 
-func exporterRefreshKilled(ctx context.Context, w *world, e *event) error {
-	p, err := w.exporters.start(e.command()...)
+func exporterRefreshKilled(ctx context.Context, h *harness, e *event) error {
+	p, err := h.exporters.start(e.command()...)
 	if err != nil {
 		return err
 	}
@@ -99,8 +99,8 @@ func exporterRefreshKilled(ctx context.Context, w *world, e *event) error {
 	return nil
 }
 
-func exporterRefreshFrozen(ctx context.Context, w *world, e *event) error {
-	p, err := w.exporters.start(e.command()...)
+func exporterRefreshFrozen(ctx context.Context, h *harness, e *event) error {
+	p, err := h.exporters.start(e.command()...)
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func exporterRefreshFrozen(ctx context.Context, w *world, e *event) error {
 	pause(ctx, e.upTo(150*time.Millisecond))
 	frozen := e.upTo(500 * time.Millisecond)
 	if e.chance(10) {
-		frozen += refresh.DeadAfter + 2*time.Second // long enough to be given up
+		frozen += refresh.DeadAfter + 2*time.Second // long enough to count as dead
 	}
 	if err := p.freeze(ctx, frozen); err != nil {
 		return err
@@ -120,10 +120,10 @@ func exporterRefreshFrozen(ctx context.Context, w *world, e *event) error {
 	return nil
 }
 
-func scheduleChanged(ctx context.Context, w *world, e *event) error {
-	return w.session(ctx, e, func(s *session) error {
+func scheduleChanged(ctx context.Context, h *harness, e *event) error {
+	return h.session(ctx, e, func(s *session) error {
 		method := oneOf(e, "auto", "auto", "blocking", "concurrently", "swap")
-		// What could never be done would leave the view stale after the storm.
+		// A method that is not possible would leave the view stale at the end.
 		if e.view.unique == "" && method == "concurrently" || !e.view.leaf && method == "swap" {
 			method = "auto"
 		}
@@ -132,7 +132,7 @@ func scheduleChanged(ctx context.Context, w *world, e *event) error {
 	})
 }
 
-// advisoryKey is the second key of the lock that our refreshes of a view take.
+// advisoryLock takes the lock that our refreshes of a view take.
 func advisoryLock(s *session, v *view) error {
 	return s.exec("SELECT pg_advisory_xact_lock($1, hashtext($2))", matview.LockClass, v.key)
 }

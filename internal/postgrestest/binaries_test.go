@@ -17,7 +17,7 @@ func openTempDir(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := makeFolder(a)
+	dir, err := makeDir(a)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,44 +43,43 @@ func fakeServer(t *testing.T, dir, version string) {
 }
 
 func TestFind(t *testing.T) {
-	none := func(context.Context) (string, error) { return "", errors.New("cannot install") }
 	tests := map[string]struct {
-		arrange   func(t *testing.T, root string, m *machine)
+		arrange   func(t *testing.T, root string, f *finder)
 		want      string // below root
 		wantMajor int
 		wantErr   []string
 	}{
-		"the explicit folder goes before PATH": {
-			arrange: func(t *testing.T, root string, m *machine) {
+		"the explicit directory goes before PATH": {
+			arrange: func(t *testing.T, root string, f *finder) {
 				fakeServer(t, root+"/explicit", "14.2")
 				fakeServer(t, root+"/path", "17.1")
-				m.explicit = root + "/explicit"
+				f.explicit = root + "/explicit"
 			},
 			want: "explicit", wantMajor: 14,
 		},
-		"a missing explicit folder is an error": {
-			arrange: func(t *testing.T, root string, m *machine) {
+		"a missing explicit directory is an error": {
+			arrange: func(t *testing.T, root string, f *finder) {
 				fakeServer(t, root+"/path", "17.1")
-				m.explicit = root + "/explicit"
+				f.explicit = root + "/explicit"
 			},
 			wantErr: []string{"MATVIEW_TEST_POSTGRES_BIN", "/explicit has no program postgres"},
 		},
-		"an explicit folder with an old version is an error": {
-			arrange: func(t *testing.T, root string, m *machine) {
+		"an explicit directory with an old version is an error": {
+			arrange: func(t *testing.T, root string, f *finder) {
 				fakeServer(t, root+"/explicit", "12.22")
-				m.explicit = root + "/explicit"
+				f.explicit = root + "/explicit"
 			},
 			wantErr: []string{"is PostgreSQL 12, older than 13"},
 		},
 		"PATH goes before newer versions elsewhere": {
-			arrange: func(t *testing.T, root string, m *machine) {
+			arrange: func(t *testing.T, root string, f *finder) {
 				fakeServer(t, root+"/path", "15.13 (Debian 15.13-0+deb12u1)")
 				fakeServer(t, root+"/usual/17/bin", "17.1")
 			},
 			want: "path", wantMajor: 15,
 		},
 		"links in PATH are followed": {
-			arrange: func(t *testing.T, root string, m *machine) {
+			arrange: func(t *testing.T, root string, f *finder) {
 				fakeServer(t, root+"/real", "16.9")
 				if err := os.MkdirAll(root+"/path", 0o755); err != nil {
 					t.Fatal(err)
@@ -91,23 +90,8 @@ func TestFind(t *testing.T) {
 			},
 			want: "real", wantMajor: 16,
 		},
-		"pg_config goes before the usual folders": {
-			arrange: func(t *testing.T, root string, m *machine) {
-				script(t, root+"/path/pg_config", "echo "+root+"/configured")
-				fakeServer(t, root+"/configured", "16.9")
-				fakeServer(t, root+"/usual/17/bin", "17.1")
-			},
-			want: "configured", wantMajor: 16,
-		},
-		"a pg_config without a server is passed over": {
-			arrange: func(t *testing.T, root string, m *machine) {
-				script(t, root+"/path/pg_config", "echo "+root+"/path")
-				fakeServer(t, root+"/usual/17/bin", "17.1")
-			},
-			want: "usual/17/bin", wantMajor: 17,
-		},
-		"the newest usable major of the usual folders": {
-			arrange: func(t *testing.T, root string, m *machine) {
+		"the newest usable major of the usual directories": {
+			arrange: func(t *testing.T, root string, f *finder) {
 				fakeServer(t, root+"/usual/9.6/bin", "9.6.24")
 				fakeServer(t, root+"/usual/13/bin", "13.21")
 				fakeServer(t, root+"/usual/18/bin", "18beta1")
@@ -116,29 +100,19 @@ func TestFind(t *testing.T) {
 			},
 			want: "usual/18/bin", wantMajor: 18,
 		},
-		"installs come last, in order": {
-			arrange: func(t *testing.T, root string, m *machine) {
-				m.installs = []install{none, func(context.Context) (string, error) {
+		"installing comes last": {
+			arrange: func(t *testing.T, root string, f *finder) {
+				f.install = func(context.Context) error {
 					fakeServer(t, root+"/usual/17/bin", "17.1")
-					return "", nil
-				}}
+					return nil
+				}
 			},
 			want: "usual/17/bin", wantMajor: 17,
 		},
-		"an install may name its folder": {
-			arrange: func(t *testing.T, root string, m *machine) {
-				m.installs = []install{none, func(context.Context) (string, error) {
-					fakeServer(t, root+"/cache", "18.3")
-					return root + "/cache", nil
-				}}
-			},
-			want: "cache", wantMajor: 18,
-		},
 		"nothing works": {
-			arrange: func(t *testing.T, root string, m *machine) {
+			arrange: func(t *testing.T, root string, f *finder) {
 				script(t, root+"/usual/17/bin/postgres", "echo no libssl; exit 1")
 				script(t, root+"/usual/17/bin/initdb", "")
-				m.installs = []install{none}
 			},
 			wantErr: []string{
 				"no PostgreSQL server found", "apt-get install postgresql",
@@ -151,12 +125,13 @@ func TestFind(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			root := openTempDir(t)
-			m := machine{
+			f := finder{
 				path:    filepath.Join(root, "nothing") + ":" + filepath.Join(root, "path"),
-				folders: []string{filepath.Join(root, "usual", "*", "bin")},
+				dirs:    []string{filepath.Join(root, "usual", "*", "bin")},
+				install: func(context.Context) error { return errors.New("cannot install") },
 			}
-			test.arrange(t, root, &m)
-			got, err := m.find(t.Context())
+			test.arrange(t, root, &f)
+			got, err := f.find(t.Context())
 			if test.wantErr != nil {
 				if err == nil {
 					t.Fatalf("found %v, want an error", got)
@@ -171,8 +146,8 @@ func TestFind(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := (binaries{filepath.Join(root, test.want), test.wantMajor}); got != want {
-				t.Errorf("found %v, want %v", got, want)
+			if want := filepath.Join(root, test.want); got.dir != want || got.version/10000 != test.wantMajor {
+				t.Errorf("found %v, want %s, PostgreSQL %d", got, want, test.wantMajor)
 			}
 		})
 	}
@@ -199,7 +174,7 @@ func TestForbidDebianClusters(t *testing.T) {
 				t.Error("the file is still there")
 			}
 			if got, want := exists(etc), existing != ""; got != want {
-				t.Errorf("the folder exists: %v, want %v", got, want)
+				t.Errorf("the directory exists: %v, want %v", got, want)
 			}
 		})
 	}

@@ -13,131 +13,154 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-const urlEnv = "MATVIEW_TEST_DATABASE_URL"
+const (
+	urlEnv = "MATVIEW_TEST_DATABASE_URL"
 
-const cleanupTimeout = 30 * time.Second
+	// namePrefix begins the names of all databases and roles of tests.
+	namePrefix     = "matview_test_"
+	cleanupTimeout = 30 * time.Second
+)
 
 // cluster is the server on which tests get their databases: one of ours, or a
 // given one.
 type cluster struct {
 	server  *Server  // nil for a given one
 	url     *url.URL // the superuser's
-	admin   func() string
 	version int
 
-	// run begins the names of all databases and roles of this process. A
-	// given server may serve several machines, so a process id is not enough.
+	// run begins the names of all databases and roles of this process.
 	run  string
 	last atomic.Int64
 
-	// presence is a connection to a given server whose application_name tells
+	// admin always keeps a connection with run as its application_name, which tells
 	// other processes that the databases of this run are in use.
-	presence *pgx.Conn
+	admin *pgxpool.Pool
 
 	mu        sync.Mutex // guards templates
 	templates map[string]*template
 }
 
-// shared returns the cluster of this test binary, started at the first call.
+// shared returns the cluster of this test binary, started by the first call.
 var shared = sync.OnceValues(func() (*cluster, error) {
 	ctx := context.Background()
 	if given := os.Getenv(urlEnv); given != "" {
-		return openCluster(ctx, given)
+		return useServer(ctx, given)
 	}
 	server, err := Start(ctx, Options{})
 	if err != nil {
 		return nil, err
 	}
-	u, err := url.Parse(server.URL("postgres"))
+	c, err := openCluster(ctx, server.URL("postgres"))
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, server.Stop())
 	}
-	return &cluster{
-		server:  server,
-		url:     u,
-		admin:   func() string { return server.socketURL("postgres") },
-		version: server.Version(),
-		run:     newRun(),
-
-		templates: map[string]*template{},
-	}, nil
+	c.server = server
+	return c, nil
 })
 
-func newRun() string {
-	return fmt.Sprintf("%s%d_%s", namePrefix, os.Getpid(), strings.ToLower(rand.Text()[:6]))
-}
-
-// openCluster uses a given server, after dropping what dead processes left
-// there.
-func openCluster(ctx context.Context, given string) (*cluster, error) {
-	u, err := url.Parse(given)
-	if err != nil {
-		var parseErr *url.Error
-		if errors.As(err, &parseErr) {
-			err = parseErr.Err // the rest of it shows the password
+// useServer uses a given server, after dropping what ended processes left there.
+func useServer(ctx context.Context, given string) (*cluster, error) {
+	c, err := openCluster(ctx, given)
+	if err == nil {
+		if err = c.dropLeftovers(ctx); err != nil {
+			c.admin.Close()
 		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", urlEnv, err)
-	}
-	if u.Scheme != "postgres" && u.Scheme != "postgresql" {
-		return nil, fmt.Errorf("%s: not a URL such as postgres://user:password@host:5432/postgres", urlEnv)
-	}
-	c := &cluster{url: u, admin: u.String, run: newRun(), templates: map[string]*template{}}
-
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	if c.presence, err = connectPresence(ctx, given, c.run); err != nil {
-		return nil, fmt.Errorf("%s: %w", urlEnv, err)
-	}
-	if c.version, err = checkGiven(ctx, c.presence); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", urlEnv, err), c.presence.Close(ctx))
-	}
-	if err := dropLeftovers(ctx, c.presence); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", urlEnv, err), c.presence.Close(ctx))
 	}
 	return c, nil
 }
 
-func connectPresence(ctx context.Context, given, run string) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(given)
+func openCluster(ctx context.Context, superuserURL string) (*cluster, error) {
+	c := &cluster{run: newRun(), templates: map[string]*template{}}
+	var err error
+	if c.admin, err = openAdmin(ctx, superuserURL, c.run); err != nil {
+		return nil, err
+	}
+	c.url, err = url.Parse(superuserURL)
+	if err != nil || c.url.Scheme != "postgres" && c.url.Scheme != "postgresql" {
+		err = errors.New("not a URL such as postgres://user:password@host:5432/postgres")
+	} else {
+		err = c.check(ctx)
+	}
+	if err != nil {
+		c.admin.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func newRun() string { return namePrefix + strings.ToLower(rand.Text()[:10]) }
+
+func openAdmin(ctx context.Context, superuserURL, run string) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(superuserURL)
 	if err != nil {
 		return nil, err
 	}
-	config.RuntimeParams["application_name"] = run
-	return pgx.ConnectConfig(ctx, config)
+	config.ConnConfig.ConnectTimeout = startTimeout
+	config.ConnConfig.RuntimeParams["application_name"] = run
+	config.MinConns = 1
+	return pgxpool.NewWithConfig(ctx, config)
 }
 
-func checkGiven(ctx context.Context, conn *pgx.Conn) (version int, err error) {
-	if version, err = serverVersion(ctx, conn); err != nil {
-		return 0, err
-	}
-	if version < minMajor*10000 {
-		return 0, fmt.Errorf("the server has version %d, older than %d", version, minMajor)
-	}
+func (c *cluster) check(ctx context.Context) error {
 	var super bool
-	err = conn.QueryRow(ctx, `SELECT rolsuper FROM pg_roles WHERE rolname = current_user`).Scan(&super)
-	if err != nil {
-		return 0, fmt.Errorf("look for the rights of the user: %w", err)
+	err := c.admin.QueryRow(ctx, `
+SELECT current_setting('server_version_num')::int, rolsuper FROM pg_roles WHERE rolname = current_user`).Scan(&c.version, &super)
+	switch {
+	case err != nil:
+		return err
+	case c.version < minMajor*10000:
+		return fmt.Errorf("the server has version %d, older than %d", c.version, minMajor)
+	case !super:
+		return errors.New("the user is not a superuser")
 	}
-	if !super {
-		return 0, errors.New("the user is not a superuser")
+	return nil
+}
+
+// dropLeftovers drops the databases and roles of runs that are over: no connection
+// bears their name.
+func (c *cluster) dropLeftovers(ctx context.Context) error {
+	for _, leftovers := range []struct{ name, table, drop string }{
+		{"datname", "pg_database", "DROP DATABASE IF EXISTS %s WITH (FORCE)"},
+		// Nothing in a database belongs to them any more; other privileges may.
+		{"rolname", "pg_roles", "DROP OWNED BY %[1]s CASCADE; DROP ROLE %[1]s"},
+	} {
+		rows, err := c.admin.Query(ctx, fmt.Sprintf(`
+SELECT l.%s FROM %s AS l
+WHERE l.%[1]s ~ '^matview_test_[a-z2-7]{10}_[0-9]+$'
+  AND NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.application_name = regexp_replace(l.%[1]s, '_[0-9]+$', ''))`,
+			leftovers.name, leftovers.table))
+		if err != nil {
+			return fmt.Errorf("look for what earlier tests left: %w", err)
+		}
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return fmt.Errorf("look for what earlier tests left: %w", err)
+		}
+		for _, name := range names {
+			if err := c.do(ctx, fmt.Sprintf(leftovers.drop, quote(name))); err != nil {
+				return fmt.Errorf("drop %s, which an earlier test left: %w", name, err)
+			}
+		}
 	}
-	return version, nil
+	return nil
 }
 
 // name returns a new name for a database or role.
-func (c *cluster) name() string {
-	return fmt.Sprintf("%s_%d", c.run, c.last.Add(1))
-}
+func (c *cluster) name() string { return fmt.Sprintf("%s_%d", c.run, c.last.Add(1)) }
 
-// urlFor returns the cluster's URL for a database, and another user unless
+// urlFor returns the cluster's URL for a database, and for another user unless
 // user is empty.
 func (c *cluster) urlFor(database, user, password string) string {
 	u := *c.url
 	u.Path, u.RawPath = "/"+database, ""
 	query := u.Query()
-	// pgx, as libpq, prefers these to the URL's own parts.
+	// pgx, like libpq, prefers these to the URL's own parts.
 	query.Del("dbname")
 	query.Del("database")
 	if user != "" {
@@ -149,28 +172,23 @@ func (c *cluster) urlFor(database, user, password string) string {
 	return u.String()
 }
 
-// do runs one statement as superuser, outside of any test database.
+// do runs SQL as superuser, outside of any test database. Several statements are
+// one transaction.
 func (c *cluster) do(ctx context.Context, sql string) error {
-	return c.with(ctx, func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, sql)
-		return err
-	})
+	_, err := c.admin.Exec(ctx, sql)
+	return err
 }
 
-func (c *cluster) with(ctx context.Context, f func(*pgx.Conn) error) error {
-	conn, err := pgx.Connect(ctx, c.admin())
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx)
-	return f(conn)
-}
-
-// create makes a database. The template must have no connections.
+// create creates a database. The template must have no connections.
 func (c *cluster) create(ctx context.Context, template string) (string, error) {
 	name := c.name()
-	err := c.do(ctx, "CREATE DATABASE "+quote(name)+" TEMPLATE "+quote(template))
-	if err != nil {
+	sql := "CREATE DATABASE " + quote(name) + " TEMPLATE " + quote(template)
+	if c.version >= 150000 {
+		// Copying files takes a checkpoint, which costs nothing without fsync, in
+		// place of writing every block to the WAL.
+		sql += " STRATEGY file_copy"
+	}
+	if err := c.do(ctx, sql); err != nil {
 		return "", fmt.Errorf("create test database: %w", err)
 	}
 	return name, nil

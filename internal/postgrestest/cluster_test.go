@@ -1,9 +1,7 @@
 package postgrestest
 
 import (
-	"fmt"
 	"net/url"
-	"os/exec"
 	"strings"
 	"testing"
 )
@@ -16,24 +14,14 @@ func names(t *testing.T, s *Server) string {
 		WHERE name LIKE 'matview%'`)
 }
 
-// deadPid is the id of a process that has just ended.
-func deadPid(t *testing.T) int {
-	t.Helper()
-	cmd := exec.Command("/bin/sh", "-c", "")
-	if err := cmd.Run(); err != nil {
-		t.Fatal(err)
-	}
-	return cmd.Process.Pid
-}
-
 func TestGivenServer(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{})
-	c, err := openCluster(t.Context(), s.URL("postgres"))
+	c, err := useServer(t.Context(), s.URL("postgres"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.presence.Close(t.Context())
+	defer c.admin.Close()
 	if c.version != s.Version() {
 		t.Errorf("version %d, want %d", c.version, s.Version())
 	}
@@ -56,23 +44,22 @@ func TestGivenServer(t *testing.T) {
 func TestLeftovers(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{})
-	other, err := openCluster(t.Context(), s.URL("postgres"))
+	other, err := useServer(t.Context(), s.URL("postgres"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.presence.Close(t.Context())
+	defer other.admin.Close()
 
-	dead := deadPid(t)
-	gone := fmt.Sprintf("matview_test_%d_aaaaaa_1", dead)
-	elsewhere := fmt.Sprintf("matview_test_%d_bbbbbb", dead) // of another machine, see below
-	alive := other.name()                                    // of this very process
+	gone := "matview_test_aaaaaaaaaa_1"
+	elsewhere := "matview_test_bbbbbbbbbb" // of another machine, see below
+	alive := other.name()                  // of this very process
 	foreign := "matview_test_data"
 	for _, name := range []string{gone, elsewhere + "_1", alive, foreign} {
 		if err := other.do(t.Context(), "CREATE DATABASE "+name); err != nil {
 			t.Fatal(err)
 		}
 	}
-	role := fmt.Sprintf("matview_test_%d_aaaaaa_2", dead)
+	role := "matview_test_aaaaaaaaaa_2"
 	for _, sql := range []string{
 		"CREATE ROLE " + role, "GRANT CREATE ON DATABASE " + foreign + " TO " + role,
 		"ALTER DATABASE " + gone + " OWNER TO " + role,
@@ -81,17 +68,20 @@ func TestLeftovers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	present, err := connectPresence(t.Context(), s.URL("postgres"), elsewhere)
+	present, err := openAdmin(t.Context(), s.URL("postgres"), elsewhere)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer present.Close(t.Context())
+	defer present.Close()
+	if err := present.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 
-	c, err := openCluster(t.Context(), s.URL("postgres"))
+	c, err := useServer(t.Context(), s.URL("postgres"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.presence.Close(t.Context())
+	defer c.admin.Close()
 	left := names(t, s)
 	for name, want := range map[string]bool{
 		gone: false, role: false, elsewhere + "_1": true, alive: true, foreign: true,
@@ -105,21 +95,14 @@ func TestLeftovers(t *testing.T) {
 func TestGivenServerErrors(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{})
-	u, err := url.Parse(s.URL("postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &cluster{url: u, admin: u.String}
-	if err := c.do(t.Context(), "CREATE ROLE weak LOGIN PASSWORD 'secret'"); err != nil {
-		t.Fatal(err)
-	}
+	execSQL(t, s.URL("postgres"), "CREATE ROLE weak LOGIN PASSWORD 'secret'")
 	for _, test := range []struct{ url, want string }{
 		{"host=localhost password=secret", "not a URL"},
 		{"postgres://postgres:secret@127.0.0.1:none/", "invalid port"},
-		{strings.Replace(s.URL("postgres"), s.Password(), "secret", 1), "28P01"},
-		{strings.Replace(s.URL("postgres"), "postgres:"+s.Password(), "weak:secret", 1), "not a superuser"},
+		{strings.Replace(s.URL("postgres"), s.password, "secret", 1), "28P01"},
+		{strings.Replace(s.URL("postgres"), "postgres:"+s.password, "weak:secret", 1), "not a superuser"},
 	} {
-		_, err := openCluster(t.Context(), test.url)
+		_, err := useServer(t.Context(), test.url)
 		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), urlEnv) {
 			t.Errorf("%s: error %v, want %q", test.url, err, test.want)
 		} else if strings.Contains(err.Error(), "secret") {

@@ -3,11 +3,9 @@ package postgrestest
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -20,7 +18,7 @@ type Database struct {
 
 	cluster *cluster
 	mu      sync.Mutex
-	roles   []string // to drop once the database, and all they own in it, is gone
+	roles   []string // dropped after the database, and so after all they own in it
 }
 
 // New returns a new empty database for this test on the shared server.
@@ -29,9 +27,9 @@ func New(t testing.TB) *Database {
 	return sharedCluster(t).database(t, "template0")
 }
 
-// NewFrom returns a copy of a template database that setup fills, once per key
-// and test binary. That is faster than to repeat a long setup. Setup must
-// close other connections it makes, and create no roles: these belong to the
+// NewFrom returns a copy of a template database, which setup fills once per key
+// and test binary. That is faster than repeating a long setup. Setup must close
+// other connections that it makes, and create no roles: these belong to the
 // server, and nothing would drop them.
 func NewFrom(t testing.TB, key string, setup func(context.Context, *pgx.Conn) error) *Database {
 	t.Helper()
@@ -69,7 +67,7 @@ func (c *cluster) database(t testing.TB, template string) *Database {
 	return d
 }
 
-// cleanupContext is for what runs after a test, when the test's has ended.
+// cleanupContext is for what runs after a test, when the test's context has ended.
 func cleanupContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), cleanupTimeout)
 }
@@ -84,20 +82,13 @@ func (d *Database) drop(t testing.TB) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.roles) == 0 {
-		return
-	}
-	err := d.cluster.with(ctx, func(conn *pgx.Conn) error {
-		var errs []error
-		for _, role := range d.roles {
-			errs = append(errs, dropRole(ctx, conn, role))
+	for _, role := range d.roles {
+		// Privileges on shared objects may be left. A role may also own something in
+		// another test's database, which is not worth a failure: it goes with the
+		// server, or with the leftovers.
+		if err := d.cluster.do(ctx, "DROP OWNED BY "+role+" CASCADE; DROP ROLE "+role); err != nil {
+			t.Logf("postgrestest: drop role %s: %v", role, err)
 		}
-		return errors.Join(errs...)
-	})
-	if err != nil {
-		// A role may own something in another test's database. It is not
-		// worth a failure: the role goes with the server, or with the leftovers.
-		t.Logf("postgrestest: %v", err)
 	}
 }
 
@@ -110,8 +101,8 @@ func (d *Database) URLFor(user, password string) string {
 }
 
 // Server returns the server of the database, or nil if it is a given one
-// (MATVIEW_TEST_DATABASE_URL), which is not ours to stop. Other tests use it
-// too: to crash a server Start another.
+// (MATVIEW_TEST_DATABASE_URL), which is not ours to stop. Other tests use it,
+// too; to crash a server, [Start] another one.
 func (d *Database) Server() *Server { return d.cluster.server }
 
 // Connect returns a connection of the superuser, closed after the test.
@@ -124,7 +115,7 @@ func (d *Database) Connect(t testing.TB) *pgx.Conn {
 	t.Cleanup(func() {
 		ctx, cancel := cleanupContext()
 		defer cancel()
-		_ = conn.Close(ctx) // it may be broken by now, on purpose
+		_ = conn.Close(ctx) // it may be broken on purpose
 	})
 	return conn
 }
@@ -136,23 +127,12 @@ func (d *Database) Pool(t testing.TB) *pgxpool.Pool {
 	if err != nil {
 		t.Fatalf("postgrestest: %v", err)
 	}
-	t.Cleanup(func() {
-		closed := make(chan struct{})
-		go func() {
-			pool.Close() // waits for connections in use, for ever
-			close(closed)
-		}()
-		select {
-		case <-closed:
-		case <-time.After(cleanupTimeout):
-			t.Errorf("postgrestest: %d connections were not released to the pool", pool.Stat().AcquiredConns())
-		}
-	})
+	t.Cleanup(pool.Close) // waits until every connection is released
 	return pool
 }
 
-// Exec runs SQL as superuser, on a connection of its own. Without arguments
-// it may be several statements, which are then one transaction.
+// Exec runs SQL as superuser, on a connection of its own. Without arguments it may
+// be several statements, which are one transaction.
 func (d *Database) Exec(t testing.TB, sql string, args ...any) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context()) // which is over in t.Cleanup
@@ -167,8 +147,8 @@ func (d *Database) Exec(t testing.TB, sql string, args ...any) {
 }
 
 // Role creates a role that can log in, with options such as "CREATEROLE" or
-// "IN ROLE pg_monitor". It is dropped after the database, and so may own
-// objects there.
+// "IN ROLE pg_monitor". It is dropped after the database, so it may own objects
+// there.
 func (d *Database) Role(t testing.TB, options string) (name, password string) {
 	t.Helper()
 	name, password = d.cluster.name(), rand.Text()

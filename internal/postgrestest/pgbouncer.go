@@ -17,29 +17,39 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PgBouncer starts one in transaction mode before the database, until the end
-// of the test, and returns the URL through it, of the superuser. It hands each
-// transaction the session that was longest unused, of three: whatever depends
-// on a session breaks soon.
+// PgBouncer starts PgBouncer in transaction mode in front of the database, until
+// the end of the test, and returns the superuser's URL through it. Each transaction
+// gets the session that has been unused for longest, of three: whatever depends on
+// a session breaks soon. It needs Linux.
 func (d *Database) PgBouncer(t testing.TB) string {
+	t.Helper()
+	address, err := d.startPgBouncer(t)
+	if err != nil {
+		t.Fatalf("postgrestest: start PgBouncer: %v", err)
+	}
+	u := url.URL{Scheme: "postgres", User: url.User("anyone"), Host: address, Path: "/" + d.Name, RawQuery: "sslmode=disable"}
+	return u.String()
+}
+
+func (d *Database) startPgBouncer(t testing.TB) (address string, err error) {
 	t.Helper()
 	server, err := pgx.ParseConfig(d.URL())
 	if err != nil {
-		t.Fatalf("postgrestest: %v", err)
+		return "", err
 	}
 	account, err := serverAccount()
 	if err != nil {
-		t.Fatalf("postgrestest: %v", err)
+		return "", err
 	}
-	dir, err := makeFolder(account)
+	dir, err := makeDir(account)
 	if err != nil {
-		t.Fatalf("postgrestest: %v", err)
+		return "", err
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 	port := freePort()
 	config := filepath.Join(dir, "pgbouncer.ini")
-	text := fmt.Sprintf(`[databases]
+	err = account.writeFile(config, fmt.Sprintf(`[databases]
 %s = host=%s port=%d dbname=%s user=%s password=%s
 [pgbouncer]
 listen_addr = %s
@@ -49,19 +59,16 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = 3
 server_round_robin = 1
-`, d.Name, server.Host, server.Port, quote(d.Name), quote(server.User), quote(server.Password), host, port)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatalf("postgrestest: %v", err)
-	}
-	if err := account.own(config); err != nil {
-		t.Fatalf("postgrestest: %v", err)
+`, d.Name, server.Host, server.Port, quote(d.Name), quote(server.User), quote(server.Password), host, port))
+	if err != nil {
+		return "", err
 	}
 	var log bytes.Buffer
 	cmd := exec.Command("pgbouncer", config)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: account.credential(), Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		t.Fatalf("postgrestest: start PgBouncer: %v", err)
+		return "", err
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
@@ -70,18 +77,14 @@ server_round_robin = 1
 			t.Logf("PgBouncer: %s", log.String())
 		}
 	})
-	address := net.JoinHostPort(host, strconv.Itoa(port))
-	for deadline := time.Now().Add(startTimeout); ; {
+	address = net.JoinHostPort(host, strconv.Itoa(port))
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(10 * time.Millisecond) {
 		conn, err := net.Dial("tcp", address)
 		if err == nil {
-			_ = conn.Close()
-			break
+			return address, conn.Close()
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("postgrestest: PgBouncer does not answer: %v", err)
+			return "", err
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	u := url.URL{Scheme: "postgres", User: url.User("anyone"), Host: address, Path: "/" + d.Name, RawQuery: "sslmode=disable"}
-	return u.String()
 }

@@ -1,5 +1,5 @@
-// Package postgrestest runs throwaway PostgreSQL servers, for the tests and
-// for the demo.
+// Package postgrestest runs throwaway PostgreSQL servers for the tests and for
+// the demo. It needs a Unix system.
 //
 // A test asks for a database and gets one of its own:
 //
@@ -7,25 +7,21 @@
 //	db.Exec(t, `CREATE MATERIALIZED VIEW one AS SELECT 1`)
 //	conn := db.Connect(t)
 //
-// The server behind it is started at the first such call and shared by the
-// whole test binary; using packages need no TestMain. The first of these that
-// exists is used:
+// The first such call starts the server, which the whole test binary shares; no
+// TestMain is needed. It is the first of these that exists:
 //
-//  1. the server at MATVIEW_TEST_DATABASE_URL (a superuser's URL), which is
-//     never started or stopped, and on which only databases and roles named
-//     matview_test_* are created and dropped;
-//  2. the binaries in the folder MATVIEW_TEST_POSTGRES_BIN, or else those on
-//     the machine: in PATH, where pg_config points, where the distributions
-//     put them (the newest major version first);
-//  3. Debian's package, installed with apt-get when running as root;
-//  4. the binaries that github.com/fergusstrange/embedded-postgres downloads.
+//  1. the server at MATVIEW_TEST_DATABASE_URL, the URL of a superuser. It is
+//     never started or stopped; only databases and roles named matview_test_* are
+//     created and dropped on it;
+//  2. the binaries in the directory MATVIEW_TEST_POSTGRES_BIN;
+//  3. the binaries on PATH, or else the newest in the usual directories;
+//  4. Debian's package, which is installed if the tests run as root.
 //
-// If all fail the test fails, saying what to install; it is never skipped.
+// If there is none, the test fails and says what to install; it is never skipped.
 //
-// Servers end with the process that started them, however it ends: kill -9
-// leaves neither a process nor a folder behind. See the watchdog.
+// A server ends with the process that started it, however that ends: kill -9
+// leaves neither a process nor a directory behind. See the watchdog.
 //
-// Their folders are in TMPDIR if the server's user can reach that, else in
-// /tmp. Creating databases is mostly creating files: TMPDIR=/dev/shm makes it
-// several times faster on a slow disk.
+// The directory of a server is in TMPDIR if that is set, else in /dev/shm if
+// there is enough room, else in /tmp.
 package postgrestest

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// errPortTaken is that another process took the port before the server did.
+// errPortTaken says that another process took the port before the server did.
 var errPortTaken = errors.New("the port is taken")
 
 // How to ask a postmaster to end; see "Shutting Down the Server" in the manual.
@@ -27,43 +27,36 @@ const (
 // postmaster is one run of a server's main process.
 type postmaster struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended, after which err is set
-	err  error
+	done chan struct{} // closed when it has ended
 }
 
-// launchOnFreePort starts the postmaster on a port of its choice. Between
-// finding a port free and using it another process may be faster.
+// launchOnFreePort starts the postmaster on a port of its choice. Another process
+// may take the port before the postmaster does, so it tries several.
 func (s *Server) launchOnFreePort(ctx context.Context) error {
 	var err error
 	for range 10 {
 		s.port = freePort()
 		if err = s.launch(ctx); !errors.Is(err, errPortTaken) {
-			return err
+			break
 		}
 	}
 	return err
 }
 
 // freePort returns a port that is free on loopback just now. It is below the
-// ephemeral ports of Linux (32768 and up) and macOS (49152), so that no
-// outgoing connection takes it while the server restarts.
+// ephemeral ports of Linux (32768 and up) and macOS (49152), so that no outgoing
+// connection takes it while the server restarts.
 func freePort() int {
-	var port int
-	for range 100 {
-		port = 20000 + rand.IntN(12000)
+	for {
+		port := 20000 + rand.IntN(12000)
 		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		if l.Close() == nil {
-			break
+		if err == nil && l.Close() == nil {
+			return port
 		}
 	}
-	return port
 }
 
-// launch starts the postmaster on s.port and waits until it accepts
-// connections.
+// launch starts the postmaster on s.port and waits until it accepts connections.
 func (s *Server) launch(ctx context.Context) error {
 	before, err := s.log.Stat()
 	if err != nil {
@@ -73,32 +66,28 @@ func (s *Server) launch(ctx context.Context) error {
 		"-D", s.dataDir(), "-p", strconv.Itoa(s.port),
 		"-c", "listen_addresses="+host, "-c", "unix_socket_directories="+s.dir,
 		"-c", "logging_collector=off")
-	cmd.Dir = s.dir
-	cmd.Env = serverEnv()
-	cmd.Stdout, cmd.Stderr = s.log, s.log
-	s.watchdog.adopt(cmd)
+	s.prepare(cmd)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	p := &postmaster{cmd: cmd, done: make(chan struct{})}
 	go func() {
-		p.err = cmd.Wait()
+		_ = cmd.Wait() // ProcessState has it
 		close(p.done)
 	}()
 	s.postmaster = p
-
-	err = s.waitReady(ctx, p)
-	if err == nil {
+	if err = s.waitReady(ctx, p); err == nil {
 		return nil
 	}
-	if s.portTaken(before.Size()) {
+	log, readErr := os.ReadFile(s.log.Name())
+	if readErr == nil && strings.Contains(string(log[before.Size():]), "could not bind") {
 		err = fmt.Errorf("%w: %d", errPortTaken, s.port)
 	}
 	return errors.Join(err, p.end(immediateShutdown))
 }
 
-// waitReady polls postmaster.pid, as pg_ctl does: unlike trying to connect it
-// leaves no errors in the log, and cannot meet another server.
+// waitReady polls postmaster.pid, as pg_ctl does: unlike an attempt to connect, that
+// leaves no errors in the log and cannot reach another server.
 func (s *Server) waitReady(ctx context.Context, p *postmaster) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -107,9 +96,9 @@ func (s *Server) waitReady(ctx context.Context, p *postmaster) error {
 	for !s.ready(p) {
 		select {
 		case <-p.done:
-			return fmt.Errorf("postgres from %s ended: %w\n%s", s.bin.dir, p.exitError(), s.LogTail())
+			return fmt.Errorf("postgres from %s ended: %s\n%s", s.bin.dir, p.cmd.ProcessState, s.LogTail())
 		case <-ctx.Done():
-			return fmt.Errorf("postgres from %s does not get ready: %w\n%s", s.bin.dir, ctx.Err(), s.LogTail())
+			return fmt.Errorf("postgres from %s does not accept connections: %w\n%s", s.bin.dir, ctx.Err(), s.LogTail())
 		case <-poll.C:
 		}
 	}
@@ -120,55 +109,34 @@ func (s *Server) waitReady(ctx context.Context, p *postmaster) error {
 // (see utils/pidfile.h).
 func (s *Server) ready(p *postmaster) bool {
 	file, err := os.ReadFile(filepath.Join(s.dataDir(), "postmaster.pid"))
-	if err != nil {
-		return false
-	}
 	lines := strings.Split(string(file), "\n")
-	return len(lines) > 7 && lines[0] == strconv.Itoa(p.cmd.Process.Pid) &&
+	return err == nil && len(lines) > 7 && lines[0] == strconv.Itoa(p.cmd.Process.Pid) &&
 		strings.TrimSpace(lines[7]) == "ready"
 }
 
-// portTaken looks for the postmaster's complaint in the log after an offset.
-func (s *Server) portTaken(offset int64) bool {
-	log, err := os.ReadFile(s.log.Name())
-	return err == nil && int64(len(log)) > offset && strings.Contains(string(log[offset:]), "could not bind")
-}
-
-func (p *postmaster) exitError() error {
-	if p.err == nil {
-		return errors.New("exit status 0")
-	}
-	return p.err
-}
-
-// end signals the postmaster and waits for it and its children. How it exits
-// does not matter.
+// end signals the postmaster and waits for it and its children. How it exits does
+// not matter.
 func (p *postmaster) end(signal os.Signal) error {
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("signal the postmaster: %w", err)
 	}
-	select {
-	case <-p.done:
-		return nil
-	case <-time.After(stopTimeout):
-		return fmt.Errorf("the postmaster ignores %v for %s", signal, stopTimeout)
-	}
+	<-p.done
+	return nil
 }
 
 // Stop ends the server with a fast shutdown, which ends its connections, and
-// removes its folder. Stopping again does nothing.
+// removes its directory. Stopping again does nothing.
 func (s *Server) Stop() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := running.LoadAndDelete(s); !ok {
 		return nil
 	}
-	var stopErr error
+	var err error
 	if s.postmaster != nil {
-		stopErr = s.postmaster.end(fastShutdown)
+		err = s.postmaster.end(fastShutdown)
 	}
-	// The watchdog removes the folder here, too, lest there be two ways.
-	err := errors.Join(stopErr, s.watchdog.release())
+	err = errors.Join(err, s.watchdog.release()) // which removes the directory
 	if s.log != nil {
 		err = errors.Join(err, s.log.Close())
 	}
@@ -178,41 +146,37 @@ func (s *Server) Stop() error {
 	return nil
 }
 
-// Crash ends the server as a crash would: its connections break, nothing is
-// written any more, and the next start begins with recovery. What was committed
-// survives, even with fsync off: the machine does not crash.
+// Crash ends the server like a crash: connections break, nothing is written any
+// more, and the next start begins with recovery. Committed transactions survive
+// even with fsync off, as the machine does not crash.
 func (s *Server) Crash() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.mustRun(); err != nil {
-		return fmt.Errorf("crash PostgreSQL: %w", err)
-	}
-	if err := s.postmaster.end(immediateShutdown); err != nil {
+	if err := s.end(immediateShutdown); err != nil {
 		return fmt.Errorf("crash PostgreSQL: %w", err)
 	}
 	return nil
 }
 
-// Restart starts the server again, on the same port and with the same data;
-// if it is running it ends first, with a fast shutdown.
+// Restart starts the server again, on the same port and with the same data. If it
+// is running, a fast shutdown comes first.
 func (s *Server) Restart(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.mustRun(); err != nil {
-		return fmt.Errorf("restart PostgreSQL: %w", err)
+	err := s.end(fastShutdown)
+	if err == nil {
+		err = s.launch(ctx)
 	}
-	if err := s.postmaster.end(fastShutdown); err != nil {
-		return fmt.Errorf("restart PostgreSQL: %w", err)
-	}
-	if err := s.launch(ctx); err != nil {
+	if err != nil {
 		return fmt.Errorf("restart PostgreSQL: %w", err)
 	}
 	return nil
 }
 
-func (s *Server) mustRun() error {
+// end ends the postmaster of a server that has not been stopped for good.
+func (s *Server) end(signal os.Signal) error {
 	if _, ok := running.Load(s); !ok {
 		return errors.New("it was stopped with Stop")
 	}
-	return nil
+	return s.postmaster.end(signal)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,10 +44,22 @@ func query[T any](t *testing.T, url, sql string) T {
 	return value
 }
 
-// processRuns is processAlive without zombies, which wait for whoever adopted
-// them to take notice.
+func execSQL(t *testing.T, url, sql string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// processRuns reports whether a process exists and is no zombie, which waits until
+// the process that adopted it takes notice.
 func processRuns(pid int) bool {
-	if !processAlive(pid) {
+	if err := syscall.Kill(pid, 0); err != nil && !errors.Is(err, syscall.EPERM) {
 		return false
 	}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -113,7 +126,7 @@ func TestPasswords(t *testing.T) {
 		t.Errorf("connected as %q over the socket", got)
 	}
 	for _, password := range []string{"wrong", ""} {
-		url := strings.Replace(s.URL("postgres"), s.Password(), password, 1)
+		url := strings.Replace(s.URL("postgres"), s.password, password, 1)
 		_, err := pgx.Connect(t.Context(), url)
 		var pgErr *pgconn.PgError
 		if !errors.As(err, &pgErr) || pgErr.Code != "28P01" {
@@ -132,7 +145,7 @@ func TestStop(t *testing.T) {
 		}
 	}
 	if exists(s.dir) {
-		t.Error("the folder is still there")
+		t.Error("the directory is still there")
 	}
 	if processRuns(pid) {
 		t.Error("the postmaster is still there")
@@ -202,7 +215,7 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
-func TestMakeFolderPassesOverUnusablePlaces(t *testing.T) {
+func TestMakeDirPassesOverUnusablePlaces(t *testing.T) {
 	a, err := serverAccount()
 	if err != nil {
 		t.Fatal(err)
@@ -213,7 +226,7 @@ func TestMakeFolderPassesOverUnusablePlaces(t *testing.T) {
 	}
 	for _, dir := range []string{long, "/nonexistent"} {
 		t.Setenv("TMPDIR", dir)
-		got, err := makeFolder(a)
+		got, err := makeDir(a)
 		if err != nil {
 			t.Fatal(err)
 		}

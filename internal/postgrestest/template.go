@@ -8,30 +8,29 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// template is a database that is copied, never connected to.
+// template is a database that is copied, and never connected to once it is filled.
 type template struct {
 	once sync.Once
 	name string
 	err  error
 }
 
-// template returns the name of the template database for a key, filled by the
-// first caller's setup. On a given server it stays until the next run drops
-// the leftovers: nothing tells us which test is the last.
+// template returns the name of the template database for a key, which the first
+// caller's setup fills. On a given server it stays until a later run drops the
+// leftovers, as nothing says which test is the last.
 func (c *cluster) template(ctx context.Context, key string, setup func(context.Context, *pgx.Conn) error) (string, error) {
 	c.mu.Lock()
-	tmpl := c.templates[key]
-	if tmpl == nil {
-		tmpl = new(template)
-		c.templates[key] = tmpl
+	t := c.templates[key]
+	if t == nil {
+		t = new(template)
+		c.templates[key] = t
 	}
 	c.mu.Unlock()
-	tmpl.once.Do(func() {
-		// Stays if setup panics, or ends the test.
-		tmpl.err = errors.New("its setup did not finish")
-		tmpl.name, tmpl.err = c.fill(ctx, setup)
+	t.once.Do(func() {
+		t.err = errors.New("its setup did not finish") // stays if setup panics or ends the test
+		t.name, t.err = c.fill(ctx, setup)
 	})
-	return tmpl.name, tmpl.err
+	return t.name, t.err
 }
 
 func (c *cluster) fill(ctx context.Context, setup func(context.Context, *pgx.Conn) error) (string, error) {
@@ -39,25 +38,14 @@ func (c *cluster) fill(ctx context.Context, setup func(context.Context, *pgx.Con
 	if err != nil {
 		return "", err
 	}
-	filled := false
-	defer func() {
-		if !filled { // be it by a panic
-			ctx, cancel := cleanupContext()
-			defer cancel()
-			_ = c.drop(ctx, name) // the error of setup says more
-		}
-	}()
 	conn, err := pgx.Connect(ctx, c.urlFor(name, "", ""))
 	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(setup(ctx, conn), conn.Close(ctx)); err != nil {
+	defer conn.Close(ctx)
+	if err := setup(ctx, conn); err != nil {
 		return "", err
 	}
-	// Any connection would fail the copies.
-	if err := c.do(ctx, "ALTER DATABASE "+quote(name)+" ALLOW_CONNECTIONS false"); err != nil {
-		return "", err
-	}
-	filled = true
-	return name, nil
+	// Any connection would make copies fail.
+	return name, errors.Join(conn.Close(ctx), c.do(ctx, "ALTER DATABASE "+quote(name)+" ALLOW_CONNECTIONS false"))
 }

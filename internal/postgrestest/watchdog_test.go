@@ -1,5 +1,3 @@
-//go:build unix
-
 package postgrestest
 
 import (
@@ -61,15 +59,15 @@ func startChild(t *testing.T, how string) *child {
 	}
 	t.Cleanup(func() { _ = c.cmd.Process.Kill(); _ = c.cmd.Wait() })
 	lines := bufio.NewScanner(out)
-	var said []string
+	var printed []string
 	for lines.Scan() {
-		said = append(said, lines.Text())
+		printed = append(printed, lines.Text())
 		n, _ := fmt.Sscanf(lines.Text(), "child: %s %d %d %d", &c.dir, &c.postmaster, &c.backend, &c.watchdog)
 		if n == 4 {
 			return c
 		}
 	}
-	t.Fatalf("the child started no server:\n%s", strings.Join(said, "\n"))
+	t.Fatalf("the child started no server:\n%s", strings.Join(printed, "\n"))
 	return nil
 }
 
@@ -111,11 +109,11 @@ func TestNothingIsLeft(t *testing.T) {
 			if end != nil {
 				end(t, c)
 			}
-			waitFor(t, "the folder is gone", func() bool { return !exists(c.dir) })
+			waitFor(t, "the directory is gone", func() bool { return !exists(c.dir) })
 			// Not waited for: they must have gone first.
 			for name, pid := range map[string]int{"postmaster": c.postmaster, "backend": c.backend} {
 				if processRuns(pid) {
-					t.Errorf("the %s outlives the folder", name)
+					t.Errorf("the %s outlives the directory", name)
 				}
 			}
 			waitFor(t, "the watchdog is gone", func() bool { return !processRuns(c.watchdog) })
@@ -147,13 +145,13 @@ func TestNothingIsLeftOfInitdb(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = c.Wait()
-	waitFor(t, "the folder is gone", func() bool {
+	waitFor(t, "the directory is gone", func() bool {
 		found, _ := filepath.Glob(filepath.Join(tmp, "*"))
 		return len(found) == 0
 	})
 }
 
-// The folder stays as long as anyone may write to it. A stopped backend holds
+// The directory stays as long as anyone may write to it. A stopped backend holds
 // up the postmaster's immediate shutdown until that kills it, after 5 seconds.
 func TestFolderOutlivesServer(t *testing.T) {
 	t.Parallel()
@@ -163,10 +161,10 @@ func TestFolderOutlivesServer(t *testing.T) {
 	}
 	c.interrupt(t, syscall.SIGKILL)
 	killed := time.Now()
-	waitFor(t, "the folder is gone", func() bool {
+	waitFor(t, "the directory is gone", func() bool {
 		there := exists(c.dir) // first: a process may end in between
 		if !there && (processRuns(c.backend) || processRuns(c.postmaster)) {
-			t.Fatal("the folder went before the server")
+			t.Fatal("the directory went before the server")
 		}
 		return !there
 	})

@@ -19,14 +19,14 @@ import (
 
 // view is a materialized view that carries the heartbeat in its column n.
 type view struct {
-	name    string // as SQL
-	key     string // as the log and the schedule know it
+	name    string // quoted for SQL
+	key     string // the canonical name, as in the log and the schedule
 	query   string
 	unique  string // the column of its unique index, "" for none
 	every   string // its schedule, "" for none
-	leaf    bool   // nothing reads it: it can be dropped, and moved away
+	leaf    bool   // no view reads it, so it can be dropped or moved
 	foreign bool   // other programs write its log row
-	rare    bool   // it carries the rare heartbeat, and its schedule skips
+	rare    bool   // it carries the rare heartbeat, and its schedule has skip_unchanged
 }
 
 func (v *view) createSQL(with string) string {
@@ -39,8 +39,8 @@ func (v *view) createSQL(with string) string {
 
 const quoted = `"Other Schema"."View ""1"" of it"`
 
-// views are in the order of their dependencies. Of those that skip there are some
-// where the server can tell what has changed.
+// views returns the views in the order of their dependencies. Those with
+// skip_unchanged require PostgreSQL 15.
 func views(version int) []*view {
 	if version >= 150000 {
 		return append(alwaysChanging(), rarelyChanging()...)
@@ -59,7 +59,7 @@ func alwaysChanging() []*view {
 		{name: "partitions", query: "SELECT n % 4 AS part, max(n) AS n FROM ticks GROUP BY 1", unique: "part", every: "1 second", leaf: true},
 		{name: "two_bases", query: "SELECT id, least(n, (SELECT coalesce(max(t.n), 0) FROM ticks AS t)) AS n FROM heartbeat", every: "1 second", leaf: true},
 		{name: quoted, key: quoted, query: "SELECT id, n FROM public.heartbeat", unique: "id", every: "1 second", leaf: true},
-		{name: "by_hand", query: "SELECT id, n FROM heartbeat", leaf: true},
+		{name: "unscheduled", query: "SELECT id, n FROM heartbeat", leaf: true},
 		{name: "shared", query: "SELECT id, n FROM heartbeat", unique: "id", every: "3 seconds", leaf: true, foreign: true},
 	}
 }
@@ -103,20 +103,20 @@ CREATE VIEW rare_plain AS SELECT id, n FROM rare;
 CREATE SCHEMA "Other Schema";
 CREATE SCHEMA elsewhere;`
 
-// owner owns the database and the views, and is who the exporters are.
+// owner owns the database and the views; the exporters log in as this role.
 const owner = "matview_exporter"
 
-// world is a server of its own with the heartbeat, its views and our tables.
-type world struct {
-	server  *postgrestest.Server
-	views   []*view
-	truth   *truth
-	rarely  *truth // of the rare heartbeat
-	writer  *writer
-	checker *checker
-	journal *journal
-	ours    []*refresh.Refresher // in this process, over differently set sessions
-	pools   []*pgxpool.Pool
+// harness is a server with the heartbeats, their views and our tables.
+type harness struct {
+	server     *postgrestest.Server
+	views      []*view
+	truth      *truth
+	rarely     *truth // of the rare heartbeat
+	writer     *writer
+	checker    *checker
+	journal    *journal
+	refreshers []*refresh.Refresher // in this process, with different default isolation levels
+	pools      []*pgxpool.Pool
 
 	exporters *exporters
 
@@ -125,32 +125,32 @@ type world struct {
 
 const database = "honesty"
 
-// superURL is the superuser's, by the socket: no password, so that it is quick.
-func (w *world) superURL() string { return w.socketURL("postgres", database) }
+// superURL is the superuser's URL, by the socket: without a password it is fast.
+func (h *harness) superURL() string { return h.socketURL("postgres", database) }
 
-func (w *world) ownerSocketURL() string { return w.socketURL(owner, database) }
+func (h *harness) ownerSocketURL() string { return h.socketURL(owner, database) }
 
-func (w *world) socketURL(user, db string) string {
-	query := url.Values{"host": {w.server.SocketDir()}, "port": {fmt.Sprint(w.server.Port())}, "sslmode": {"disable"}}
+func (h *harness) socketURL(user, db string) string {
+	query := url.Values{"host": {h.server.SocketDir()}, "port": {fmt.Sprint(h.server.Port())}, "sslmode": {"disable"}}
 	return (&url.URL{Scheme: "postgres", User: url.User(user), Path: "/" + db, RawQuery: query.Encode()}).String()
 }
 
-// ownerURL is what the exporters get, over TCP.
-func (w *world) ownerURL(options ...string) string {
+// ownerURL is the exporters' URL, over TCP.
+func (h *harness) ownerURL(options ...string) string {
 	query := url.Values{"sslmode": {"disable"}}
 	for i := 0; i+1 < len(options); i += 2 {
 		query.Set(options[i], options[i+1])
 	}
 	return (&url.URL{
-		Scheme: "postgres", User: url.UserPassword(owner, "honest"), Host: fmt.Sprintf("%s:%d", w.server.Host(), w.server.Port()),
+		Scheme: "postgres", User: url.UserPassword(owner, "honest"), Host: fmt.Sprintf("%s:%d", h.server.Host(), h.server.Port()),
 		Path: "/" + database, RawQuery: strings.ReplaceAll(query.Encode(), "+", "%20"),
 	}).String()
 }
 
-func newWorld(t *testing.T) *world {
+func newHarness(t *testing.T) *harness {
 	t.Helper()
 	server, err := postgrestest.Start(t.Context(), postgrestest.Options{Settings: map[string]string{
-		// Storms deadlock now and then, which is none of our business here.
+		// The workload deadlocks now and then, which is not what this test is about.
 		"deadlock_timeout": "300ms", "autovacuum_naptime": "1s",
 	}})
 	if err != nil {
@@ -161,27 +161,27 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{server: server, truth: &truth{}, rarely: &truth{}, journal: &journal{}}
+	h := &harness{server: server, truth: &truth{}, rarely: &truth{}, journal: &journal{}}
 	for _, v := range views(postgrestest.Version(t)) {
 		if v.key == "" {
 			v.key = v.name
 		}
-		w.views = append(w.views, v)
+		h.views = append(h.views, v)
 	}
-	w.setUp(t)
-	w.writer = &writer{url: w.ownerSocketURL(), truth: w.truth}
-	w.checker = newChecker(w.superURL(), w.truth, w.rarely, w.views)
-	return w
+	h.setUp(t)
+	h.writer = &writer{url: h.ownerSocketURL(), truth: h.truth}
+	h.checker = newChecker(h.superURL(), h.truth, h.rarely, h.views)
+	return h
 }
 
-func (w *world) setUp(t *testing.T) {
+func (h *harness) setUp(t *testing.T) {
 	t.Helper()
 	ctx := t.Context()
-	w.exec(t, w.socketURL("postgres", "postgres"), "CREATE ROLE "+owner+" LOGIN PASSWORD 'honest'")
-	// To tell that nothing has changed, it must see what the others do.
-	w.exec(t, w.socketURL("postgres", "postgres"), "GRANT pg_read_all_stats TO "+owner)
-	w.exec(t, w.socketURL("postgres", "postgres"), "CREATE DATABASE "+database+" OWNER "+owner)
-	conn, err := connect(ctx, w.ownerSocketURL(), "setup")
+	h.exec(t, h.socketURL("postgres", "postgres"), "CREATE ROLE "+owner+" LOGIN PASSWORD 'honest'")
+	// skip_unchanged requires the right to see other sessions.
+	h.exec(t, h.socketURL("postgres", "postgres"), "GRANT pg_read_all_stats TO "+owner)
+	h.exec(t, h.socketURL("postgres", "postgres"), "CREATE DATABASE "+database+" OWNER "+owner)
+	conn, err := connect(ctx, h.ownerSocketURL(), "setup")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func (w *world) setUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	sql := basesSQL
-	for _, v := range w.views {
+	for _, v := range h.views {
 		sql += v.createSQL("NO DATA")
 		switch v.name {
 		case "chain2", "under_plain":
@@ -208,17 +208,17 @@ func (w *world) setUp(t *testing.T) {
 		if setting != "" {
 			options = []string{"default_transaction_isolation", setting}
 		}
-		pool, err := postgres.Open(ctx, postgres.Config{URL: w.ownerURL(options...), MaxConnections: 12, ApplicationName: "refresher"})
+		pool, err := postgres.Open(ctx, postgres.Config{URL: h.ownerURL(options...), MaxConnections: 12, ApplicationName: "refresher"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(pool.Close)
-		w.pools = append(w.pools, pool)
-		w.ours = append(w.ours, refresh.New(pool, "public", "the honesty test"))
+		h.pools = append(h.pools, pool)
+		h.refreshers = append(h.refreshers, refresh.New(pool, "public", "the honesty test"))
 	}
 }
 
-func (w *world) exec(t *testing.T, url, sql string) {
+func (h *harness) exec(t *testing.T, url, sql string) {
 	t.Helper()
 	conn, err := connect(t.Context(), url, "setup")
 	if err != nil {
@@ -230,8 +230,8 @@ func (w *world) exec(t *testing.T, url, sql string) {
 	}
 }
 
-func (w *world) view(name string) *view {
-	for _, v := range w.views {
+func (h *harness) view(name string) *view {
+	for _, v := range h.views {
 		if v.name == name {
 			return v
 		}
@@ -239,23 +239,23 @@ func (w *world) view(name string) *view {
 	panic("no view " + name)
 }
 
-// awaitServer returns when the server runs, so that a storm's events are not
-// spent on one that is down.
-func (w *world) awaitServer() {
-	w.restarting.RLock()
-	w.restarting.RUnlock() //nolint:gocritic,staticcheck // to have waited is all
+// awaitServer waits until the server runs, so that no event is wasted on one that is
+// down.
+func (h *harness) awaitServer() {
+	h.restarting.RLock()
+	h.restarting.RUnlock() //nolint:gocritic,staticcheck // waiting is the purpose
 }
 
-// restart stops the server, at once or in good order, and starts it again.
-func (w *world) restart(ctx context.Context, atOnce bool) error {
-	w.restarting.Lock()
-	defer w.restarting.Unlock()
-	if atOnce {
-		if err := w.server.Crash(); err != nil {
+// restart shuts the server down, or crashes it, and starts it again.
+func (h *harness) restart(ctx context.Context, crash bool) error {
+	h.restarting.Lock()
+	defer h.restarting.Unlock()
+	if crash {
+		if err := h.server.Crash(); err != nil {
 			return err
 		}
 	}
-	return w.server.Restart(context.WithoutCancel(ctx))
+	return h.server.Restart(context.WithoutCancel(ctx))
 }
 
 func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

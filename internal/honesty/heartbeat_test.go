@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// truth is what a view must hold: bump n was visible to every new snapshot from
-// at on, since the database's clock was read after the commit was acknowledged.
+// truth knows what a view must contain: bump n was visible to every new snapshot from
+// at on, as the database's clock was read after the commit was acknowledged.
 type truth struct {
 	mu   sync.Mutex
 	seen []bump // ascending in both
@@ -28,13 +28,13 @@ func (t *truth) add(b bump) {
 	if len(t.seen) > 0 {
 		last := t.seen[len(t.seen)-1]
 		if b.n <= last.n || b.at.Before(last.at) {
-			return // known already; the earlier sighting is the stronger one
+			return // known already, and the earlier observation is the stricter one
 		}
 	}
 	t.seen = append(t.seen, b)
 }
 
-// at is the last bump that a view with this as-of must hold; zero if none.
+// at returns the last bump that a view with this as-of must contain; zero if none.
 func (t *truth) at(asOf time.Time) bump {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -54,28 +54,28 @@ func (t *truth) len() int {
 	return len(t.seen)
 }
 
-// bumpSQL is one transaction. The heartbeat is a row that is updated, the ticks
-// are rows of a partitioned table; both have the same n.
+// bumpSQL is one transaction. It updates the row of the heartbeat and inserts a row
+// with the same n into the partitioned table of ticks.
 const (
 	bumpSQL = `WITH h AS (UPDATE heartbeat SET n = n + 1 RETURNING n) INSERT INTO ticks SELECT n FROM h`
 
-	// burstSQL commits as it goes, which holds its counters back to its end.
+	// burstSQL commits several times. PostgreSQL counts its changes only at its end.
 	burstSQL = `CALL burst(20)`
 
-	// seenSQL must be a statement of its own, sent after the bump's answer: its
+	// seenSQL must be a statement of its own, sent after the bump is acknowledged: its
 	// snapshot is older than its clock.
 	seenSQL = `SELECT n, clock_timestamp() FROM heartbeat`
 
 	pruneSQL = `DELETE FROM ticks WHERE n < (SELECT n FROM heartbeat) - 50`
 )
 
-// writer bumps the heartbeat until its context ends, over every crash.
+// writer bumps the heartbeat until its context ends. It reconnects after a crash.
 type writer struct {
 	url   string
 	truth *truth
 	mu    sync.Mutex
-	rest  time.Duration // to be idle for once
-	burst bool          // to bump by a procedure once
+	idle  time.Duration // before the next bump
+	burst bool          // the next bump is by burstSQL
 }
 
 // bumpEvery is the pause between two bumps.
@@ -91,19 +91,19 @@ func (w *writer) run(ctx context.Context) {
 	}
 }
 
-// bump goes on until its connection breaks. What was committed without an
-// answer is seen, and counts, from the next sighting on.
+// bump continues until its connection breaks. A commit that was not acknowledged counts
+// from the next time it is observed.
 func (w *writer) bump(ctx context.Context, conn *pgx.Conn) {
 	for i := 0; ctx.Err() == nil && !conn.IsClosed(); i++ {
-		sql, rest := w.next()
+		sql, idle := w.next()
 		if i%100 == 99 {
 			sql = pruneSQL
 		}
-		if rest > 0 {
-			pause(ctx, rest)
+		if idle > 0 {
+			pause(ctx, idle)
 		}
 		if _, err := conn.Exec(ctx, sql); err != nil {
-			continue // cancelled, or out of luck with a lock; the connection tells
+			continue // canceled or deadlocked; a broken connection ends the loop
 		}
 		var b bump
 		if err := conn.QueryRow(ctx, seenSQL).Scan(&b.n, &b.at); err == nil {
@@ -113,21 +113,21 @@ func (w *writer) bump(ctx context.Context, conn *pgx.Conn) {
 	}
 }
 
-func (w *writer) next() (sql string, rest time.Duration) {
+func (w *writer) next() (sql string, idle time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	sql, rest = bumpSQL, w.rest
+	sql, idle = bumpSQL, w.idle
 	if w.burst {
 		sql = burstSQL
 	}
-	w.rest, w.burst = 0, false
-	return sql, rest
+	w.idle, w.burst = 0, false
+	return sql, idle
 }
 
-func (w *writer) restOnce(d time.Duration) {
+func (w *writer) idleOnce(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.rest = d
+	w.idle = d
 }
 
 func (w *writer) burstOnce() {
@@ -136,8 +136,8 @@ func (w *writer) burstOnce() {
 	w.burst = true
 }
 
-// connect connects under a name, pinned to the isolation that the harness's own
-// parts rely on, whatever the database's default has become.
+// connect connects with an application_name, and with the isolation level that the
+// harness relies on, whatever the database's default is.
 func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
@@ -148,14 +148,14 @@ func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, config)
 }
 
-// closeNow closes without a word to a server that may be gone.
+// closeNow closes the connection, without an error if the server is gone.
 func closeNow(conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx)
 }
 
-// pause lets time go by, for instance with a lock held; nothing is waited for.
+// pause waits for d, unless ctx ends earlier.
 func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -11,20 +11,21 @@ import (
 	"time"
 )
 
-// kind is a sort of event. To add one, write its function and a line in kinds.
+// kind is a kind of event. To add one, write its function and a line in one of the
+// lists of kinds.
 type kind struct {
 	name   string
-	weight int // of the sum of all
-	run    func(context.Context, *world, *event) error
-	on     func(*view) bool // the views that it may happen to; nil: any
+	weight int // relative to the sum of all weights
+	run    func(context.Context, *harness, *event) error
+	on     func(*view) bool // selects the views that it applies to; nil for all
 }
 
-// kinds are all that happens. An event may fail, and in a storm many do; each
-// kind must succeed now and then.
-var kinds = slices.Concat(refreshKinds, skipKinds, handKinds, lockKinds, shapeKinds, weatherKinds)
+// kinds are all kinds of events. Many events fail under this workload; each kind must
+// succeed now and then.
+var kinds = slices.Concat(refreshKinds, skipKinds, externalKinds, lockKinds, ddlKinds, faultKinds)
 
-// event is one of a storm. It draws from a source of its own, so that what it
-// does depends on the seed and its number only.
+// event is one event of a workload. It has a random source of its own, so that what it
+// does depends only on the seed and its number.
 type event struct {
 	*rand.Rand
 	number int
@@ -34,7 +35,7 @@ type event struct {
 
 func newEvent(seed uint64, number int, kinds []kind, views []*view) *event {
 	e := &event{Rand: rand.New(rand.NewPCG(seed, uint64(number))), number: number}
-	// Some happen to views only that this server cannot have.
+	// Some kinds apply only to views that this server's version does not have.
 	kinds = slices.DeleteFunc(slices.Clone(kinds), func(k kind) bool { return k.on != nil && !slices.ContainsFunc(views, k.on) })
 	sum := 0
 	for _, k := range kinds {
@@ -54,32 +55,32 @@ func newEvent(seed uint64, number int, kinds []kind, views []*view) *event {
 	return e
 }
 
-// upTo is a time between nothing and d.
+// upTo returns a random duration in [0, d).
 func (e *event) upTo(d time.Duration) time.Duration { return time.Duration(e.Int64N(int64(d))) }
 
-// chance is true that often.
+// chance returns true with this probability.
 func (e *event) chance(percent int) bool { return e.IntN(100) < percent }
 
-// oneOf draws one.
+// oneOf returns a random argument.
 func oneOf[T any](e *event, of ...T) T { return of[e.IntN(len(of))] }
 
-// storm is a run of events.
-type storm struct {
+// workload is a sequence of random events.
+type workload struct {
 	seed   uint64
-	events int           // how many; 0: no end
-	lasts  time.Duration // how long; 0: to the last event
+	events int           // how many; 0 for no limit
+	lasts  time.Duration // how long; 0 for no limit
 	kinds  []kind
 }
 
-// workers is how many events go on at a time.
+// workers is the number of events that run concurrently.
 const workers = 6
 
-// eventTimeout bounds one event. The longest freezes take ten seconds.
+// eventTimeout bounds one event. A process is frozen for up to ten seconds.
 const eventTimeout = 30 * time.Second
 
-// rage lets the events loose on the world and returns how many there were. It
-// ends early at the first lie.
-func (s storm) rage(ctx context.Context, w *world) int {
+// run runs the events on the harness and returns how many there were. It ends early at
+// the first violation.
+func (s workload) run(ctx context.Context, h *harness) int {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if s.lasts > 0 {
@@ -96,9 +97,9 @@ func (s storm) rage(ctx context.Context, w *world) int {
 					last.Add(-1)
 					return
 				}
-				w.awaitServer()
-				e := newEvent(s.seed, number, s.kinds, w.views)
-				w.happen(ctx, e)
+				h.awaitServer()
+				e := newEvent(s.seed, number, s.kinds, h.views)
+				h.runEvent(ctx, e)
 			}
 		})
 	}
@@ -106,22 +107,22 @@ func (s storm) rage(ctx context.Context, w *world) int {
 	go func() { all.Wait(); close(ended) }()
 	select {
 	case <-ended:
-	case <-w.checker.lied:
+	case <-h.checker.violated:
 		cancel()
 		<-ended
 	}
 	return int(last.Load())
 }
 
-func (w *world) happen(ctx context.Context, e *event) {
+func (h *harness) runEvent(ctx context.Context, e *event) {
 	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 	defer cancel()
 	began := time.Now()
-	err := e.kind.run(ctx, w, e)
-	w.journal.add(entry{event: e, began: began, ended: time.Now(), err: err})
+	err := e.kind.run(ctx, h, e)
+	h.journal.add(entry{event: e, began: began, ended: time.Now(), err: err})
 }
 
-// journal is what happened.
+// journal records the events that ended.
 type journal struct {
 	mu      sync.Mutex
 	entries []entry
@@ -139,8 +140,8 @@ func (j *journal) add(e entry) {
 	j.entries = append(j.entries, e)
 }
 
-// counts is how often a kind was tried, how often it did what it was to do, and
-// an example of why it did not.
+// counts says how often a kind of event was tried and how often it succeeded, with an
+// example of an error.
 type counts struct {
 	tried, succeeded int
 	failure          error
@@ -163,7 +164,7 @@ func (j *journal) counts() map[string]counts {
 	return by
 }
 
-// latest is what happened at the end, for whoever looks into a lie.
+// latest describes the last n events, to investigate a violation.
 func (j *journal) latest(n int) string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
