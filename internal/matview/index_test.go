@@ -169,3 +169,34 @@ CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PER
 		})
 	}
 }
+
+// ConcurrentIndexSQL says of every kind of index what the server does.
+func TestConcurrentIndex(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	db.Exec(t, "INSERT INTO jobs VALUES (1); CREATE MATERIALIZED VIEW v AS SELECT id, name FROM jobs")
+	indexes := map[string]bool{
+		"CREATE INDEX i ON v (id)":                       false,
+		"CREATE UNIQUE INDEX i ON v (id)":                true,
+		"CREATE UNIQUE INDEX i ON v (id DESC, name)":     true,
+		"CREATE UNIQUE INDEX i ON v (id) INCLUDE (name)": true,
+		"CREATE UNIQUE INDEX i ON v (id) WHERE id > 0":   false,
+		"CREATE UNIQUE INDEX i ON v (abs(id))":           false,
+		"CREATE UNIQUE INDEX i ON v (id, abs(id))":       false,
+	}
+	if postgrestest.Version(t) >= 180000 { // before, the server cannot build the index
+		db.Exec(t, `CREATE ACCESS METHOD "btree 2" TYPE INDEX HANDLER bthandler;
+CREATE OPERATOR CLASS int_ops DEFAULT FOR TYPE int USING "btree 2" AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 btint4cmp(int, int)`)
+		indexes[`CREATE UNIQUE INDEX i ON v USING "btree 2" (id)`] = true
+	}
+	for create, want := range indexes {
+		db.Exec(t, create)
+		if got := read(t, pool, Name{PublicSchema, "v"}).SupportsConcurrentRefresh(); got != want {
+			t.Errorf("%s: SupportsConcurrentRefresh is %t, want %t", create, got, want)
+		}
+		if _, err := pool.Exec(t.Context(), "REFRESH MATERIALIZED VIEW CONCURRENTLY v"); (err == nil) != want {
+			t.Errorf("%s: REFRESH CONCURRENTLY: %v, want success: %t", create, err, want)
+		}
+		db.Exec(t, "DROP INDEX i")
+	}
+}

@@ -53,9 +53,9 @@ func (v *View) SupportsConcurrentRefresh() bool {
 
 // ConcurrentIndexSQL tells of row i of pg_index, with access method am, whether
 // REFRESH CONCURRENTLY can use the index, as is_usable_unique_index in matview.c
-// does.
+// does: before PostgreSQL 18, only if it is a B-tree.
 const ConcurrentIndexSQL = `i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
-       AND NOT 0 = ANY (i.indkey::smallint[]) AND am.amname = 'btree'`
+       AND NOT 0 = ANY (i.indkey::smallint[]) AND (am.amname = 'btree' OR current_setting('server_version_num')::int >= 180000)`
 
 // canonicalNameSQL is the canonical view_name, as the SQL function
 // materialized_view_name has it: the provider must know it without our tables.
