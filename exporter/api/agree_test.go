@@ -113,7 +113,7 @@ func swapView(t *testing.T, pool *pgxpool.Pool, view string) {
 			return err
 		}
 		var population refresh.Population
-		swap := matview.Swap{View: v, Patience: 20 * time.Second, Started: func(ctx context.Context) error {
+		swap := matview.Swap{View: v, Timeout: 20 * time.Second, Started: func(ctx context.Context) error {
 			population, err = refresh.BeginPopulation(ctx, tx, "public")
 			return err
 		}}

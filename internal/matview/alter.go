@@ -12,8 +12,8 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// Rename gives a view another name, another schema or both. Readers wait until
-// tx ends, as they do for all of the following.
+// Rename gives a view another name, another schema or both. It takes ACCESS
+// EXCLUSIVE.
 func Rename(ctx context.Context, tx pgx.Tx, from, to Name) error {
 	if from == to {
 		return nil
@@ -25,10 +25,10 @@ func Rename(ctx context.Context, tx pgx.Tx, from, to Name) error {
 		}
 		return err
 	}
-	// One name after the other: the halfway name must be free as well.
-	halfway := Name{Schema: to.Schema, Relation: from.Relation}
-	steps := []Name{halfway, to}
-	if from.Schema != to.Schema && from.Relation != to.Relation && refuseExisting(ctx, tx, halfway) != nil {
+	// Two statements are needed to change both, so the name in between must be free.
+	between := Name{Schema: to.Schema, Relation: from.Relation}
+	steps := []Name{between, to}
+	if from.Schema != to.Schema && from.Relation != to.Relation && refuseExisting(ctx, tx, between) != nil {
 		steps[0] = Name{Schema: from.Schema, Relation: to.Relation}
 	}
 	at := from
@@ -50,29 +50,28 @@ func Rename(ctx context.Context, tx pgx.Tx, from, to Name) error {
 	return nil
 }
 
-// SetOwner gives a view to another role, as ALTER … OWNER TO does: grants by
-// the old owner become grants by the new one.
+// SetOwner changes the owner of a view. Grants by the old owner become grants by the
+// new one. It takes ACCESS EXCLUSIVE.
 func SetOwner(ctx context.Context, tx pgx.Tx, name Name, owner string) error {
 	if _, err := tx.Exec(ctx, "ALTER MATERIALIZED VIEW "+name.SQL()+" OWNER TO "+postgres.QuoteIdent(owner)); err != nil {
-		return &RoleError{Role: owner, Err: fmt.Errorf("give materialized view %s to it: %w", name, err)}
+		return &RoleError{Role: owner, Err: fmt.Errorf("set the owner of materialized view %s: %w", name, err)}
 	}
 	return nil
 }
 
-// SetIndexes makes the indexes of a view those in want, and no others. It
-// builds anew the ones in changed. All are built, while readers go on, before
-// any is dropped, for which readers wait until tx ends; see [LockOutReaders].
+// SetIndexes makes the indexes of a view exactly those in want, and rebuilds those in
+// changed. It builds all indexes, for which readers do not wait, before it drops any,
+// for which it takes ACCESS EXCLUSIVE; see [LockAccessExclusive].
 //
-// They are not built CONCURRENTLY, which would serve nobody better. That is for
-// tables that are written to meanwhile: it takes SHARE UPDATE EXCLUSIVE in place
-// of SHARE, and the only writer of a materialized view, REFRESH, takes EXCLUSIVE
-// or ACCESS EXCLUSIVE, which wait for both; readers wait for neither. But it scans
-// twice, waits for every older transaction, and cannot be undone with the rest; and
-// a REFRESH that waits for it has its snapshot already, for which it waits in turn:
-// one of the two fails of a deadlock.
+// CREATE INDEX CONCURRENTLY would have no advantage. It exists for tables that are
+// written to during the build: it takes SHARE UPDATE EXCLUSIVE rather than SHARE, and
+// the only writer of a materialized view, REFRESH, waits for both. But it scans the
+// view twice, waits for every older transaction, and cannot be rolled back with the
+// other changes. And it deadlocks with a REFRESH that waits for it, since it waits
+// for the snapshot that this REFRESH already has.
 func SetIndexes(ctx context.Context, tx pgx.Tx, view *View, want map[string]Index, changed []string) error {
 	kept := map[string]bool{}
-	replaced := map[string]string{} // name to the name that its successor is built under
+	replaced := map[string]string{} // name to the temporary name of the new index
 	var drop []string
 	for _, x := range view.Indexes {
 		_, wanted := want[x.Name]
@@ -80,7 +79,7 @@ func SetIndexes(ctx context.Context, tx pgx.Tx, view *View, want map[string]Inde
 		case !wanted:
 			drop = append(drop, x.Name)
 		case !x.Valid || slices.Contains(changed, x.Name):
-			replaced[x.Name] = randomName()
+			replaced[x.Name] = temporaryName()
 			drop = append(drop, x.Name)
 		default:
 			kept[x.Name] = true
@@ -91,15 +90,15 @@ func SetIndexes(ctx context.Context, tx pgx.Tx, view *View, want map[string]Inde
 			continue
 		}
 		as := name
-		if aside, ok := replaced[name]; ok {
-			as = aside
+		if temporary, ok := replaced[name]; ok {
+			as = temporary
 		}
 		if err := createIndex(ctx, tx, view.Name, name, as, want[name]); err != nil {
 			return err
 		}
 	}
 	if len(drop) > 0 {
-		if err := LockOutReaders(ctx, tx, view, Patience); err != nil {
+		if err := LockAccessExclusive(ctx, tx, view, LockTimeout); err != nil {
 			return err
 		}
 	}

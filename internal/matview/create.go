@@ -23,31 +23,31 @@ type Spec struct {
 	WithData    bool
 }
 
-// ExistsError says that the name is taken.
+// ExistsError says that a name is taken.
 type ExistsError struct {
 	Name Name
-	Kind string // "materialized view", "table", ...
-	// Renamed is the view that was to get the name; zero where it was a new one.
+	Kind string // "materialized view", "table", …
+	// Renamed is the view that was to get the name; zero if it was a new view.
 	Renamed Name
 }
 
-func (e *ExistsError) Error() string { return fmt.Sprintf("%s %s exists already", e.Kind, e.Name) }
+func (e *ExistsError) Error() string { return fmt.Sprintf("%s %s already exists", e.Kind, e.Name) }
 
-// Create creates a view in tx, which is READ COMMITTED and holds the view's
-// [Lock]. It does not begin to read before the caller's clock: the caller reads
-// that right before, and records the population after.
+// Create creates a view in tx, which is READ COMMITTED and holds the view's [Lock].
+// The caller reads the clock right before, for the as-of of the population, which
+// it records afterwards.
 //
-// The view is made as its owner, so that it gets the owner's default privileges
-// and reads only what the owner may read, now as at every refresh. What is wrong
-// with the definition is an [SQLError].
+// The view is created as its owner, so that it gets the default privileges of the
+// owner, and reads only what the owner may read, as every refresh does. It returns
+// an [SQLError] if the definition is wrong.
 func Create(ctx context.Context, tx pgx.Tx, spec Spec) error {
 	if err := refuseExisting(ctx, tx, spec.Name); err != nil {
 		return err
 	}
 	query, tail := spec.Definition, ""
 	if !spec.WithData {
-		// Nothing can follow a user's text: it may end with a semicolon. The
-		// server's own words can be continued.
+		// Nothing can be appended to a user's text, which may end with a semicolon, but
+		// to the normal form.
 		n, err := normalize(ctx, tx, spec.Definition, spec.ColumnNames, spec.Name.Schema, "")
 		if err != nil {
 			return fmt.Errorf("create materialized view %s: %w", spec.Name, err)
@@ -79,34 +79,27 @@ func refuseExisting(ctx context.Context, tx pgx.Tx, name Name) error {
 	return nil
 }
 
-// Kind is what has the name, such as "materialized view" or "table"; "" if it is
-// free. A type is in the way too, since a relation makes one of its name; only that
-// of an array gives way.
-func Kind(ctx context.Context, q Querier, name Name) (string, error) {
+// Kind is the kind of the relation or type that has a name, such as "materialized
+// view" or "table"; "" if the name is free. A type takes a name too, since every
+// relation has a row type of its name; only an array type is renamed to make room.
+func Kind(ctx context.Context, q Querier, name Name) (kind string, err error) {
 	const sql = `
+SELECT coalesce(min(kind), '') FROM (
 SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence'
-                      WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'composite type' ELSE 'table' END
+                      WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'composite type' ELSE 'table' END AS kind
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2
 UNION ALL
 SELECT 'type'
 FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
-WHERE n.nspname = $1 AND t.typname = $2 AND t.typrelid = 0 AND NOT EXISTS (SELECT FROM pg_type AS e WHERE e.typarray = t.oid)`
-	rows, err := q.Query(ctx, sql, name.Schema, name.Relation)
-	if err != nil {
+WHERE n.nspname = $1 AND t.typname = $2 AND t.typrelid = 0 AND NOT EXISTS (SELECT FROM pg_type AS e WHERE e.typarray = t.oid)) AS found`
+	if err := q.QueryRow(ctx, sql, name.Schema, name.Relation).Scan(&kind); err != nil {
 		return "", fmt.Errorf("look for %s: %w", name, err)
 	}
-	kinds, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return "", fmt.Errorf("look for %s: %w", name, err)
-	}
-	if len(kinds) == 0 {
-		return "", nil
-	}
-	return kinds[0], nil
+	return kind, nil
 }
 
-// HasSchema tells whether there is a schema of the name.
+// HasSchema reports whether a schema exists.
 func HasSchema(ctx context.Context, q Querier, name string) (found bool, err error) {
 	if err := q.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", name).Scan(&found); err != nil {
 		return false, fmt.Errorf("look for schema %q: %w", name, err)
@@ -126,22 +119,21 @@ func (e *RoleError) Error() string {
 
 func (e *RoleError) Unwrap() error { return e.Err }
 
-// RightsError says that the owner of a view may not do what its query, or its
-// place, takes.
-type RightsError struct {
+// PrivilegeError says that the owner of a view lacks a privilege that the query
+// requires, or that creating the view does.
+type PrivilegeError struct {
 	Role string
 	Err  error
 }
 
-func (e *RightsError) Error() string { return e.Err.Error() }
+func (e *PrivilegeError) Error() string { return e.Err.Error() }
 
-func (e *RightsError) Unwrap() error { return e.Err }
+func (e *PrivilegeError) Unwrap() error { return e.Err }
 
-// asOwner calls what is to be done by role owner ("" means the session's), and
-// then puts the session's role back. The search_path is resolved before, since
-// $user in it would mean another schema. A right that owner lacks is a
-// [RightsError].
-func asOwner(ctx context.Context, tx pgx.Tx, owner string, call func() error) error {
+// asOwner calls do as the role owner ("" means the session's), and then restores the
+// role of the session. It resolves the search_path before, since $user in it would
+// mean another schema. It returns a [PrivilegeError] if the owner lacks a privilege.
+func asOwner(ctx context.Context, tx pgx.Tx, owner string, do func() error) error {
 	var acting, role, path string
 	var change bool
 	const current = `SELECT $1 NOT IN ('', current_user), coalesce(nullif($1, ''), current_user), current_setting('role'),
@@ -150,14 +142,14 @@ func asOwner(ctx context.Context, tx pgx.Tx, owner string, call func() error) er
 		return fmt.Errorf("become role %q: %w", owner, err)
 	}
 	if !change {
-		return lacking(acting, call())
+		return privilegeError(acting, do())
 	}
 	const set = "SELECT set_config('search_path', $1, true), set_config('role', $2, true)"
 	if _, err := tx.Exec(ctx, set, path, owner); err != nil {
 		return &RoleError{Role: owner, Err: err}
 	}
-	if err := call(); err != nil {
-		return lacking(acting, err)
+	if err := do(); err != nil {
+		return privilegeError(acting, err)
 	}
 	if _, err := tx.Exec(ctx, "SELECT set_config('role', $1, true)", role); err != nil {
 		return fmt.Errorf("become role %q again: %w", role, err)
@@ -165,9 +157,9 @@ func asOwner(ctx context.Context, tx pgx.Tx, owner string, call func() error) er
 	return nil
 }
 
-func lacking(role string, err error) error {
+func privilegeError(role string, err error) error {
 	if postgres.SQLState(err) == pgerrcode.InsufficientPrivilege {
-		return &RightsError{Role: role, Err: err}
+		return &PrivilegeError{Role: role, Err: err}
 	}
 	return err
 }
@@ -186,24 +178,24 @@ func Comment(ctx context.Context, tx pgx.Tx, name Name, comment string) error {
 	return nil
 }
 
-// Fill populates a view. It must come before anything in tx that reads or locks
-// the view, which would let this overtake another session's REFRESH that waits
-// with an older snapshot, and then writes older data over it. Readers wait, for
-// a view that has no data anyway. The caller reads the clock right before.
-func Fill(ctx context.Context, tx pgx.Tx, view *View) error {
+// Populate fills a view that has no data; readers wait. It must precede anything in
+// tx that reads or locks the view: with such a lock, it would overtake a REFRESH of
+// another session that waits with an older snapshot, and that would then overwrite
+// the view with older data. The caller reads the clock right before.
+func Populate(ctx context.Context, tx pgx.Tx, view *View) error {
 	if _, err := tx.Exec(ctx, "REFRESH MATERIALIZED VIEW "+view.Name.SQL()); err != nil {
-		return fmt.Errorf("fill materialized view %s: %w", view.Name, err)
+		return fmt.Errorf("populate materialized view %s: %w", view.Name, err)
 	}
 	return nil
 }
 
-// OwnerObstacle says why the session could not make a view in schema that role
-// owns; "" if it could.
+// OwnerObstacle says why the session cannot create a view in schema that role owns;
+// "" if it can.
 func OwnerObstacle(ctx context.Context, q Querier, role, schema string) (string, error) {
 	const sql = `
 SELECT CASE WHEN r.oid IS NULL THEN format('There is no role %s', quote_ident($1))
-            WHEN NOT pg_has_role(r.oid, 'MEMBER') THEN format('The provider''s role %I is no member of %I (GRANT %2$I TO %1$I)', current_user, r.rolname)
-            WHEN NOT pg_has_role(r.oid, ` + setRight + `) THEN format('The provider''s role %I is a member of %I without SET (GRANT %2$I TO %1$I WITH SET TRUE)', current_user, r.rolname)
+            WHEN NOT pg_has_role(r.oid, 'MEMBER') THEN format('The provider''s role %I is not a member of %I (GRANT %2$I TO %1$I)', current_user, r.rolname)
+            WHEN NOT pg_has_role(r.oid, ` + setPrivilegeSQL + `) THEN format('The provider''s role %I is a member of %I without SET (GRANT %2$I TO %1$I WITH SET TRUE)', current_user, r.rolname)
             WHEN NOT has_schema_privilege(r.oid, n.oid, 'CREATE') THEN format('It may not create in schema %I (GRANT CREATE ON SCHEMA %1$I TO %2$I)', n.nspname, r.rolname)
             ELSE '' END
 FROM (VALUES (1)) AS one LEFT JOIN pg_roles AS r ON r.rolname = $1 LEFT JOIN pg_namespace AS n ON n.nspname = $2`

@@ -8,22 +8,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// dependentsSQL finds what DROP … RESTRICT refuses to leave without the view:
-// what depends on it, on its row type or on the array of that, and the extension
-// that it is a member of. A view depends by its rule; it is the view that is named.
-// None of this locks a relation.
-const dependentsSQL = `
-WITH part AS (
+// viewObjectsSQL is the view and its row type and the array type of that: what other
+// objects can depend on.
+const viewObjectsSQL = `
     SELECT 'pg_class'::regclass AS classid, $1::oid AS objid
     UNION ALL
     SELECT 'pg_type'::regclass, t.oid
     FROM pg_type AS row_type, unnest(ARRAY[row_type.oid, row_type.typarray]) AS t (oid)
-    WHERE row_type.typrelid = $1
-)
+    WHERE row_type.typrelid = $1`
+
+// dependentsSQL finds the objects for which DROP … RESTRICT fails, and the extension
+// that the view is a member of. A view depends by its rule, but it is the view that
+// is named. None of this locks a relation.
+const dependentsSQL = `
 SELECT DISTINCT CASE WHEN r.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, r.ev_class, 0)
                      ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END AS dependent
-FROM part AS p
-JOIN pg_depend AS d ON d.refclassid = p.classid AND d.refobjid = p.objid AND d.deptype = 'n'
+FROM (` + viewObjectsSQL + `) AS o
+JOIN pg_depend AS d ON d.refclassid = o.classid AND d.refobjid = o.objid AND d.deptype = 'n'
 LEFT JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
 WHERE r.ev_class IS DISTINCT FROM $1
 UNION
@@ -31,19 +32,11 @@ SELECT pg_describe_object(refclassid, refobjid, 0)
 FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = $1 AND deptype = 'e'
 ORDER BY 1`
 
-// Dependents names what depends on a view, each with its kind: `view
+// Dependents names what depends on a view, each object with its kind: `view
 // reporting.daily`, `function public.total(public.job_progress)`.
-func Dependents(ctx context.Context, db DB, view uint32) ([]string, error) {
-	var dependents []string
-	err := deparse(ctx, db, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, pinSQL); err != nil {
-			return err
-		}
-		rows, err := tx.Query(ctx, dependentsSQL, view)
-		if err != nil {
-			return err
-		}
-		dependents, err = pgx.CollectRows(rows, pgx.RowTo[string])
+func Dependents(ctx context.Context, db DB, view uint32) (dependents []string, err error) {
+	err = deparse(ctx, db, func(tx pgx.Tx) error {
+		dependents, err = collect(ctx, tx, pgx.RowTo[string], dependentsSQL, view)
 		return err
 	})
 	if err != nil {
@@ -52,7 +45,8 @@ func Dependents(ctx context.Context, db DB, view uint32) ([]string, error) {
 	return dependents, nil
 }
 
-// DependentsError says what a view cannot be dropped from under.
+// DependentsError says that a view was not dropped because other objects depend on
+// it.
 type DependentsError struct {
 	View       Name
 	Dependents []string
@@ -62,13 +56,18 @@ func (e *DependentsError) Error() string {
 	return fmt.Sprintf("%s is used by %s", e.View, strings.Join(e.Dependents, ", "))
 }
 
-func refuseDependents(ctx context.Context, tx pgx.Tx, view *View) error {
+// Drop drops a view in tx, which holds its [Lock]. It never drops what depends on
+// the view, but returns a [DependentsError].
+func Drop(ctx context.Context, tx pgx.Tx, view *View) error {
 	dependents, err := Dependents(ctx, tx, view.OID)
-	if err != nil {
-		return err
+	if err == nil && len(dependents) > 0 {
+		err = &DependentsError{View: view.Name, Dependents: dependents}
 	}
-	if len(dependents) > 0 {
-		return &DependentsError{View: view.Name, Dependents: dependents}
+	if err != nil {
+		return fmt.Errorf("drop materialized view: %w", err)
+	}
+	if _, err := tx.Exec(ctx, "DROP MATERIALIZED VIEW "+view.Name.SQL()+" RESTRICT"); err != nil {
+		return fmt.Errorf("drop materialized view %s: %w", view.Name, err)
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -14,59 +13,51 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// exchangeTimeout is how long one attempt waits for a lock, and so how long
-// readers wait behind it in vain. It is far below deadlock_timeout.
-const exchangeTimeout = "5ms"
-
-// The pause between attempts, when the view is nobody's, grows between these.
-const (
-	minPause = 20 * time.Millisecond
-	maxPause = time.Second
-)
-
 // ExchangeError says that a view stayed locked. Nothing was changed.
 type ExchangeError struct {
 	View     Name
-	Patience time.Duration
+	Timeout  time.Duration
 	Attempts int
 	Err      error // of the last attempt
 }
 
 func (e *ExchangeError) Error() string {
-	return fmt.Sprintf("exchange %s for its successor: others held locks on it or on the views over it for all of %s (%d attempts): %v", e.View, e.Patience, e.Attempts, e.Err)
+	return fmt.Sprintf("exchange %s for its replacement: other sessions held locks on it or on the views that read it for %s (%d attempts): %v", e.View, e.Timeout, e.Attempts, e.Err)
 }
 
 func (e *ExchangeError) Unwrap() error { return e.Err }
 
-// ChangedError says that a view was altered or dropped while its successor was built.
+// ChangedError says that another session altered or dropped a view while its
+// replacement was built.
 type ChangedError struct{ View Name }
 
 func (e *ChangedError) Error() string {
-	return fmt.Sprintf("%s was altered or dropped by somebody else, or its indexes were, while its successor was being built; try again", e.View)
+	return fmt.Sprintf("another session altered or dropped %s, or an index of it, while its replacement was built; try again", e.View)
 }
 
-// errDress says that what belongs to the view, or its dependents, changed after
-// the twin was given the same.
-var errDress = errors.New("what belongs to the view has changed")
+// errPropertiesChanged says that properties or dependents of the view changed after
+// they were applied to the replacement.
+var errPropertiesChanged = errors.New("the properties of the view have changed")
 
-// finish dresses the twin and exchanges the two, again where somebody changed
-// what belongs to the view, with GRANT say, since it was read.
-func (s Swap) finish(ctx context.Context, tx pgx.Tx, t twin) error {
-	deadline := time.Now().Add(s.Patience)
+// finish applies the properties of the view to the replacement and exchanges the
+// two. It starts again if another session has changed properties meanwhile, for
+// example by GRANT.
+func (s Swap) finish(ctx context.Context, tx pgx.Tx, r replacement) error {
+	deadline := time.Now().Add(s.Timeout)
 	for {
 		savepoint, err := tx.Begin(ctx)
 		if err != nil {
 			return err
 		}
-		d, err := s.dress(ctx, savepoint, t)
+		p, err := s.copyProperties(ctx, savepoint, r)
 		if err == nil {
-			err = s.exchange(ctx, savepoint, t, d, deadline)
+			err = s.exchange(ctx, savepoint, r, p, deadline)
 		}
 		if err == nil {
 			return savepoint.Commit(ctx)
 		}
 		rollback(ctx, savepoint)
-		if !errors.Is(err, errDress) {
+		if !errors.Is(err, errPropertiesChanged) {
 			return err
 		}
 		if time.Now().After(deadline) {
@@ -76,118 +67,97 @@ func (s Swap) finish(ctx context.Context, tx pgx.Tx, t twin) error {
 }
 
 // exchange tries until the deadline.
-func (s Swap) exchange(ctx context.Context, tx pgx.Tx, t twin, d dressed, deadline time.Time) error {
-	if s.Beside != nil {
-		flushWAL(ctx, s.Beside)
+func (s Swap) exchange(ctx context.Context, tx pgx.Tx, r replacement, p properties, deadline time.Time) error {
+	if s.Pool != nil {
+		flushWAL(ctx, s.Pool)
 	}
-	pause := minPause
-	for attempt := 1; ; attempt++ {
-		start := time.Now()
-		savepoint, err := tx.Begin(ctx)
-		if err != nil {
-			return err
-		}
-		if err = s.tryExchange(ctx, savepoint, t, d); err == nil {
-			return savepoint.Commit(ctx)
-		}
-		if rollbackErr := savepoint.Rollback(ctx); rollbackErr != nil {
-			return errors.Join(err, rollbackErr)
-		}
-		if !isPassing(err) {
-			return err
-		}
-		// Not all at once, where several sessions wait for each other.
-		wait := pause/2 + rand.N(pause)
-		if time.Now().Add(wait).After(deadline) {
-			s.addWait(time.Since(start))
-			return &ExchangeError{View: s.View.Name, Patience: s.Patience, Attempts: attempt, Err: err}
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
-		s.addWait(time.Since(start))
-		pause = min(2*pause, maxPause)
-	}
-}
-
-func (s Swap) addWait(d time.Duration) {
-	if s.Waited != nil {
-		*s.Waited += d
-	}
-}
-
-// isPassing tells what another attempt may not meet.
-func isPassing(err error) bool {
-	return postgres.SQLState(err) == pgerrcode.LockNotAvailable || postgres.Retryable(err)
-}
-
-// tryExchange locks in the order in which readers do: views before what they
-// read. Renaming the view before its dependents are locked would deadlock with
-// readers of those.
-func (s Swap) tryExchange(ctx context.Context, tx pgx.Tx, t twin, d dressed) error {
-	doing := func(err error) error { return fmt.Errorf("exchange %s for its successor: %w", s.View.Name, err) }
-	old := Name{Schema: s.View.Name.Schema, Relation: randomName()}
-	const brief = "SET LOCAL lock_timeout = '" + exchangeTimeout + "'"
-	if s.Exchanging != nil {
-		if err := execute(ctx, tx, brief); err != nil {
-			return doing(err)
-		}
-		if err := s.Exchanging(ctx); err != nil {
-			return doing(err)
-		}
-	}
-	lock := []string{brief, "SET LOCAL search_path = ''"}
-	for _, v := range d.dependents {
-		// To the owner that it has: that changes nothing, but takes the lock.
-		lock = append(lock, "ALTER VIEW "+v.Name+" OWNER TO "+postgres.QuoteIdent(v.Owner))
-	}
-	lock = append(lock, "ALTER MATERIALIZED VIEW "+s.View.Name.SQL()+" RENAME TO "+postgres.QuoteIdent(old.Relation))
-	switch _, err := executeAll(ctx, tx, lock); {
-	case postgres.SQLState(err) == pgerrcode.UndefinedTable:
-		return errDress // one of them was dropped or renamed
-	case err != nil:
-		return doing(err)
-	}
-	// Now, and not before, nothing of this changes any more. What was locked may be
-	// another view, if somebody has given the name away.
-	frame, dress, err := s.fingerprints(ctx, tx, old.Relation)
+	attempts, err := retryLock(ctx, tx, deadline, s.LockWait, func(tx pgx.Tx) error { return s.tryExchange(ctx, tx, r, p) })
 	switch {
+	case attempts > 0:
+		return &ExchangeError{View: s.View.Name, Timeout: s.Timeout, Attempts: attempts, Err: err}
 	case err != nil:
-		return doing(err)
-	case frame != t.frame:
-		return &ChangedError{View: s.View.Name}
-	case dress != d.fingerprint:
-		return errDress
-	}
-	change := []string{"ALTER MATERIALIZED VIEW " + t.Name.SQL() + " RENAME TO " + postgres.QuoteIdent(s.View.Name.Relation)}
-	for _, v := range d.dependents {
-		// In the words that it had, which mean the twin now.
-		change = append(change, v.createSQL())
-	}
-	change = append(change, "DROP MATERIALIZED VIEW "+old.SQL()+" RESTRICT")
-	for name, aside := range t.indexes {
-		change = append(change, "ALTER INDEX "+Name{s.View.Name.Schema, aside}.SQL()+" RENAME TO "+postgres.QuoteIdent(name))
-	}
-	for _, x := range d.statistics {
-		change = append(change, "ALTER STATISTICS "+Name{x.Schema, x.aside}.SQL()+" RENAME TO "+postgres.QuoteIdent(x.Name))
-	}
-	if i, err := executeAll(ctx, tx, change); err != nil {
-		return doing(fmt.Errorf("%w (%s)", err, change[i]))
-	}
-	if len(d.dependents) > 0 {
-		moved, err := dependentViews(ctx, tx, t.OID)
-		if err != nil {
-			return doing(err)
-		}
-		if !slices.Equal(moved, d.dependents) {
-			return doing(errors.New("the views over it would not mean the same as before"))
-		}
-	}
-	// What follows the exchange may wait for others, but not for long.
-	if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'"); err != nil {
-		return doing(err)
+		return fmt.Errorf("exchange %s for its replacement: %w", s.View.Name, err)
 	}
 	return nil
+}
+
+// tryExchange locks the view, compares it with what was read of it, and exchanges
+// the two.
+func (s Swap) tryExchange(ctx context.Context, tx pgx.Tx, r replacement, p properties) error {
+	old := Name{Schema: s.View.Name.Schema, Relation: temporaryName()}
+	if err := s.lock(ctx, tx, p, old); err != nil {
+		return err
+	}
+	// Only now, under the locks, does the state not change any more. The view that was
+	// locked may be another one, if a session has given the name away.
+	state, err := s.readState(ctx, tx, old.Relation)
+	switch {
+	case err != nil:
+		return err
+	case state.Structure != r.structure:
+		return &ChangedError{View: s.View.Name}
+	case state.Properties != p.state:
+		return errPropertiesChanged
+	}
+	statements := s.exchangeStatements(r, p, old)
+	if i, err := executeAll(ctx, tx, statements); err != nil {
+		return fmt.Errorf("%w (%s)", err, statements[i])
+	}
+	if len(p.dependents) > 0 {
+		if _, err := tx.Exec(ctx, pinSQL); err != nil {
+			return err
+		}
+		moved, err := dependentViews(ctx, tx, r.OID)
+		if err != nil {
+			return err
+		}
+		if !slices.Equal(moved, p.dependents) {
+			return errors.New("the views that read it would not mean the same as before")
+		}
+	}
+	// What follows in this transaction may wait for locks, but not for long.
+	_, err = tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'")
+	return err
+}
+
+// lock locks in the order in which readers do: views before what they read. If the
+// view was renamed before the plain views that read it are locked, readers of
+// those would deadlock with it.
+func (s Swap) lock(ctx context.Context, tx pgx.Tx, p properties, old Name) error {
+	if s.Exchanging != nil {
+		if err := execute(ctx, tx, attemptTimeoutSQL); err != nil {
+			return err
+		}
+		if err := s.Exchanging(ctx); err != nil {
+			return err
+		}
+	}
+	statements := []string{attemptTimeoutSQL, "SET LOCAL search_path = ''"}
+	for _, v := range p.dependents {
+		// Setting the owner that the view has takes the lock and changes nothing.
+		statements = append(statements, "ALTER VIEW "+v.Name+" OWNER TO "+postgres.QuoteIdent(v.Owner))
+	}
+	statements = append(statements, "ALTER MATERIALIZED VIEW "+s.View.Name.SQL()+" RENAME TO "+postgres.QuoteIdent(old.Relation))
+	_, err := executeAll(ctx, tx, statements)
+	if postgres.SQLState(err) == pgerrcode.UndefinedTable {
+		return errPropertiesChanged // one of the views was dropped or renamed
+	}
+	return err
+}
+
+// exchangeStatements follow the renaming of the view to old.
+func (s Swap) exchangeStatements(r replacement, p properties, old Name) []string {
+	statements := []string{"ALTER MATERIALIZED VIEW " + r.Name.SQL() + " RENAME TO " + postgres.QuoteIdent(s.View.Name.Relation)}
+	for _, v := range p.dependents {
+		// The names in the unchanged text now mean the replacement.
+		statements = append(statements, v.createSQL())
+	}
+	statements = append(statements, "DROP MATERIALIZED VIEW "+old.SQL()+" RESTRICT")
+	for name, temporary := range r.indexes {
+		statements = append(statements, "ALTER INDEX "+Name{s.View.Name.Schema, temporary}.SQL()+" RENAME TO "+postgres.QuoteIdent(name))
+	}
+	for _, x := range p.statistics {
+		statements = append(statements, "ALTER STATISTICS "+Name{x.Schema, x.temporaryName}.SQL()+" RENAME TO "+postgres.QuoteIdent(x.Name))
+	}
+	return statements
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// grant is one privilege that one role gave another.
+// grant is one privilege that one role granted to another.
 type grant struct {
 	Column    string // "" for the whole view
 	Privilege string
@@ -21,8 +21,8 @@ type grant struct {
 	Grantable bool
 }
 
-// readGrants reads the privileges on a view, its owner's among them: also those
-// can be revoked.
+// readGrants reads the privileges on a view, including those of its owner, which
+// can be revoked too.
 func readGrants(ctx context.Context, q Querier, view uint32) ([]grant, error) {
 	const sql = `
 WITH acl AS (
@@ -34,15 +34,11 @@ WITH acl AS (
 SELECT attname, privilege_type, pg_get_userbyid(grantor)::text,
        CASE grantee WHEN 0 THEN '' ELSE pg_get_userbyid(grantee)::text END, is_grantable
 FROM acl ORDER BY 1, 2, 3, 4`
-	rows, err := q.Query(ctx, sql, view)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[grant])
+	return collect(ctx, q, pgx.RowToStructByPos[grant], sql, view)
 }
 
-// setGrants makes the privileges on a new view, which only its owner can have
-// granted any on so far, exactly those in want.
+// setGrants makes the privileges on a new view exactly those in want. So far, only
+// its owner can have granted any.
 func setGrants(ctx context.Context, tx pgx.Tx, view *View, want []grant) error {
 	have, err := readGrants(ctx, tx, view.OID)
 	if err != nil || slices.Equal(have, want) {
@@ -50,7 +46,7 @@ func setGrants(ctx context.Context, tx pgx.Tx, view *View, want []grant) error {
 	}
 	err = asOwner(ctx, tx, view.Owner, func() error {
 		for _, g := range have {
-			// Default privileges may have given more than before.
+			// Default privileges may have granted more than the old view had.
 			if _, err := tx.Exec(ctx, "REVOKE ALL ON "+view.Name.SQL()+" FROM "+g.grantee()); err != nil {
 				return err
 			}
@@ -60,7 +56,7 @@ func setGrants(ctx context.Context, tx pgx.Tx, view *View, want []grant) error {
 	if err != nil {
 		return err
 	}
-	// Who grants on must have been granted to first.
+	// A role with a grant option must get it before it grants.
 	for pending := want; len(pending) > 0; {
 		var later []grant
 		for _, g := range pending {
@@ -72,12 +68,12 @@ func setGrants(ctx context.Context, tx pgx.Tx, view *View, want []grant) error {
 				later = append(later, g)
 				continue
 			}
-			if err := g.give(ctx, tx, view.Name); err != nil {
+			if err := g.exec(ctx, tx, view.Name); err != nil {
 				return err
 			}
 		}
 		if len(later) == len(pending) {
-			return fmt.Errorf("role %q granted %s to %s without a grant option of its own", later[0].Grantor, later[0].Privilege, later[0].grantee())
+			return fmt.Errorf("role %q granted %s to %s, but has no grant option", later[0].Grantor, later[0].Privilege, later[0].grantee())
 		}
 		pending = later
 	}
@@ -85,7 +81,7 @@ func setGrants(ctx context.Context, tx pgx.Tx, view *View, want []grant) error {
 		return err
 	}
 	if !slices.Equal(have, want) {
-		return errors.New("they would not be the same as before")
+		return errors.New("the privileges would not be the same as before")
 	}
 	return nil
 }
@@ -97,7 +93,7 @@ func (g grant) grantee() string {
 	return postgres.QuoteIdent(g.Grantee)
 }
 
-func (g grant) give(ctx context.Context, tx pgx.Tx, view Name) error {
+func (g grant) exec(ctx context.Context, tx pgx.Tx, view Name) error {
 	var b strings.Builder
 	b.WriteString("GRANT " + g.Privilege)
 	if g.Column != "" {

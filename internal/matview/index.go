@@ -15,28 +15,29 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// Index is an index of a view. Keys and Where are SQL of a user, or of the
-// server where the index was read from the catalog.
+// Index is an index of a view. Keys and Where are SQL: as a user wrote it, or as the
+// server does if the index was read from the catalog.
 type Index struct {
 	Keys    []string // as in CREATE INDEX: `job_id`, `created_at DESC`, `lower(name)`
 	Unique  bool
-	Method  string   // the access method; "" means btree
+	Method  string   // the access method; "" means [DefaultMethod]
 	Include []string // column names, not quoted
 	Where   string
 
 	NullsNotDistinct bool              // PostgreSQL 15 and later
 	Parameters       map[string]string // of WITH
-	Tablespace       string            // "" means the database's
+	Tablespace       string            // "" means the default of the database
 
-	// Concurrent is filled in by NormalizeIndexes: REFRESH CONCURRENTLY can use it.
+	// Concurrent says that REFRESH CONCURRENTLY can use the index. ReadIndexes and
+	// NormalizeIndexes set it.
 	Concurrent bool `json:"-"`
 }
 
-// DefaultMethod is the access method of an index that names none.
+// DefaultMethod is the access method of an index that does not specify one.
 const DefaultMethod = "btree"
 
-// createSQL is the statement, in two: what a user wrote is all in rest. Each
-// piece of it ends with its line, lest a comment swallows what follows.
+// createSQL returns the statement in two parts; all SQL of a user is in rest. A line
+// break follows each piece of it, so that a comment at its end stops there.
 func (x Index) createSQL(name string, view Name) (prefix, rest string) {
 	unique, method := "", x.Method
 	if x.Unique {
@@ -69,15 +70,15 @@ func (x Index) createSQL(name string, view Name) (prefix, rest string) {
 	return prefix, rest
 }
 
-// Equal compares text with text.
+// Equal compares the text of the SQL.
 func (x Index) Equal(y Index) bool {
 	return x.Unique == y.Unique && x.Method == y.Method && x.Where == y.Where &&
 		slices.Equal(x.Keys, y.Keys) && slices.Equal(x.Include, y.Include) &&
 		x.NullsNotDistinct == y.NullsNotDistinct && maps.Equal(x.Parameters, y.Parameters) && x.Tablespace == y.Tablespace
 }
 
-// SameText is Equal but for the layout of the SQL in it; see [SameText]. No
-// semicolon may stand in it.
+// SameText is Equal except for the layout of the SQL; see [SameText]. It is false if
+// the SQL contains a semicolon.
 func (x Index) SameText(y Index) bool {
 	same := func(a, b string) bool { return SameText(a, b) && !strings.Contains(a+b, ";") }
 	if !slices.EqualFunc(x.Keys, y.Keys, same) || x.Where != y.Where && !same(x.Where, y.Where) {
@@ -87,18 +88,18 @@ func (x Index) SameText(y Index) bool {
 	return x.Equal(y)
 }
 
-// createIndex builds the index name of view under the name as. Readers of the
-// view go on, a refresh waits until tx ends.
+// createIndex builds the index called name of a view under the temporary name as.
+// Readers of the view do not wait; a refresh waits until tx ends.
 func createIndex(ctx context.Context, tx pgx.Tx, view Name, name, as string, x Index) error {
 	prefix, rest := x.createSQL(as, view)
 	if err := execute(ctx, tx, prefix+rest); err != nil {
 		var e *pgconn.PgError
-		if errors.As(err, &e) { // the name that the user knows
+		if errors.As(err, &e) { // use the name that the user knows
 			e.Message = strings.ReplaceAll(e.Message, as, name)
 		}
-		return x.refused(err, prefix, rest, view, name)
+		return x.locate(err, prefix, rest, view, name)
 	}
-	// A key that closes the parenthesis, or holds a comma, made another index
+	// A key that closes the parenthesis or contains a comma results in another index
 	// than the one described.
 	const sql = `SELECT indnkeyatts, indnatts, indpred IS NOT NULL FROM pg_index WHERE indexrelid = $1::regclass`
 	var keys, columns int
@@ -112,13 +113,13 @@ func createIndex(ctx context.Context, tx pgx.Tx, view Name, name, as string, x I
 	return nil
 }
 
-// refused is the server's error about an index, with its place within the key or
-// the condition that the user wrote.
-func (x Index) refused(err error, prefix, rest string, view Name, name string) error {
-	refused := &IndexError{View: view, Index: name, Err: sqlError(err, prefix, rest)}
+// locate returns the server's error about an index with the position within the key
+// or condition that the user wrote.
+func (x Index) locate(err error, prefix, rest string, view Name, name string) error {
+	located := &IndexError{View: view, Index: name, Err: sqlError(err, prefix, rest)}
 	var e *SQLError
-	if !errors.As(refused.Err, &e) || e.Position == 0 {
-		return refused
+	if !errors.As(located.Err, &e) || e.Position == 0 {
+		return located
 	}
 	at, key := utf8.RuneCountInString("("), e.Position-1
 	parts := append(slices.Clone(x.Keys), x.Where)
@@ -129,30 +130,30 @@ func (x Index) refused(err error, prefix, rest string, view Name, name string) e
 		}
 		size := utf8.RuneCountInString(part)
 		if part != "" && key >= at && key <= at+size {
-			refused.Where, refused.Key = where, i
+			located.Where, located.Key = where, i
 			e.text, e.Position = part, key-at+1
-			e.Line, e.Column = place(part, e.Position)
-			refused.Placed = true
-			return refused
+			e.Line, e.Column = lineAndColumn(part, e.Position)
+			located.Placed = true
+			return located
 		}
 		at += size + utf8.RuneCountInString("\n, ")
 	}
-	e.Position, e.Line, e.Column = 0, 0, 0 // in what was put around it
+	e.Position, e.Line, e.Column = 0, 0, 0 // it is not in the user's SQL
 	if x.NullsNotDistinct && strings.Contains(e.Message, `"NULLS"`) {
-		refused.Err = errors.New("nulls_not_distinct takes PostgreSQL 15 or later")
+		located.Err = errors.New("nulls_not_distinct requires PostgreSQL 15 or later")
 	}
-	return refused
+	return located
 }
 
-// IndexError says what is wrong with an index. Err is an [SQLError] where the
-// server refused it.
+// IndexError says what is wrong with an index. Err is an [SQLError] if the server
+// rejected it.
 type IndexError struct {
 	View  Name
 	Index string
 	Err   error
 
-	// Placed says that it is known what it is about: the condition, if Where, or
-	// else the key of that number, from 0.
+	// Placed says that the error is known to be in the condition, if Where is set, or
+	// else in the key with the index Key.
 	Placed bool
 	Where  bool
 	Key    int
@@ -173,44 +174,42 @@ func createIndexes(ctx context.Context, tx pgx.Tx, view Name, indexes map[string
 	return nil
 }
 
-// ReadIndexes reads every index of a view as SQL of the server's own. It waits
-// while the view is being refreshed blockingly, but no more than a second: then
-// the error's SQLSTATE is [pgerrcode.LockNotAvailable].
-func ReadIndexes(ctx context.Context, db DB, view uint32) (map[string]Index, error) {
-	indexes := map[string]Index{}
-	err := deparse(ctx, db, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, pinSQL); err != nil {
-			return err
-		}
-		const sql = `
-SELECT x.relname, pg_get_indexdef(i.indexrelid), i.indisunique, am.amname,
-       coalesce(pg_get_expr(i.indpred, i.indrelid), ''),
-       -- An index keeps the names that its columns had when it was made.
+// indexRow is an index as ReadIndexes reads it. Keys are within Definition.
+type indexRow struct {
+	Name       string
+	Definition string
+	Index
+}
+
+var readIndexesSQL = `
+SELECT x.relname AS name, pg_get_indexdef(i.indexrelid) AS definition, i.indisunique AS unique, am.amname AS method,
+       coalesce(pg_get_expr(i.indpred, i.indrelid), '') AS where,
+       -- An index keeps the names that its columns had when it was created.
        ARRAY(SELECT a.attname::text FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, n)
              JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-             WHERE k.n > i.indnkeyatts ORDER BY k.n),
-       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false), x.reloptions, coalesce(ts.spcname, '')
+             WHERE k.n > i.indnkeyatts ORDER BY k.n) AS include,
+       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false) AS nulls_not_distinct, -- PostgreSQL 15 and later
+       ` + parametersSQL("x.reloptions") + ` AS parameters, coalesce(ts.spcname, '') AS tablespace,
+       ` + ConcurrentIndexSQL + ` AS concurrent
 FROM pg_index AS i
 JOIN pg_class AS x ON x.oid = i.indexrelid
 JOIN pg_am AS am ON am.oid = x.relam
 LEFT JOIN pg_tablespace AS ts ON ts.oid = x.reltablespace
 WHERE i.indrelid = $1`
-		rows, err := tx.Query(ctx, sql, view)
-		if err != nil {
-			return err
+
+// ReadIndexes reads every index of a view as the server writes it. It waits while a
+// blocking refresh of the view runs, but at most a second: then the SQLSTATE of the
+// error is [pgerrcode.LockNotAvailable].
+func ReadIndexes(ctx context.Context, db DB, view uint32) (map[string]Index, error) {
+	indexes := map[string]Index{}
+	err := deparse(ctx, db, func(tx pgx.Tx) error {
+		rows, err := collect(ctx, tx, pgx.RowToStructByNameLax[indexRow], readIndexesSQL, view)
+		for _, x := range rows {
+			if x.Keys, err = indexKeys(x.Definition); err != nil {
+				return err
+			}
+			indexes[x.Name] = x.Index
 		}
-		var name, definition string
-		var x Index
-		var options []string
-		scanned := []any{&name, &definition, &x.Unique, &x.Method, &x.Where, &x.Include, &x.NullsNotDistinct, &options, &x.Tablespace}
-		_, err = pgx.ForEachRow(rows, scanned, func() error {
-			var err error
-			x.Parameters = parameterMap(options)
-			x.Keys, err = indexKeys(definition)
-			indexes[name] = x
-			x = Index{}
-			return err
-		})
 		return err
 	})
 	if err != nil {
@@ -219,11 +218,11 @@ WHERE i.indrelid = $1`
 	return indexes, nil
 }
 
-// NormalizeIndexes has the server write back indexes of a view that has the
-// given definition, which is in normal form. It does not touch the view: the
-// indexes are built on an empty temporary table, in a transaction that is rolled
-// back. An index that is not fit is an [IndexError]. As [Normalize] it waits at
-// most a second for locks.
+// NormalizeIndexes returns indexes as the server writes them, for a view that has the
+// given definition, which is in normal form. It does not touch the view: it builds
+// the indexes on an empty temporary table, in a transaction that it rolls back. It
+// returns an [IndexError] if an index is wrong. Like [Normalize], it waits at most a
+// second for locks.
 func NormalizeIndexes(ctx context.Context, db DB, view Name, definition string, indexes map[string]Index) (map[string]Index, error) {
 	tx, err := db.Begin(ctx)
 	if err != nil {
@@ -233,7 +232,7 @@ func NormalizeIndexes(ctx context.Context, db DB, view Name, definition string, 
 	if _, err := tx.Exec(ctx, "SET TRANSACTION READ WRITE; SET LOCAL lock_timeout = '1s'"); err != nil {
 		return nil, fmt.Errorf("normalize indexes: %w", err)
 	}
-	table := Name{Schema: "pg_temp", Relation: randomName()}
+	table := Name{Schema: "pg_temp", Relation: temporaryName()}
 	if err := execute(ctx, tx, "CREATE TABLE "+table.SQL()+" AS "+definition+"\nWITH NO DATA"); err != nil {
 		return nil, fmt.Errorf("normalize indexes: %w", err)
 	}
@@ -248,33 +247,11 @@ func NormalizeIndexes(ctx context.Context, db DB, view Name, definition string, 
 	if err := tx.QueryRow(ctx, "SELECT $1::regclass::oid", table.SQL()).Scan(&oid); err != nil {
 		return nil, fmt.Errorf("normalize indexes: %w", err)
 	}
-	return readUsable(ctx, tx, oid)
+	return ReadIndexes(ctx, tx, oid)
 }
 
-// readUsable is ReadIndexes with Concurrent.
-func readUsable(ctx context.Context, tx pgx.Tx, table uint32) (map[string]Index, error) {
-	indexes, err := ReadIndexes(ctx, tx, table)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := tx.Query(ctx, "SELECT x.relname FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid JOIN pg_am AS am ON am.oid = x.relam WHERE i.indrelid = $1 AND "+ConcurrentIndexSQL, table)
-	if err != nil {
-		return nil, fmt.Errorf("read the indexes: %w", err)
-	}
-	usable, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("read the indexes: %w", err)
-	}
-	for _, name := range usable {
-		x := indexes[name]
-		x.Concurrent = true
-		indexes[name] = x
-	}
-	return indexes, nil
-}
-
-// indexKeys cuts the keys out of what pg_get_indexdef says: there is no other
-// way to learn an expression's collation and operator class as SQL.
+// indexKeys extracts the keys from the result of pg_get_indexdef: nothing else gives
+// the collation and the operator class of an expression as SQL.
 func indexKeys(definition string) ([]string, error) {
 	var keys []string
 	var quote byte
@@ -283,8 +260,8 @@ func indexKeys(definition string) ([]string, error) {
 		c := definition[i]
 		switch {
 		case quote != 0:
-			// A doubled quote opens the next string at once, and a backslash
-			// escapes nothing but itself: the server doubles both.
+			// A doubled quote starts the next string at once, and a backslash escapes
+			// nothing but itself: the server doubles both.
 			if c == quote {
 				quote = 0
 			}
@@ -304,5 +281,5 @@ func indexKeys(definition string) ([]string, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("cannot read the index definition %q", definition)
+	return nil, fmt.Errorf("unexpected index definition %q", definition)
 }

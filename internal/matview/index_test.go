@@ -1,11 +1,13 @@
 package matview
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
@@ -47,7 +49,7 @@ func TestSetIndexes(t *testing.T) {
 		t.Errorf("%s\n%s", diff, value[string](t, pool, oids))
 	}
 	if !v.SupportsConcurrentRefresh() || value[uint32](t, pool, "SELECT 'kept'::regclass::oid") != kept {
-		t.Errorf("supports concurrent refresh: %v; an index that was to be kept was built again", v.SupportsConcurrentRefresh())
+		t.Errorf("supports concurrent refresh: %v; the index to keep was rebuilt", v.SupportsConcurrentRefresh())
 	}
 }
 
@@ -62,7 +64,7 @@ func TestNullsNotDistinct(t *testing.T) {
 		}
 		return
 	}
-	if want := `create index "i" on v: nulls_not_distinct takes PostgreSQL 15 or later`; err == nil || err.Error() != want {
+	if want := `create index "i" on v: nulls_not_distinct requires PostgreSQL 15 or later`; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
 }
@@ -86,5 +88,115 @@ func TestIndexKeys(t *testing.T) {
 	}
 	if _, err := indexKeys("nonsense ("); err == nil {
 		t.Error("no error for nonsense")
+	}
+}
+
+// Both ways to build an index let readers go on and every REFRESH wait: why
+// SetIndexes takes the shorter one.
+func TestIndexBuildLocks(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id FROM jobs", WithData: true, Indexes: map[string]Index{"u": {Keys: []string{"id"}, Unique: true}}})
+	// The function holds the build up for as long as another session has the lock.
+	db.Exec(t, `INSERT INTO jobs VALUES (1); REFRESH MATERIALIZED VIEW v;
+CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN $1; END $$`)
+	builder := db.Connect(t)
+	for create, build := range map[string]func() error{
+		"SetIndexes": func() error {
+			v := read(t, pool, Name{PublicSchema, "v"})
+			return change(t, pool, func(tx pgx.Tx) error {
+				if err := Comment(t.Context(), tx, v.Name, "as an apply does first"); err != nil {
+					return err
+				}
+				return SetIndexes(t.Context(), tx, v, map[string]Index{"a": {Keys: []string{"held(id)"}}, "u": {Keys: []string{"id"}, Unique: true}}, nil)
+			})
+		},
+		"CONCURRENTLY": func() error {
+			_, err := builder.Exec(t.Context(), "CREATE INDEX CONCURRENTLY b ON v (held(id))")
+			return err
+		},
+	} {
+		holder, other := db.Connect(t), db.Connect(t)
+		if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(7)"); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 2)
+		go func() { done <- build() }()
+		waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()", done)
+		if _, err := other.Exec(t.Context(), "SET lock_timeout = '100ms'; SELECT * FROM v"); err != nil {
+			t.Errorf("%s: a reader: %v", create, err)
+		}
+		for _, refresh := range []string{"REFRESH MATERIALIZED VIEW v", "REFRESH MATERIALIZED VIEW CONCURRENTLY v"} {
+			if _, err := other.Exec(t.Context(), refresh); !IsLockTimeout(err) {
+				t.Errorf("%s: %s: error %v, want a lock timeout", create, refresh, err)
+			}
+		}
+		if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_unlock(7)"); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", create, err)
+		}
+	}
+}
+
+// A REFRESH that comes while an index is built waits for it, and then goes on;
+// with CONCURRENTLY one of the two fails, since each waits for the other.
+func TestIndexBuildAndRefresh(t *testing.T) {
+	for create, deadlock := range map[string]bool{"CREATE INDEX i ON v (held(id))": false, "CREATE INDEX CONCURRENTLY i ON v (held(id))": true} {
+		t.Run(create, func(t *testing.T) {
+			db := jobs(t)
+			pool := db.Pool(t)
+			db.Exec(t, `INSERT INTO jobs VALUES (1); CREATE MATERIALIZED VIEW v AS SELECT id FROM jobs;
+CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN $1; END $$`)
+			holder := db.Connect(t)
+			if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(7)"); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 2)
+			builder, refresher := db.Connect(t), db.Connect(t)
+			go func() { _, err := builder.Exec(t.Context(), create); done <- err }()
+			waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()", done)
+			go func() { _, err := refresher.Exec(t.Context(), "REFRESH MATERIALIZED VIEW v"); done <- err }()
+			waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'relation' AND datname = current_database()", done)
+			if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_unlock(7)"); err != nil {
+				t.Fatal(err)
+			}
+			err := errors.Join(<-done, <-done)
+			if got := postgres.SQLState(err) == "40P01"; got != deadlock || !deadlock && err != nil {
+				t.Errorf("error %v; want a deadlock: %t", err, deadlock)
+			}
+		})
+	}
+}
+
+// ConcurrentIndexSQL says of every kind of index what the server does.
+func TestConcurrentIndex(t *testing.T) {
+	db := jobs(t)
+	pool := db.Pool(t)
+	db.Exec(t, "INSERT INTO jobs VALUES (1); CREATE MATERIALIZED VIEW v AS SELECT id, name FROM jobs")
+	indexes := map[string]bool{
+		"CREATE INDEX i ON v (id)":                       false,
+		"CREATE UNIQUE INDEX i ON v (id)":                true,
+		"CREATE UNIQUE INDEX i ON v (id DESC, name)":     true,
+		"CREATE UNIQUE INDEX i ON v (id) INCLUDE (name)": true,
+		"CREATE UNIQUE INDEX i ON v (id) WHERE id > 0":   false,
+		"CREATE UNIQUE INDEX i ON v (abs(id))":           false,
+		"CREATE UNIQUE INDEX i ON v (id, abs(id))":       false,
+	}
+	if postgrestest.Version(t) >= 180000 { // before, the server cannot build the index
+		db.Exec(t, `CREATE ACCESS METHOD "btree 2" TYPE INDEX HANDLER bthandler;
+CREATE OPERATOR CLASS int_ops DEFAULT FOR TYPE int USING "btree 2" AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 btint4cmp(int, int)`)
+		indexes[`CREATE UNIQUE INDEX i ON v USING "btree 2" (id)`] = true
+	}
+	for create, want := range indexes {
+		db.Exec(t, create)
+		if got := read(t, pool, Name{PublicSchema, "v"}).SupportsConcurrentRefresh(); got != want {
+			t.Errorf("%s: SupportsConcurrentRefresh is %t, want %t", create, got, want)
+		}
+		if _, err := pool.Exec(t.Context(), "REFRESH MATERIALIZED VIEW CONCURRENTLY v"); (err == nil) != want {
+			t.Errorf("%s: REFRESH CONCURRENTLY: %v, want success: %t", create, err, want)
+		}
+		db.Exec(t, "DROP INDEX i")
 	}
 }

@@ -20,7 +20,7 @@ func TestSwapWithoutLabelProvider(t *testing.T) {
 		v := create(t, pool, Spec{Name: Name{PublicSchema, "v" + part}, Definition: "SELECT id FROM jobs", WithData: true})
 		db.Exec(t, `SET allow_system_table_mods = on; INSERT INTO pg_seclabel VALUES ('v`+part+`'::regclass, 'pg_class'::regclass, `+part+`, 'Some one', 'it''s secret')`)
 		err := swap(t, pool, Swap{View: v})
-		want := v.Name.String() + ` cannot be exchanged for a successor: it has a security label of provider "Some one", which the server has not loaded`
+		want := v.Name.String() + ` cannot be replaced: it has a security label of provider "Some one", which the server has not loaded`
 		if err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
 		}

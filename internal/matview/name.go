@@ -1,16 +1,20 @@
-// Package matview knows a materialized view in the catalog: its name, its
-// definition and that definition's normal form, its indexes and what depends on
-// it; and creates, alters and drops it.
+// Package matview reads a materialized view from the catalog: its name, its
+// definition and the normal form of that, its indexes, its properties and what
+// depends on it. It creates, alters, replaces and drops the view, and takes the
+// locks that keep a refresh out meanwhile. It does not refresh a view that has
+// data; see package refresh.
 package matview
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// PublicSchema is the schema that a bare name means.
+// PublicSchema is the schema of an unqualified name.
 const PublicSchema = "public"
 
 // Name is the name of a materialized view, unquoted.
@@ -21,8 +25,8 @@ type Name struct {
 
 // ParseName reads a view name as the tables, import IDs and command lines write
 // it: `job_progress`, `analytics.daily`, `"Odd name"`, `"my.schema"."my.view"`.
-// A bare name is in schema public. Unquoted parts are taken as they stand, since
-// other programs write names that they never quoted.
+// An unqualified name is in schema public. Unquoted parts are not folded to lower
+// case, since other programs write names that they never quoted.
 func ParseName(s string) (Name, error) {
 	parts, err := splitQualified(s)
 	if err != nil {
@@ -38,7 +42,7 @@ func ParseName(s string) (Name, error) {
 	}
 }
 
-// maxIdentifier is the longest name that PostgreSQL keeps whole, in bytes
+// maxIdentifier is the length in bytes to which PostgreSQL truncates a name
 // (NAMEDATALEN - 1).
 const maxIdentifier = 63
 
@@ -66,12 +70,12 @@ func splitQualified(s string) ([]string, error) {
 	}
 }
 
-// cutPart takes one identifier off s; tail is empty or starts with a dot.
+// cutPart splits the first identifier off s; tail is empty or starts with a dot.
 func cutPart(s string) (part, tail string, err error) {
 	if !strings.HasPrefix(s, `"`) {
 		part, _, _ = strings.Cut(s, ".")
 		if strings.Contains(part, `"`) {
-			return "", "", fmt.Errorf("has a quote within a part; double it and quote the part whole")
+			return "", "", fmt.Errorf("has a quote within a part; double it and quote the whole part")
 		}
 		return part, s[len(part):], nil
 	}
@@ -95,22 +99,22 @@ func cutPart(s string) (part, tail string, err error) {
 	return "", "", fmt.Errorf("has no closing quote")
 }
 
-// SQL is the name quoted for use in a statement.
+// SQL is the qualified name quoted for use in a statement.
 func (n Name) SQL() string {
 	return pgx.Identifier{n.Schema, n.Relation}.Sanitize()
 }
 
-// String is the name for messages and for input that [ParseName] reads back.
-// The canonical view_name of the tables comes from the server's quote_ident,
-// which knows the reserved words of its version.
+// String is the name for messages, and for input that [ParseName] reads. It is not the
+// canonical name, for which the server's quote_ident knows the reserved words of its
+// version; see [CanonicalName].
 func (n Name) String() string {
 	if n.Schema == PublicSchema {
-		return quoteWhereNeeded(n.Relation)
+		return quoteIfNeeded(n.Relation)
 	}
-	return quoteWhereNeeded(n.Schema) + "." + quoteWhereNeeded(n.Relation)
+	return quoteIfNeeded(n.Schema) + "." + quoteIfNeeded(n.Relation)
 }
 
-func quoteWhereNeeded(s string) string {
+func quoteIfNeeded(s string) string {
 	plain := s != ""
 	for i, r := range s {
 		if r == '_' || (r >= 'a' && r <= 'z') || (i > 0 && r >= '0' && r <= '9') {
@@ -122,4 +126,12 @@ func quoteWhereNeeded(s string) string {
 		return s
 	}
 	return pgx.Identifier{s}.Sanitize()
+}
+
+// temporaryName is random and short: one derived from the name of the view could
+// exceed 63 bytes.
+func temporaryName() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return "matview_" + hex.EncodeToString(b[:])
 }

@@ -10,17 +10,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// SQLError is what the server says against SQL that a user wrote. Its place is
-// within the user's text, not within the statement that carried it.
+// SQLError is an error of the server about SQL that a user wrote. Its position is
+// within the user's text, not within the statement that contained it.
 type SQLError struct {
 	SQLState string
 	Message  string
 	Detail   string
 	Hint     string
 
-	// Position counts characters from 1; 0 where the server names no place.
+	// Position counts characters from 1; 0 if the server reports none.
 	Position int
-	// Line and Column count from 1; 0 where the server names no place.
+	// Line and Column count from 1; 0 if the server reports no position.
 	Line   int
 	Column int
 
@@ -35,17 +35,17 @@ func (e *SQLError) Error() string {
 	return fmt.Sprintf("%s (line %d, column %d)", e.Message, e.Line, e.Column)
 }
 
-// Unwrap is the server's error, with its position as the server counted it.
+// Unwrap returns the server's error, with its position within the statement.
 func (e *SQLError) Unwrap() error { return e.err }
 
-// Missing says that the SQL names something that does not exist, and that may
-// exist by the time it is run.
+// Missing reports whether the SQL names an object that does not exist, but may exist
+// by the time the SQL is run.
 func (e *SQLError) Missing() bool {
 	var pgErr *pgconn.PgError
 	if errors.As(e.err, &pgErr) {
 		switch pgErr.Routine {
 		case "errorMissingRTE", "transformWindowFuncCall", "transformWindowDefinitions":
-			return false // an alias or a window, which only the query itself can name
+			return false // an alias or a window, which only the query itself can define
 		}
 	}
 	switch e.SQLState {
@@ -55,8 +55,8 @@ func (e *SQLError) Missing() bool {
 	return false
 }
 
-// Explain is the error for a person, in several lines: message, detail, hint,
-// and the place, with the line of the user's text and a caret under it.
+// Explain returns the error for a person, in several lines: message, detail, hint
+// and position, with the line of the user's text and a caret under it.
 func (e *SQLError) Explain() string {
 	var b strings.Builder
 	b.WriteString(e.Message)
@@ -75,7 +75,7 @@ func (e *SQLError) Explain() string {
 	return b.String()
 }
 
-// maxExcerpt keeps a query written in one long line readable.
+// maxExcerpt limits the characters that are shown of a long line.
 const maxExcerpt = 100
 
 func (e *SQLError) excerpt() string {
@@ -97,8 +97,8 @@ func (e *SQLError) excerpt() string {
 	return fmt.Sprintf("  %s\n  %s^", string(line[from:to]), string(indent))
 }
 
-// sqlError turns a server's error about a statement that is prefix followed by
-// text into one about text. Other errors it returns as they are.
+// sqlError turns the server's error about a statement, which is prefix followed by
+// text, into one about text. It returns other errors unchanged.
 func sqlError(err error, prefix, text string) error {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
@@ -106,16 +106,16 @@ func sqlError(err error, prefix, text string) error {
 	}
 	e := &SQLError{SQLState: pgErr.Code, Message: pgErr.Message, Detail: pgErr.Detail, Hint: pgErr.Hint, text: text, err: err}
 	position := int(pgErr.Position) - utf8.RuneCountInString(prefix)
-	// Past the end is an error at the end of the input.
+	// An error at the end of the input has a position past it.
 	if pgErr.Position > 0 && position > 0 {
 		e.Position = min(position, utf8.RuneCountInString(text)+1)
-		e.Line, e.Column = place(text, e.Position)
+		e.Line, e.Column = lineAndColumn(text, e.Position)
 	}
 	return e
 }
 
-// place is the line and the column of the character at position.
-func place(text string, position int) (line, column int) {
+// lineAndColumn are those of the character at position.
+func lineAndColumn(text string, position int) (line, column int) {
 	line, column = 1, 1
 	for _, r := range text {
 		position--

@@ -12,16 +12,17 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// Storage is how a view is stored. What is empty is not asked for.
+// Storage is how a view is stored. Empty fields of a requested storage leave it as it
+// is.
 type Storage struct {
 	Tablespace   string
 	AccessMethod string
 	// Parameters are those of WITH, such as fillfactor and toast.autovacuum_enabled;
-	// nil where they are not asked for.
+	// nil leaves them as they are.
 	Parameters map[string]string
 }
 
-// With has what is asked for in over instead.
+// With returns s with the fields that are set in over.
 func (s Storage) With(over Storage) Storage {
 	if over.Tablespace != "" {
 		s.Tablespace = over.Tablespace
@@ -66,7 +67,7 @@ func parameterName(name string) string {
 	return postgres.QuoteIdent(name)
 }
 
-// literal writes a string constant that reads the same under either setting of
+// literal returns a string constant that means the same under either setting of
 // standard_conforming_strings.
 func literal(s string) string {
 	quoted := strings.ReplaceAll(s, "'", "''")
@@ -76,18 +77,24 @@ func literal(s string) string {
 	return "'" + quoted + "'"
 }
 
-// SetStorage stores a view as want asks. A change of tablespace or access method
-// writes all of it anew, for which readers wait until tx ends.
+// SetStorage changes how a view is stored. A change of tablespace or access method
+// rewrites the view under ACCESS EXCLUSIVE.
 func SetStorage(ctx context.Context, tx pgx.Tx, view *View, want Storage) error {
 	var actions []string
-	if want.AccessMethod != "" && want.AccessMethod != view.Storage.AccessMethod && view.Major < 15 {
-		return fmt.Errorf("change how materialized view %s is stored: it takes PostgreSQL 15 or later to change an access method in place, and this is %d; a new view, as with -replace, can have any", view.Name, view.Major)
-	}
 	if want.AccessMethod != "" && want.AccessMethod != view.Storage.AccessMethod {
+		if view.Major < accessMethodInPlace {
+			return fmt.Errorf("change the storage of materialized view %s: changing the access method in place requires PostgreSQL %d or later, but this is PostgreSQL %d; a new view, as with -replace, can have any access method",
+				view.Name, accessMethodInPlace, view.Major)
+		}
 		actions = append(actions, "SET ACCESS METHOD "+postgres.QuoteIdent(want.AccessMethod))
 	}
 	if want.Tablespace != "" && want.Tablespace != view.Storage.Tablespace {
 		actions = append(actions, "SET TABLESPACE "+postgres.QuoteIdent(want.Tablespace))
+	}
+	if len(actions) > 0 { // these rewrite the view
+		if err := LockAccessExclusive(ctx, tx, view, LockTimeout); err != nil {
+			return err
+		}
 	}
 	if want.Parameters != nil {
 		var reset []string
@@ -103,28 +110,10 @@ func SetStorage(ctx context.Context, tx pgx.Tx, view *View, want Storage) error 
 			actions = append(actions, "SET ("+parameterList(want.Parameters)+")")
 		}
 	}
-	if want.AccessMethod != "" && want.AccessMethod != view.Storage.AccessMethod || want.Tablespace != "" && want.Tablespace != view.Storage.Tablespace {
-		if err := LockOutReaders(ctx, tx, view, Patience); err != nil {
-			return err
-		}
-	}
 	for _, action := range actions {
 		if err := execute(ctx, tx, "ALTER MATERIALIZED VIEW "+view.Name.SQL()+" "+action); err != nil {
-			return fmt.Errorf("change how materialized view %s is stored (%s): %w", view.Name, action, err)
+			return fmt.Errorf("change the storage of materialized view %s (%s): %w", view.Name, action, err)
 		}
 	}
 	return nil
-}
-
-// parameterMap reads what reloptions holds: `fillfactor=70`.
-func parameterMap(options []string) map[string]string {
-	if len(options) == 0 {
-		return nil
-	}
-	parameters := make(map[string]string, len(options))
-	for _, option := range options {
-		name, value, _ := strings.Cut(option, "=")
-		parameters[name] = value
-	}
-	return parameters
 }

@@ -15,74 +15,71 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// Swap replaces a view by a twin that is built beside it, without readers
-// missing it: they wait only for the exchange, some milliseconds. The new view
-// has the data of a new run of the query, and all else that the old one had, but
-// for what is set here.
+// Swap builds a replacement beside a view and exchanges the two. Readers wait only
+// for the exchange, some milliseconds. The replacement has the rows of a new run of
+// the query and all properties of the old view, except for those set here.
 type Swap struct {
 	View *View
 
-	// Definition is SQL of a user; "" keeps the present one, so that only the
-	// data is new.
+	// Definition is SQL of a user. If it is "", the query stays and only the rows
+	// are new.
 	Definition  string
 	ColumnNames []string // of Definition, as in [Spec]
-	NoData      bool     // leaves the new view unpopulated
+	NoData      bool     // leaves the replacement unpopulated
 
-	Storage Storage // what is asked for here; the rest stays
+	Storage Storage // overrides that of View
 
-	Drop  []string         // the indexes of View that the new one does not get
-	Build map[string]Index // the indexes that it gets beside the others of View
+	Drop  []string         // the indexes of View that the replacement does not get
+	Build map[string]Index // the indexes that it gets besides the others of View
 
-	Comment *string // nil keeps the present one
+	Comment *string // nil keeps the comment of View
 
-	// Patience is how long to go on trying to exchange the two while others hold
-	// locks on the view; what they do goes on meanwhile.
-	Patience time.Duration
+	// Timeout is how long to keep trying the exchange while other sessions hold
+	// locks on the view. They are not held up meanwhile.
+	Timeout time.Duration
 
-	// Started is called right before the statement that reads the data: the
-	// place to read the clock for an as-of.
+	// Started is called right before the statement that reads the rows: the place
+	// to read the clock for an as-of.
 	Started func(ctx context.Context) error
 
-	// Filled is called when the twin has its data and nobody waits for anything
-	// yet: the place to read what depends on the data.
-	Filled func(ctx context.Context, twin Name, oid uint32) error
+	// Filled is called when the replacement has its rows and nobody waits for
+	// anything yet: the place to read what depends on the rows.
+	Filled func(ctx context.Context, replacement Name, oid uint32) error
 
-	// Exchanging is called in each attempt at the exchange, before it locks the view:
-	// the place to lock what is written after it, under the same short lock_timeout,
-	// since readers wait until that is written. An attempt that fails gives it back.
+	// Exchanging is called in each attempt at the exchange before it locks the view,
+	// under the same short lock_timeout: the place to lock what is written after the
+	// exchange, since readers wait for that too. A failed attempt releases the locks.
 	Exchanging func(ctx context.Context) error
 
-	// Beside is where to take another connection from for a moment before the
-	// exchange, to shorten it; see [flushWAL]. nil does without.
-	Beside *pgxpool.Pool
+	// Pool provides another connection for a moment before the exchange, to shorten
+	// it; see [flushWAL]. It may be nil.
+	Pool *pgxpool.Pool
 
-	// Waited, if not nil, grows by the time spent waiting for others' locks.
-	Waited *time.Duration
+	// LockWait, if not nil, grows by the time spent waiting for the locks of others.
+	LockWait *time.Duration
 }
 
-// twin is the view that is being built.
-type twin struct {
+// replacement is the view that a [Swap] builds.
+type replacement struct {
 	View
-	indexes map[string]string // name to the name that it has until the exchange
-	frame   string            // of the old view; see fingerprintsSQL
+
+	indexes   map[string]string // name to temporary name
+	structure string            // of the old view when it was read; see [catalogState]
 }
 
-// Run swaps in tx, which is READ COMMITTED and holds the view's [Lock]. What
-// cannot be carried over is an [ObstaclesError]; a view that stays locked is an
-// [ExchangeError]. tx holds the locks of the exchange from then on, so it should
-// end soon after.
+// Run swaps in tx, which is READ COMMITTED and holds the view's [Lock]. It returns
+// an [ObstaclesError] if something cannot be carried over, an [ExchangeError] if
+// the view stays locked, and a [ChangedError] if another session alters the view
+// meanwhile. Once it succeeds, tx holds ACCESS EXCLUSIVE on the view and on the
+// plain views that read it, so it should end soon after.
 //
-// The twin is made and filled as the view's owner. Its query runs under the
-// search_path of REFRESH in PostgreSQL 17 and later, on every version: see
+// The replacement is created and filled as the owner of the view. On every major,
+// its query runs under the search_path that REFRESH uses from PostgreSQL 17 on: see
 // RestrictSearchPath in guc.c.
 func (s Swap) Run(ctx context.Context, tx pgx.Tx) error {
-	definition, err := s.query(ctx, tx)
+	definition, columns, err := s.query(ctx, tx)
 	if err != nil {
 		return err
-	}
-	var columns []Column
-	if s.Definition != "" {
-		columns = definition.Columns
 	}
 	obstacles, err := Obstacles(ctx, tx, s.View, columns, s.View.Storage.With(s.Storage), s.Drop)
 	if err != nil {
@@ -96,52 +93,55 @@ func (s Swap) Run(ctx context.Context, tx pgx.Tx) error {
 			return err
 		}
 	}
-	t, err := s.build(ctx, tx, definition.Definition)
+	r, err := s.build(ctx, tx, definition)
 	if err != nil {
 		return err
 	}
 	if s.Filled != nil {
-		if err := s.Filled(ctx, t.Name, t.OID); err != nil {
+		if err := s.Filled(ctx, r.Name, r.OID); err != nil {
 			return err
 		}
 	}
-	return s.finish(ctx, tx, t)
+	return s.finish(ctx, tx, r)
 }
 
-// query is the twin's, in normal form.
-func (s Swap) query(ctx context.Context, tx pgx.Tx) (n Normal, err error) {
+// query returns the query of the replacement in normal form. columns is nil if they
+// stay.
+func (s Swap) query(ctx context.Context, tx pgx.Tx) (definition string, columns []Column, err error) {
 	if s.Definition == "" {
-		n.Definition, err = Definition(ctx, tx, s.View.OID)
-		n.Columns = s.View.Columns
-		return n, err
+		definition, err = Definition(ctx, tx, s.View.OID)
+		return definition, nil, err
 	}
-	return NormalizeFor(ctx, tx, s.View, s.Definition, s.ColumnNames...)
+	n, err := NormalizeFor(ctx, tx, s.View, s.Definition, s.ColumnNames...)
+	return n.Definition, n.Columns, err
 }
 
-// build makes the twin, fills and indexes it. Nobody waits for any of it.
-func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (t twin, err error) {
-	t.Name = Name{Schema: s.View.Name.Schema, Relation: randomName()}
-	t.Owner, t.indexes = s.View.Owner, map[string]string{}
-	if t.frame, _, err = s.fingerprints(ctx, tx, s.View.Name.Relation); err != nil {
-		return t, err
-	}
-	kept, err := s.keptIndexes(ctx, tx)
+// build creates, fills and indexes the replacement. Nobody waits for any of it.
+func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (r replacement, err error) {
+	r.Name = Name{Schema: s.View.Name.Schema, Relation: temporaryName()}
+	r.Owner, r.indexes = s.View.Owner, map[string]string{}
+	state, err := s.readState(ctx, tx, s.View.Name.Relation)
 	if err != nil {
-		return t, err
+		return r, err
 	}
-	err = asOwner(ctx, tx, t.Owner, func() error {
-		err := withPath(ctx, tx, "pg_catalog, pg_temp", func() error {
-			if err := s.populate(ctx, tx, &t, definition); err != nil {
+	r.structure = state.Structure
+	indexes, err := s.copiedIndexes(ctx, tx)
+	if err != nil {
+		return r, err
+	}
+	err = asOwner(ctx, tx, r.Owner, func() error {
+		err := withSearchPath(ctx, tx, "pg_catalog, pg_temp", func() error {
+			if err := s.populate(ctx, tx, &r, definition); err != nil {
 				return err
 			}
-			return t.copyIndexes(ctx, tx, kept)
+			return r.copyIndexes(ctx, tx, indexes)
 		})
 		if err != nil {
 			return err
 		}
 		for _, name := range slices.Sorted(maps.Keys(s.Build)) {
-			t.indexes[name] = randomName()
-			if err := createIndex(ctx, tx, t.Name, name, t.indexes[name], s.Build[name]); err != nil {
+			r.indexes[name] = temporaryName()
+			if err := createIndex(ctx, tx, r.Name, name, r.indexes[name], s.Build[name]); err != nil {
 				var indexErr *IndexError
 				if errors.As(err, &indexErr) {
 					indexErr.View = s.View.Name
@@ -151,133 +151,87 @@ func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (t twin, 
 		}
 		return nil
 	})
-	return t, err
+	return r, err
 }
 
-func (s Swap) populate(ctx context.Context, tx pgx.Tx, t *twin, definition string) error {
-	create := "CREATE MATERIALIZED VIEW " + t.Name.SQL() + s.View.Storage.With(s.Storage).createSQL()
-	if err := pinTablespace(ctx, tx, ""); err != nil {
+func (s Swap) populate(ctx context.Context, tx pgx.Tx, r *replacement, definition string) error {
+	failed := func(err error) error { return fmt.Errorf("build the replacement of %s: %w", s.View.Name, err) }
+	if err := setDefaultTablespace(ctx, tx, ""); err != nil {
 		return err
 	}
-	// Filled only after the storage of its columns is set.
+	// WITH NO DATA, since the storage of the columns must be set before it is filled.
+	create := "CREATE MATERIALIZED VIEW " + r.Name.SQL() + s.View.Storage.With(s.Storage).createSQL()
 	if err := execute(ctx, tx, create+" AS "+definition+"\nWITH NO DATA"); err != nil {
-		return fmt.Errorf("build the successor of %s: %w", s.View.Name, err)
+		return failed(err)
 	}
-	if err := tx.QueryRow(ctx, "SELECT $1::regclass::oid", t.Name.SQL()).Scan(&t.OID); err != nil {
-		return fmt.Errorf("build the successor of %s: %w", s.View.Name, err)
+	if err := tx.QueryRow(ctx, "SELECT $1::regclass::oid", r.Name.SQL()).Scan(&r.OID); err != nil {
+		return failed(err)
 	}
-	if err := s.run(ctx, tx, storageSQL, s.View.OID, t.OID); err != nil {
+	if err := s.applyProperties(ctx, tx, columnStorageSQL, pgx.NamedArgs{"old": s.View.OID, "new": r.OID}); err != nil {
 		return err
 	}
 	if s.NoData {
 		return nil
 	}
-	if err := execute(ctx, tx, "REFRESH MATERIALIZED VIEW "+t.Name.SQL()); err != nil {
-		return fmt.Errorf("fill the successor of %s: %w", s.View.Name, err)
+	if err := execute(ctx, tx, "REFRESH MATERIALIZED VIEW "+r.Name.SQL()); err != nil {
+		return fmt.Errorf("fill the replacement of %s: %w", s.View.Name, err)
 	}
 	return nil
 }
 
-// pinTablespace sets where relations go that name no tablespace; "" is the
-// database's. The setting is a name, not a list of SQL, so it takes no quotes.
-func pinTablespace(ctx context.Context, tx pgx.Tx, tablespace string) error {
+// setDefaultTablespace sets where relations go that name no tablespace; "" is the
+// default of the database. The setting is a name, not SQL, so it is not quoted.
+func setDefaultTablespace(ctx context.Context, tx pgx.Tx, tablespace string) error {
 	if _, err := tx.Exec(ctx, "SELECT set_config('default_tablespace', $1, true)", tablespace); err != nil {
-		return fmt.Errorf("choose tablespace %s: %w", tablespace, err)
+		return fmt.Errorf("set default_tablespace to %q: %w", tablespace, err)
 	}
 	return nil
 }
 
-// keptIndex is an index of the old view that the twin gets too.
-type keptIndex struct {
+// copiedIndex is an index of the old view that the replacement gets too.
+type copiedIndex struct {
 	Name       string
-	Prefix     string // of Definition: up to what is not the old view's alone
+	Create     string // CREATE INDEX or CREATE UNIQUE INDEX
+	Prefix     string // of Definition: the part that names the old view
 	Definition string
-	Tablespace string // "" for the database's
-	unique     bool
+	Tablespace string // "" for the default of the database
 }
 
-// keptIndexes leaves out what a failed CREATE INDEX CONCURRENTLY has left. The
-// rest is read as SQL of the server's own, and so with every option.
-func (s Swap) keptIndexes(ctx context.Context, tx pgx.Tx) (kept []keptIndex, err error) {
+// copiedIndexes leaves out the invalid indexes that a failed CREATE INDEX
+// CONCURRENTLY leaves behind.
+func (s Swap) copiedIndexes(ctx context.Context, tx pgx.Tx) (indexes []copiedIndex, err error) {
 	const sql = `
-SELECT x.relname::text, format('CREATE %sINDEX %I ON %s USING ', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, x.relname, i.indrelid::regclass),
-       pg_get_indexdef(i.indexrelid), coalesce(ts.spcname::text, ''), i.indisunique
+SELECT x.relname::text, k.create, format('%s %I ON %s USING ', k.create, x.relname, i.indrelid::regclass),
+       pg_get_indexdef(i.indexrelid), coalesce(ts.spcname::text, '')
 FROM pg_index AS i
 JOIN pg_class AS x ON x.oid = i.indexrelid
-LEFT JOIN pg_tablespace AS ts ON ts.oid = x.reltablespace
+LEFT JOIN pg_tablespace AS ts ON ts.oid = x.reltablespace,
+LATERAL (SELECT CASE WHEN i.indisunique THEN 'CREATE UNIQUE INDEX' ELSE 'CREATE INDEX' END AS create) AS k
 WHERE i.indrelid = $1 AND i.indisvalid AND x.relname <> ALL ($2::text[])
 ORDER BY i.indexrelid`
 	err = deparse(ctx, tx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, pinSQL); err != nil {
-			return err
-		}
-		rows, err := tx.Query(ctx, sql, s.View.OID, append([]string{}, s.Drop...))
-		if err != nil {
-			return err
-		}
-		kept, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (x keptIndex, err error) {
-			return x, row.Scan(&x.Name, &x.Prefix, &x.Definition, &x.Tablespace, &x.unique)
-		})
+		indexes, err = collect(ctx, tx, pgx.RowToStructByPos[copiedIndex], sql, s.View.OID, append([]string{}, s.Drop...))
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the indexes of %s: %w", s.View.Name, err)
 	}
-	return kept, nil
+	return indexes, nil
 }
 
-func (t *twin) copyIndexes(ctx context.Context, tx pgx.Tx, kept []keptIndex) error {
-	for _, x := range kept {
+func (r *replacement) copyIndexes(ctx context.Context, tx pgx.Tx, indexes []copiedIndex) error {
+	for _, x := range indexes {
 		rest, ok := strings.CutPrefix(x.Definition, x.Prefix)
 		if !ok {
-			return fmt.Errorf("copy index %q: cannot read its definition %q", x.Name, x.Definition)
+			return fmt.Errorf("copy index %q: unexpected definition %q", x.Name, x.Definition)
 		}
-		t.indexes[x.Name] = randomName()
-		if err := pinTablespace(ctx, tx, x.Tablespace); err != nil {
+		r.indexes[x.Name] = temporaryName()
+		if err := setDefaultTablespace(ctx, tx, x.Tablespace); err != nil {
 			return err
 		}
-		create := "CREATE INDEX "
-		if x.unique {
-			create = "CREATE UNIQUE INDEX "
-		}
-		if err := execute(ctx, tx, create+postgres.QuoteIdent(t.indexes[x.Name])+" ON "+t.Name.SQL()+" USING "+rest); err != nil {
-			return fmt.Errorf("build index %q again (%s): %w", x.Name, x.Definition, err)
+		if err := execute(ctx, tx, x.Create+" "+postgres.QuoteIdent(r.indexes[x.Name])+" ON "+r.Name.SQL()+" USING "+rest); err != nil {
+			return fmt.Errorf("copy index %q (%s): %w", x.Name, x.Definition, err)
 		}
 	}
-	return pinTablespace(ctx, tx, "")
-}
-
-// withPath calls what is to be done under another search_path.
-func withPath(ctx context.Context, tx pgx.Tx, path string, call func() error) error {
-	var before string
-	err := tx.QueryRow(ctx, "SELECT current_setting('search_path')").Scan(&before)
-	if err == nil {
-		_, err = tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", path)
-	}
-	if err != nil {
-		return fmt.Errorf("set the search_path: %w", err)
-	}
-	if err := call(); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", before); err != nil {
-		return fmt.Errorf("set the search_path: %w", err)
-	}
-	return nil
-}
-
-// run runs the statements that a query returns, all in one round trip.
-func (s Swap) run(ctx context.Context, tx pgx.Tx, sql string, args ...any) error {
-	rows, err := tx.Query(ctx, sql, args...)
-	if err != nil {
-		return fmt.Errorf("read what belongs to %s: %w", s.View.Name, err)
-	}
-	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return fmt.Errorf("read what belongs to %s: %w", s.View.Name, err)
-	}
-	if i, err := executeAll(ctx, tx, statements); err != nil {
-		return fmt.Errorf("carry over what belongs to %s (%s): %w", s.View.Name, statements[i], err)
-	}
-	return nil
+	return setDefaultTablespace(ctx, tx, "")
 }

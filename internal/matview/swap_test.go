@@ -15,13 +15,13 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
-const patience = 10 * time.Second
+const exchangeTimeout = 10 * time.Second
 
 // swap swaps as the provider does.
 func swap(t *testing.T, pool *pgxpool.Pool, s Swap) error {
 	t.Helper()
-	if s.Patience == 0 {
-		s.Patience = patience
+	if s.Timeout == 0 {
+		s.Timeout = exchangeTimeout
 	}
 	return change(t, pool, func(tx pgx.Tx) error {
 		if err := Lock(t.Context(), tx, s.View.ID); err != nil {
@@ -31,9 +31,9 @@ func swap(t *testing.T, pool *pgxpool.Pool, s Swap) error {
 	})
 }
 
-// everything is all that the catalog says about the view v, its indexes and its
+// catalogRowsSQL is all that the catalog says about the view v, its indexes and its
 // dependents but for OIDs, file nodes and the query.
-const everything = `
+const catalogRowsSQL = `
 SELECT jsonb_pretty(jsonb_build_object(
     'view', (SELECT to_jsonb(c) - '{oid,relfilenode,reltype,reltoastrelid,relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,relminmxid,relhassubclass,relacl}'::text[] FROM pg_class AS c WHERE oid = 'v'::regclass),
     'acl', (SELECT jsonb_agg(a ORDER BY a::text) FROM pg_class AS c, unnest(c.relacl::text[]) AS a WHERE oid = 'v'::regclass),
@@ -83,7 +83,7 @@ CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 	}
 	db.Exec(t, "ANALYZE v")
 	old := read(t, pool, name)
-	before := value[string](t, pool, everything)
+	before := value[string](t, pool, catalogRowsSQL)
 	for _, definition := range []string{"", "SELECT id, name, status FROM jobs WHERE id > 1"} {
 		if err := swap(t, pool, Swap{View: old, Definition: definition}); err != nil {
 			t.Fatal(err)
@@ -93,7 +93,7 @@ CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 			t.Error("it is the same view")
 		}
 		old = v
-		if diff := cmp.Diff(before, value[string](t, pool, everything)); diff != "" {
+		if diff := cmp.Diff(before, value[string](t, pool, catalogRowsSQL)); diff != "" {
 			t.Errorf("definition %q: changed:\n%s", definition, diff)
 		}
 	}
@@ -107,7 +107,7 @@ func TestSwapObstacles(t *testing.T) {
 	pool := db.Pool(t)
 	v := create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id, name, status, status AS kind FROM jobs", WithData: true})
 	db.Exec(t, `CREATE VIEW over AS SELECT id, name FROM v; CREATE MATERIALIZED VIEW "Mat" AS SELECT id FROM v; CREATE VIEW whole AS SELECT v FROM v;
-CREATE FUNCTION takes(v) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE holds (c v[]); CREATE DOMAIN dom AS v; CREATE TYPE comp AS (c v);
+CREATE FUNCTION total(v) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE archive (c v[]); CREATE DOMAIN dom AS v; CREATE TYPE comp AS (c v);
 CREATE RULE notes AS ON DELETE TO jobs DO ALSO SELECT * FROM v; ALTER TABLE jobs ENABLE ROW LEVEL SECURITY; CREATE POLICY pol ON jobs USING (id IN (SELECT v.id FROM v));
 CREATE INDEX v_status ON v (status); CREATE STATISTICS v_stats ON id, status FROM v; CREATE VIEW collated AS SELECT kind FROM v;
 ALTER EXTENSION plpgsql ADD MATERIALIZED VIEW v`)
@@ -115,25 +115,25 @@ ALTER EXTENSION plpgsql ADD MATERIALIZED VIEW v`)
 		t.Fatal(err)
 	}
 	want := []string{
-		"column c of composite type public.comp",
-		"column c of table public.holds",
-		"function public.takes(public.v)",
+		"column c of composite type public.comp depends on it",
+		"column c of table public.archive depends on it",
+		"function public.total(public.v) depends on it",
 		"index public.v_status uses column status, which the new definition does not return",
 		"it is a member of extension plpgsql",
-		`materialized view public."Mat"`,
-		"policy pol on table public.jobs",
-		"rule notes on table public.jobs",
+		`materialized view public."Mat" depends on it`,
+		"policy pol on table public.jobs depends on it",
+		"rule notes on table public.jobs depends on it",
 		"statistics object public.v_stats uses column status, which the new definition does not return",
-		"type public.dom",
+		"type public.dom depends on it",
 		"view mine, a temporary view of another session",
 		`view public.collated uses column kind, whose type changes from text to text COLLATE "C"`,
 		"view public.over uses column id, whose type changes from integer to bigint",
 		"view public.over uses column name, which the new definition does not return",
-		"column v of view public.whole",
+		"column v of view public.whole depends on it",
 	}
 	if postgrestest.Version(t) >= 140000 {
 		db.Exec(t, "CREATE FUNCTION atomic() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM v; END")
-		want = append(want, "function public.atomic()")
+		want = append(want, "function public.atomic() depends on it")
 	}
 	sorted := func(lines []string) map[string]bool {
 		set := map[string]bool{}
@@ -185,8 +185,8 @@ func TestSwapObstaclesOfRoles(t *testing.T) {
 	}
 	want := []string{
 		fmt.Sprintf("it is in schema public, where role %s lacks CREATE (GRANT CREATE ON SCHEMA public TO %[1]s)", owner),
-		fmt.Sprintf("some privileges on it were granted by role %s, of which %s is no member", stranger, admin),
-		fmt.Sprintf("view public.theirs belongs to role %s, of which %s is no member", stranger, admin),
+		fmt.Sprintf("some privileges on it were granted by role %s, of which %s is not a member", stranger, admin),
+		fmt.Sprintf("view public.theirs belongs to role %s, of which %s is not a member", stranger, admin),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -218,7 +218,7 @@ func TestSwapObstaclesOfRights(t *testing.T) {
 		},
 		"statistics of another": {
 			setup: "GRANT owner TO login; CREATE STATISTICS s ON id, name FROM v; GRANT CREATE ON SCHEMA public TO other; ALTER STATISTICS s OWNER TO other",
-			want:  "statistics object public.s belongs to role other, of which login is no member",
+			want:  "statistics object public.s belongs to role other, of which login is not a member",
 		},
 		"statistics of another who may no longer create": {
 			setup: "GRANT owner, other TO login; CREATE STATISTICS s ON id, name FROM v; ALTER STATISTICS s OWNER TO other",
@@ -313,11 +313,11 @@ func TestSwapUnderLongReader(t *testing.T) {
 	if _, err := reader.Exec(t.Context(), "BEGIN; SELECT * FROM over"); err != nil {
 		t.Fatal(err)
 	}
-	before := value[string](t, pool, everything)
+	before := value[string](t, pool, catalogRowsSQL)
 	ctx, cancel := context.WithCancel(t.Context())
 	slowest := make(chan time.Duration)
 	go func() { slowest <- slowestRead(ctx, db.URL(), "SELECT count(*) FROM over") }()
-	err := swap(t, pool, Swap{View: v, Definition: "SELECT id, name FROM jobs", Patience: time.Second})
+	err := swap(t, pool, Swap{View: v, Definition: "SELECT id, name FROM jobs", Timeout: time.Second})
 	cancel()
 	stall := <-slowest
 	var exchange *ExchangeError
@@ -330,12 +330,12 @@ func TestSwapUnderLongReader(t *testing.T) {
 	if diff := cmp.Diff(v, read(t, pool, v.Name)); diff != "" {
 		t.Errorf("it gave up, but the view has changed:\n%s", diff)
 	}
-	if diff := cmp.Diff(before, value[string](t, pool, everything)); diff != "" {
+	if diff := cmp.Diff(before, value[string](t, pool, catalogRowsSQL)); diff != "" {
 		t.Errorf("it gave up, but something has changed:\n%s", diff)
 	}
 	done := make(chan error, 2)
 	go func() {
-		done <- swap(t, pool, Swap{View: v, Definition: "SELECT id, name FROM jobs", Patience: time.Minute})
+		done <- swap(t, pool, Swap{View: v, Definition: "SELECT id, name FROM jobs", Timeout: time.Minute})
 	}()
 	waitFor(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()", done)
 	if _, err := reader.Exec(t.Context(), "COMMIT"); err != nil {

@@ -12,28 +12,28 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// LockTimeout is how long a change of a view waits for a lock, as PostgreSQL writes it.
-const LockTimeout = "30s"
+// LockTimeout is how long a change of a view waits for a lock, and how long it
+// keeps requesting an ACCESS EXCLUSIVE lock in short attempts.
+const LockTimeout = 30 * time.Second
 
-// Patience is how long a change goes on asking for a lock in short attempts: as long
-// as [LockTimeout], which is for one wait.
-const Patience = 30 * time.Second
+var lockTimeoutSQL = fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", LockTimeout.Milliseconds())
 
-// Begin begins the transaction in which a view is changed: READ COMMITTED, so
-// that the clock read before a statement is before its snapshot, whatever the
-// role's defaults are. No wait for a lock in it is longer than [LockTimeout],
-// and the server ends it if this program stops or is cut off.
+// Begin begins the transaction in which a view is changed. It is READ COMMITTED
+// whatever the defaults of the role are, so that the clock read before a statement
+// precedes the snapshot of the statement. No wait for a lock in it is longer than
+// [LockTimeout], and the server ends it if this program stops or loses its
+// connection.
 func Begin(ctx context.Context, pool *pgxpool.Pool) (pgx.Tx, error) {
 	tx, err := pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 	if postgres.SQLState(err) == pgerrcode.FeatureNotSupported {
-		// To write during recovery is the one thing that BEGIN does not support.
+		// READ WRITE during recovery is the only thing that BEGIN does not support.
 		return nil, fmt.Errorf("the server is a read-only replica, on which nothing can be changed; connect to the primary: %w", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("begin a transaction: %w", err)
 	}
-	// client_connection_check_interval came with PostgreSQL 14.
-	const sql = `SET LOCAL lock_timeout = '` + LockTimeout + `'; SET LOCAL idle_in_transaction_session_timeout = '1min';
+	// PostgreSQL 13 has no client_connection_check_interval.
+	sql := lockTimeoutSQL + `; SET LOCAL idle_in_transaction_session_timeout = '1min';
 SELECT set_config(name, '1s', true) FROM pg_settings WHERE name = 'client_connection_check_interval'`
 	if _, err := tx.Exec(ctx, sql); err != nil {
 		rollback(ctx, tx)

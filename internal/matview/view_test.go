@@ -289,10 +289,10 @@ func TestDependents(t *testing.T) {
 		t.Errorf("dependents of a new view: %q, %v", got, err)
 	}
 	db.Exec(t, `CREATE VIEW over AS SELECT * FROM v; CREATE MATERIALIZED VIEW "Mat" AS SELECT id FROM v; CREATE VIEW over_over AS SELECT * FROM over;
-CREATE FUNCTION takes(v) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE holds (c v[]);
+CREATE FUNCTION total(v) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE archive (c v[]);
 CREATE RULE notes AS ON DELETE TO jobs DO ALSO SELECT * FROM v; ALTER EXTENSION plpgsql ADD MATERIALIZED VIEW v`)
 	want := []string{
-		"column c of table public.holds", "extension plpgsql", "function public.takes(public.v)", `materialized view public."Mat"`, "rule notes on table public.jobs", "view public.over",
+		"column c of table public.archive", "extension plpgsql", "function public.total(public.v)", `materialized view public."Mat"`, "rule notes on table public.jobs", "view public.over",
 	}
 	got, err := Dependents(t.Context(), pool, v.OID)
 	if err != nil {

@@ -164,11 +164,11 @@ func (c *viewChange) needsReplacement(ctx context.Context, tx pgx.Tx, v *matview
 	if err != nil {
 		return false, err
 	}
-	same, err := n.Means(ctx, tx, stored)
+	same, err := n.EquivalentTo(ctx, tx, stored)
 	if same || err != nil {
 		return false, err
 	}
-	return true, n.RefuseReading(v)
+	return true, n.RefuseSelfReference(v)
 }
 
 // replace drops the view and creates it again as it was, but for its definition
@@ -214,7 +214,7 @@ func (c *viewChange) replace(ctx context.Context, tx pgx.Tx, v *matview.View) (b
 // its last refresh stays true.
 func (c *viewChange) alter(ctx context.Context, tx pgx.Tx, v *matview.View) (behind []string, err error) {
 	if !v.Populated && c.plan.WithData.ValueBool() {
-		// Before anything of the view is locked: see matview.Fill.
+		// Before anything of the view is locked: see matview.Populate.
 		if err := c.fill(ctx, tx, v); err != nil {
 			return nil, err
 		}
@@ -261,7 +261,7 @@ func (c *viewChange) fill(ctx context.Context, tx pgx.Tx, v *matview.View) error
 	if err != nil {
 		return err
 	}
-	if err := matview.Fill(ctx, tx, v); err != nil {
+	if err := matview.Populate(ctx, tx, v); err != nil {
 		return err
 	}
 	_, err = refresh.RecordPopulation(ctx, tx, c.client.logSchema, population, v.Name, string(refresh.Blocking))
@@ -280,7 +280,7 @@ func (c *viewChange) swap(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 	comment := c.plan.Comment.ValueString()
 	s := matview.Swap{
 		View: v, Definition: c.plan.Definition.ValueString(), ColumnNames: c.plan.columnNames(), Storage: c.plan.storage(), Comment: &comment,
-		NoData: !v.Populated && !c.plan.WithData.ValueBool(), Patience: matview.Patience, Beside: c.client.pool,
+		NoData: !v.Populated && !c.plan.WithData.ValueBool(), Timeout: matview.LockTimeout, Pool: c.client.pool,
 		Started: func(ctx context.Context) error {
 			population, err = refresh.BeginPopulation(ctx, tx, c.client.logSchema)
 			return err
@@ -387,7 +387,7 @@ func (c *viewChange) give(ctx context.Context, tx pgx.Tx, v *matview.View) (behi
 	owner, to := c.plan.Owner.ValueString(), c.plan.name()
 	newOwner := owner != "" && owner != v.Owner
 	if newOwner || to != v.Name {
-		if err := matview.LockOutReaders(ctx, tx, v, matview.Patience); err != nil {
+		if err := matview.LockAccessExclusive(ctx, tx, v, matview.LockTimeout); err != nil {
 			return nil, err
 		}
 	}

@@ -150,7 +150,7 @@ func TestOwnerObstacle(t *testing.T) {
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	for _, c := range []struct{ owner, want string }{
 		{"nobody_there", "There is no role nobody_there"},
-		{other, "is no member of " + other + " (GRANT " + other + " TO " + role + ")"},
+		{other, "is not a member of " + other + " (GRANT " + other + " TO " + role + ")"},
 		{role, "It may not create in schema public (GRANT CREATE ON SCHEMA public TO " + role + ")"},
 	} {
 		db.Exec(t, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")

@@ -58,7 +58,7 @@ func addViewError(diags *diag.Diagnostics, summary string, err error) {
 // remedy is what to do about err, where the server's message does not say so.
 func remedy(err error) string {
 	var index *matview.IndexError
-	var rights *matview.RightsError
+	var rights *matview.PrivilegeError
 	var sqlErr *matview.SQLError
 	switch state := postgres.SQLState(err); {
 	case state == pgerrcode.QueryCanceled:

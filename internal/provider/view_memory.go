@@ -193,7 +193,7 @@ func (m *viewModel) means(ctx context.Context, db matview.DB, v *matview.View, s
 	case n.Incomparable != "":
 		return stored == m.CanonicalDefinition.ValueString() && sameNames(n.Columns, v.Columns), nil
 	}
-	same, err := n.Means(ctx, db, stored)
+	same, err := n.EquivalentTo(ctx, db, stored)
 	if same || err != nil || major == 0 || major == v.Major || !sameNames(n.Columns, v.Columns) {
 		return same, err
 	}
@@ -204,7 +204,7 @@ func (m *viewModel) means(ctx context.Context, db matview.DB, v *matview.View, s
 	if err != nil {
 		return false, err
 	}
-	return n.Means(ctx, db, stored)
+	return n.EquivalentTo(ctx, db, stored)
 }
 
 // sameNames tells a SELECT * whose table has grown from one that has not.

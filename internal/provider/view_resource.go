@@ -107,7 +107,7 @@ func (r *viewResource) sealApplied(ctx context.Context, v *matview.View, raw tft
 		n, err := matview.Normalize(ctx, pool, words, config.columnNames()...)
 		same := false
 		if err == nil {
-			same, err = n.Means(ctx, pool, applied.CanonicalDefinition.ValueString())
+			same, err = n.EquivalentTo(ctx, pool, applied.CanonicalDefinition.ValueString())
 		}
 		if err != nil || !same {
 			raw = tftypes.Value{}

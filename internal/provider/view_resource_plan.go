@@ -178,7 +178,7 @@ func (p *viewPlan) definition(ctx context.Context, diags *diag.Diagnostics) {
 func (p *viewPlan) compare(ctx context.Context) (n matview.Normal, same bool, err error) {
 	n, err = matview.Normalize(ctx, p.pool, p.plan.Definition.ValueString(), p.plan.columnNames()...)
 	if err == nil && p.exists {
-		same, err = n.Means(ctx, p.pool, p.state.CanonicalDefinition.ValueString())
+		same, err = n.EquivalentTo(ctx, p.pool, p.state.CanonicalDefinition.ValueString())
 	}
 	return n, same, err
 }
@@ -197,11 +197,11 @@ func (p *viewPlan) replacement(ctx context.Context, incomparable string, diags *
 	// Terraform plans once more while it applies: what the query reads may have
 	// been renamed since the state was written, and the view have followed.
 	if stored, err := matview.Definition(ctx, p.pool, v.OID); err == nil {
-		if same, err := p.normal.Means(ctx, p.pool, stored); err == nil && same {
+		if same, err := p.normal.EquivalentTo(ctx, p.pool, stored); err == nil && same {
 			return
 		}
 	}
-	if err := p.normal.RefuseReading(v); err != nil {
+	if err := p.normal.RefuseSelfReference(v); err != nil {
 		addViewError(diags, "Invalid definition", err)
 		return
 	}

@@ -61,7 +61,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			},
 			"on_definition_change": schema.StringAttribute{
 				MarkdownDescription: "How a new definition comes about. `swap`: the new view is built beside the old one, filled, indexed and analyzed while readers go on, and exchanged for it in a moment; " +
-					"privileges, comments, storage, statistics settings and indexes are those of before, and plain views over it are moved along. The wait for long readers is at most " + matview.LockTimeout + ", then nothing is changed. " +
+					"privileges, comments, storage, statistics settings and indexes are those of before, and plain views over it are moved along. The wait for long readers is at most " + matview.LockTimeout.String() + ", then nothing is changed. " +
 					"What cannot be carried over, such as a materialized view that reads this one, is an error at plan that names it. " +
 					"It needs `CREATE` on the schema for the owner, and room for both views. While other columns come, a prepared statement over the view may fail once. " +
 					"`recreate`: the view is dropped and created again in one transaction, with its owner, comment, privileges and indexes: readers wait for it to be filled, and nothing changes if that fails. It is refused at plan while other objects depend on the view, and a warning at plan names what would be lost. Default: `swap`.",
@@ -125,7 +125,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Update:            true,
 				UpdateDescription: "How long a change may take, as a duration such as `30m`; a change of the definition fills the view again. Then the server cancels it and nothing is changed. Default: `1h`.",
 				Delete:            true,
-				DeleteDescription: "How long dropping the view may take, as a duration such as `5m`. No wait for a lock is longer than " + matview.LockTimeout + " in any case. Default: `10m`.",
+				DeleteDescription: "How long dropping the view may take, as a duration such as `5m`. No wait for a lock is longer than " + matview.LockTimeout.String() + " in any case. Default: `10m`.",
 			}),
 			// Not planned before the view is there, though it could be: what takes the view
 			// by its id, a data source above all, waits for it that way.

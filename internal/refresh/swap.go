@@ -43,7 +43,7 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 	var before, after map[uint32]upstream
 	var tablesBefore tables
 	s := matview.Swap{
-		View: view, Patience: min(a.request.LockTimeout, maxPatience), Waited: &done.lockWait, Beside: a.beside,
+		View: view, Timeout: min(a.request.LockTimeout, maxPatience), LockWait: &done.lockWait, Pool: a.beside,
 		Started: func(ctx context.Context) error {
 			if f.ReadsViews {
 				if before, err = upstreams(ctx, tx, a.schema, f.OID); err != nil {
@@ -76,8 +76,8 @@ func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed,
 		},
 	}
 	s.Exchanging = func(ctx context.Context) error { return a.lockRecord(ctx, tx) }
-	if s.Patience == 0 {
-		s.Patience = defaultPatience
+	if s.Timeout == 0 {
+		s.Timeout = defaultPatience
 	}
 	defer a.watch().stop() // of what it reads first, for who is in the way
 	if err := s.Run(ctx, tx); err != nil {

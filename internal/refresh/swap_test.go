@@ -144,7 +144,7 @@ CREATE MATERIALIZED VIEW beats AS SELECT id, at FROM beat; CREATE UNIQUE INDEX O
 	}
 	// A view that others are made of cannot be swapped any more.
 	_, err = refresh.New(pool, "public", "test").Refresh(t.Context(), manual("beats", refresh.Swap))
-	if err == nil || !strings.Contains(err.Error(), "refresh beats: swap: beats cannot be exchanged for a successor: materialized view public.down") {
+	if err == nil || !strings.Contains(err.Error(), "refresh beats: swap: beats cannot be replaced: materialized view public.down") {
 		t.Errorf("err = %v", err)
 	}
 	failedWith(t, pool, "55000")
@@ -291,7 +291,7 @@ func TestAutoUnderLongReader(t *testing.T) {
 	req := manual("job_progress", refresh.Auto)
 	req.LockTimeout = 300 * time.Millisecond
 	result := mustRefresh(t, pool, req)
-	if result.Method != refresh.Concurrently || !strings.HasPrefix(result.Reason, "instead of swap (the last concurrent refresh changed 67% of 3 rows and took 9.7 s), since swap: exchange job_progress for its successor: others held locks") {
+	if result.Method != refresh.Concurrently || !strings.HasPrefix(result.Reason, "instead of swap (the last concurrent refresh changed 67% of 3 rows and took 9.7 s), since swap: exchange job_progress for its replacement: other sessions held locks") {
 		t.Errorf("%s: %s", result.Method, result.Reason)
 	}
 	// It is not tried again at once.

@@ -156,7 +156,7 @@ func TestNormalizeRefuses(t *testing.T) {
 		{"SELECT id, id FROM jobs", "42701", `column "id" is returned more than once`, 0, 0},
 		{"SELECT id AS xmin FROM jobs", "42701", `column name "xmin" is that of a system column`, 0, 0},
 		{"SELECT ctid FROM jobs", "42701", `column name "ctid" is that of a system column`, 0, 0},
-		{"SELECT $1::int AS a", "42P02", "takes no parameters", 0, 0},
+		{"SELECT $1::int AS a", "42P02", "has no parameters", 0, 0},
 		{"", "42601", "not a query", 0, 0},
 		{"-- nothing", "42601", "not a query", 0, 0},
 		{"SELECT", "42601", "not a query", 0, 0},

@@ -2,8 +2,6 @@ package matview
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"regexp"
@@ -17,42 +15,36 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// Normal is a query in the words of the server: two queries that mean the same
-// have the same Definition on the same server.
+// Normal is a query in normal form, as the server deparses it: two queries with the
+// same meaning have the same Definition on the same server.
 type Normal struct {
-	// Definition is a query again, without a semicolon; "" where Incomparable.
+	// Definition is a query without a semicolon; "" if Incomparable is set.
 	Definition string
 	Columns    []Column
-	// Reads are the OIDs of the relations that it reads, through views too; none
-	// where Incomparable.
+	// Reads are the OIDs of the relations that it reads, directly or through views;
+	// nil if Incomparable is set.
 	Reads []uint32
-	// Incomparable says why the server could check the query but not normalise
-	// it; "" where it could.
+	// Incomparable says why the server could check the query but not normalize it;
+	// "" if it could.
 	Incomparable string
 }
 
-// Column is an output column. Type is qualified unless it is built in.
+// Column is an output column. Type is qualified unless it is in pg_catalog.
 type Column struct {
 	Name string
 	Type string
-	// Collation is filled in by Normalize where it is not that of the type.
+	// Collation is set by Normalize if it is not that of the type.
 	Collation string
 }
 
-// DB is a connection, a pool or a transaction.
-type DB interface {
-	Querier
-	Begin(ctx context.Context) (pgx.Tx, error)
-}
-
-// Normalize has the server parse query under the session's search_path and write
-// it back. It runs nothing of the query, and leaves nothing behind: what it
-// makes is a temporary view in a transaction that is rolled back.
+// Normalize makes the server parse a query under the session's search_path and
+// deparse it. It does not run the query and leaves nothing behind: it creates a
+// temporary view in a transaction that it rolls back. columnNames rename the first
+// columns, as in CREATE MATERIALIZED VIEW.
 //
-// A query that is not fit for a materialized view is an [SQLError]. It waits at
-// most a second for locks on what the query reads, which an ALTER TABLE holds,
-// or a REFRESH of a materialized view that the query reads. columnNames rename
-// the first columns, as they do in CREATE MATERIALIZED VIEW.
+// It returns an [SQLError] if a materialized view cannot have the query. It waits at
+// most a second for locks on what the query reads, which an ALTER TABLE or a REFRESH
+// may hold.
 func Normalize(ctx context.Context, db DB, query string, columnNames ...string) (Normal, error) {
 	const sql = `SELECT CASE WHEN pg_is_in_recovery() THEN 'the server is a read-only replica'
             WHEN NOT has_database_privilege(current_database(), 'TEMP') THEN
@@ -65,8 +57,9 @@ func Normalize(ctx context.Context, db DB, query string, columnNames ...string) 
 	return normalize(ctx, db, query, columnNames, "pg_temp", incomparable)
 }
 
-// NormalizeFor is [Normalize] for a new definition of view, and works without TEMP:
-// it makes its view in the schema of that and as its owner, as a swap does.
+// NormalizeFor is [Normalize] for a new definition of view. It does not require the
+// privilege TEMP: it creates its view in the schema of view and as its owner, as a
+// swap does.
 func NormalizeFor(ctx context.Context, tx pgx.Tx, view *View, query string, columnNames ...string) (n Normal, err error) {
 	err = asOwner(ctx, tx, view.Owner, func() error {
 		n, err = normalize(ctx, tx, query, columnNames, view.Name.Schema, "")
@@ -75,35 +68,35 @@ func NormalizeFor(ctx context.Context, tx pgx.Tx, view *View, query string, colu
 	return n, err
 }
 
-// RefuseReading is an [SQLError] where n reads view, which it is to replace: the
-// views between the two would read each other from then on.
-func (n Normal) RefuseReading(view *View) error {
+// RefuseSelfReference returns an [SQLError] if n, the new definition of view, reads
+// view: views that read each other cannot be queried.
+func (n Normal) RefuseSelfReference(view *View) error {
 	if !slices.Contains(n.Reads, view.OID) {
 		return nil
 	}
 	return &SQLError{
 		SQLState: pgerrcode.InvalidObjectDefinition,
 		Message:  fmt.Sprintf("the definition of %s reads %[1]s itself, or a view over it", view.Name),
-		Hint:     "Read what the view was made of instead.",
+		Hint:     "Read the relations that the view reads instead.",
 	}
 }
 
-// Means tells whether n is the query that the server has stored as definition.
-// The server's words, read again, are not always the same: a BETWEEN within an AND
-// comes back as an AND within an AND, which the parser flattens. A view that was
-// made of them, by a swap or a restore, has those of the second reading, which
-// are the same at every further one.
-func (n Normal) Means(ctx context.Context, db DB, definition string) (bool, error) {
+// EquivalentTo reports whether n is the query that the server deparses as
+// definition. Parsing and deparsing a deparsed query again may change it once: a
+// BETWEEN within an AND is deparsed as an AND within an AND, which the parser
+// flattens. A view that was created from a deparsed query, by a swap or a restore,
+// is deparsed the second way, which no further repetition changes.
+func (n Normal) EquivalentTo(ctx context.Context, db DB, definition string) (bool, error) {
 	if n.Definition == definition || n.Definition == "" || definition == "" {
 		return n.Definition == definition, nil
 	}
 	var again [2]Normal
-	for i, words := range []string{n.Definition, definition} {
+	for i, query := range []string{n.Definition, definition} {
 		var err error
-		again[i], err = Normalize(ctx, db, words)
+		again[i], err = Normalize(ctx, db, query)
 		var sqlErr *SQLError
 		if errors.As(err, &sqlErr) && !IsLockTimeout(err) {
-			return false, nil // it reads what has another name now
+			return false, nil // what it reads may have another name now
 		}
 		if err != nil {
 			return false, err
@@ -112,7 +105,7 @@ func (n Normal) Means(ctx context.Context, db DB, definition string) (bool, erro
 	return again[0].Definition != "" && again[0].Definition == again[1].Definition, nil
 }
 
-// normalize makes its view in schema, or none if that is known not to work.
+// normalize creates its view in schema, or none if incomparable says why it cannot.
 func normalize(ctx context.Context, db DB, query string, columnNames []string, schema, incomparable string) (n Normal, err error) {
 	tx, err := db.Begin(ctx)
 	if err != nil {
@@ -130,10 +123,10 @@ func normalize(ctx context.Context, db DB, query string, columnNames []string, s
 	if err != nil {
 		return n, err
 	}
-	name := Name{Schema: schema, Relation: randomName()}
+	name := Name{Schema: schema, Relation: temporaryName()}
 	if incomparable != "" {
-		// Parsing tells what could be described, such as SHOW or INSERT … RETURNING,
-		// and makes no view.
+		// Only parsing the whole statement rejects SHOW or INSERT … RETURNING, which
+		// have columns too.
 		prefix := "CREATE MATERIALIZED VIEW " + name.SQL() + columnList(columnNames) + " AS "
 		if _, err := tx.Conn().PgConn().Prepare(ctx, "", prefix+query, nil); err != nil {
 			return n, sqlError(err, prefix, query)
@@ -148,20 +141,20 @@ func normalize(ctx context.Context, db DB, query string, columnNames []string, s
 	return readNormal(ctx, tx, name)
 }
 
-// check has the server parse the query as the only statement of a text, which
-// tells a second statement, or a tail such as WITH NO DATA, from a query.
+// check makes the server parse the query by itself, so that it rejects a second
+// statement or an addition such as WITH NO DATA.
 func check(ctx context.Context, tx pgx.Tx, query string, columnNames []string) (*pgconn.StatementDescription, error) {
 	described, err := tx.Conn().PgConn().Prepare(ctx, "", query, nil)
 	if err != nil {
 		return nil, explainQuery(sqlError(err, "", query))
 	}
 	if len(described.ParamOIDs) > 0 {
-		return nil, &SQLError{SQLState: pgerrcode.UndefinedParameter, Message: "a materialized view takes no parameters, but the query holds $1", text: query}
+		return nil, &SQLError{SQLState: pgerrcode.UndefinedParameter, Message: "a materialized view has no parameters, but the query contains $1", text: query}
 	}
 	if len(described.Fields) == 0 {
 		return nil, &SQLError{
 			SQLState: pgerrcode.SyntaxError, Message: "it is not a query that returns columns", text: query,
-			Hint: "Write the query alone: what stands after AS in a CREATE MATERIALIZED VIEW.",
+			Hint: "Write the query alone: what follows AS in CREATE MATERIALIZED VIEW.",
 		}
 	}
 	if len(columnNames) > len(described.Fields) {
@@ -173,14 +166,14 @@ func check(ctx context.Context, tx pgx.Tx, query string, columnNames []string) (
 	return described, refuseColumns(query, columnNames, described.Fields)
 }
 
-// withData matches what ends a CREATE MATERIALIZED VIEW, and is no part of a query.
+// withData matches the end of a CREATE MATERIALIZED VIEW that is not part of the
+// query.
 var withData = regexp.MustCompile(`(?i)\bWITH\s+(NO\s+)?DATA\s*;?\s*$`)
 
-// byteOrderMark is what some editors write before a text in UTF-8.
+// byteOrderMark is written by some editors before text in UTF-8.
 const byteOrderMark = "\ufeff"
 
-// explainQuery puts in plain words what the server refuses as it would refuse
-// any text that is not one query.
+// explainQuery explains a syntax error that the server reports in general terms.
 func explainQuery(err error) error {
 	var e *SQLError
 	var pgErr *pgconn.PgError
@@ -189,12 +182,12 @@ func explainQuery(err error) error {
 	}
 	switch {
 	case pgErr.Routine == "exec_parse_message": // the message is in the server's language
-		e.Message = "the definition holds more than one statement, and a materialized view has a single query"
+		e.Message = "the definition holds more than one statement, but a materialized view has a single query"
 		e.Hint = "Keep the query and take out what follows its semicolon. Nothing of it was run."
 	case strings.HasPrefix(e.text, byteOrderMark):
-		e.Hint = `The definition begins with a byte order mark, which is not seen. Save the file without it, or write trimprefix(file("…"), "\ufeff").`
+		e.Hint = `The definition begins with an invisible byte order mark. Save the file without it, or write trimprefix(file("…"), "\ufeff").`
 	case withData.MatchString(e.text):
-		e.Hint = "WITH [NO] DATA is no part of the definition. Leave it out, and set with_data."
+		e.Hint = "WITH [NO] DATA is not part of the definition. Remove it and set with_data."
 	}
 	return err
 }
@@ -211,8 +204,8 @@ func columnList(names []string) string {
 	return " (" + strings.Join(quoted, ", ") + ")"
 }
 
-// columnName is the name of the column at i, once columnNames have renamed the
-// first ones.
+// columnName is the name of column i after columnNames have renamed the first
+// columns.
 func columnName(columnNames []string, fields []pgconn.FieldDescription, i int) string {
 	if i < len(columnNames) {
 		return columnNames[i]
@@ -220,8 +213,8 @@ func columnName(columnNames []string, fields []pgconn.FieldDescription, i int) s
 	return fields[i].Name
 }
 
-// refuseColumns refuses what the server accepts in a query, or even in a view,
-// and not in a materialized view.
+// refuseColumns rejects column names that the server accepts in a query, or even in
+// a view, but not in a materialized view.
 func refuseColumns(query string, columnNames []string, fields []pgconn.FieldDescription) error {
 	seen := make(map[string]bool, len(fields))
 	for i := range fields {
@@ -230,13 +223,13 @@ func refuseColumns(query string, columnNames []string, fields []pgconn.FieldDesc
 		case "ctid", "xmin", "cmin", "xmax", "cmax", "tableoid":
 			return &SQLError{
 				SQLState: pgerrcode.DuplicateColumn, text: query,
-				Message: fmt.Sprintf("column name %q is that of a system column; give it another with AS", name),
+				Message: fmt.Sprintf("column name %q is that of a system column; choose another name with AS", name),
 			}
 		}
 		if seen[name] {
 			return &SQLError{
 				SQLState: pgerrcode.DuplicateColumn, text: query,
-				Message: fmt.Sprintf("column %q is returned more than once; name each with AS", name),
+				Message: fmt.Sprintf("column %q is returned more than once; choose distinct names with AS", name),
 			}
 		}
 		seen[name] = true
@@ -251,18 +244,17 @@ func describedColumns(ctx context.Context, tx pgx.Tx, described *pgconn.Statemen
 	for i, f := range described.Fields {
 		names[i], types[i], modifiers[i] = columnName(columnNames, described.Fields, i), f.DataTypeOID, f.TypeModifier
 	}
+	const sql = "SELECT name, format_type(type, modifier), '' FROM unnest($1::text[], $2::oid[], $3::int[]) AS f (name, type, modifier)"
 	if _, err := tx.Exec(ctx, pinSQL); err != nil {
 		return nil, fmt.Errorf("read the columns of a definition: %w", err)
 	}
-	rows, err := tx.Query(ctx, "SELECT name, format_type(type, modifier), '' FROM unnest($1::text[], $2::oid[], $3::int[]) AS f (name, type, modifier)",
-		names, types, modifiers)
-	if err != nil {
-		return nil, fmt.Errorf("read the columns of a definition: %w", err)
-	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[Column])
+	return collect(ctx, tx, pgx.RowToStructByPos[Column], sql, names, types, modifiers)
 }
 
 func readNormal(ctx context.Context, tx pgx.Tx, name Name) (n Normal, err error) {
+	if _, err := tx.Exec(ctx, pinSQL); err != nil {
+		return n, fmt.Errorf("read a definition back: %w", err)
+	}
 	var oid uint32
 	var temporary *string
 	const sql = `
@@ -286,77 +278,38 @@ FROM reads JOIN pg_class AS c USING (oid)`
 			Message:  fmt.Sprintf("a materialized view must not use temporary tables or views, but the query reads %s", *temporary),
 		}
 	}
-	if n.Definition, err = pinnedDefinition(ctx, tx, oid); err != nil {
+	if n.Definition, err = readDefinition(ctx, tx, oid); err != nil {
 		return n, err
 	}
 	const columns = `
 SELECT attname, format_type(atttypid, atttypmod), CASE WHEN attcollation <> typcollation THEN attcollation::regcollation::text ELSE '' END
 FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
 WHERE attrelid = $1 AND attnum > 0 ORDER BY attnum`
-	rows, err := tx.Query(ctx, columns, oid)
-	if err != nil {
+	if n.Columns, err = collect(ctx, tx, pgx.RowToStructByPos[Column], columns, oid); err != nil {
 		return n, fmt.Errorf("read the columns of a definition: %w", err)
 	}
-	n.Columns, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Column])
-	return n, err
+	return n, nil
 }
 
-// Definition is the query of a view in the words of the server. It waits while
-// the view is being refreshed blockingly, but no more than a second: then the
-// error's SQLSTATE is [pgerrcode.LockNotAvailable].
+// Definition is the query of a view as the server deparses it. It waits while a
+// blocking refresh of the view runs, but at most a second: then the SQLSTATE of the
+// error is [pgerrcode.LockNotAvailable].
 func Definition(ctx context.Context, db DB, oid uint32) (definition string, err error) {
 	err = deparse(ctx, db, func(tx pgx.Tx) error {
-		definition, err = pinnedDefinition(ctx, tx, oid)
+		definition, err = readDefinition(ctx, tx, oid)
 		return err
 	})
 	return definition, err
 }
 
-// deparse calls what deparses under a short lock_timeout, and takes back the
-// settings that it pins.
-func deparse(ctx context.Context, db DB, call func(tx pgx.Tx) error) error {
-	tx, err := db.Begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer rollback(ctx, tx)
-	if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'"); err != nil {
-		return err
-	}
-	return call(tx)
-}
-
-// pinSQL sets what deparsing depends on. What a query means was settled when it
-// was parsed; this is how it is written down.
-const pinSQL = `SET LOCAL search_path = ''; SET LOCAL timezone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';
-SET LOCAL IntervalStyle = 'postgres'; SET LOCAL quote_all_identifiers = off; SET LOCAL extra_float_digits = 1;
-SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'`
-
-func pinnedDefinition(ctx context.Context, tx pgx.Tx, oid uint32) (string, error) {
-	if _, err := tx.Exec(ctx, pinSQL); err != nil {
-		return "", fmt.Errorf("read a definition back: %w", err)
-	}
+// readDefinition requires the settings of pinSQL.
+func readDefinition(ctx context.Context, tx pgx.Tx, oid uint32) (string, error) {
 	var definition *string
 	if err := tx.QueryRow(ctx, "SELECT pg_get_viewdef($1::oid)", oid).Scan(&definition); err != nil {
 		return "", fmt.Errorf("read a definition back: %w", err)
 	}
 	if definition == nil {
-		return "", errors.New("read a definition back: the view is gone")
+		return "", errors.New("read a definition back: the view does not exist any more")
 	}
 	return strings.TrimSuffix(strings.TrimSpace(*definition), ";"), nil
 }
-
-// rollback ends a transaction also when ctx is over.
-func rollback(ctx context.Context, tx pgx.Tx) {
-	_ = tx.Rollback(context.WithoutCancel(ctx)) // a broken connection has rolled back
-}
-
-// randomName is short: a name made from the view's own could exceed 63 bytes.
-func randomName() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return "matview_" + hex.EncodeToString(b[:])
-}
-
-// IsLockTimeout says that err is a lock_timeout, not a fault of the statement.
-func IsLockTimeout(err error) bool { return postgres.SQLState(err) == pgerrcode.LockNotAvailable }

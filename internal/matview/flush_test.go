@@ -34,7 +34,7 @@ func TestSwapFlushesBeforeItLocks(t *testing.T) {
 	var filled string
 	var flushed bool
 	err = swap(t, pool, Swap{
-		View: view, Beside: pool,
+		View: view, Pool: pool,
 		Filled: func(ctx context.Context, _ Name, _ uint32) error {
 			return pool.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&filled)
 		},

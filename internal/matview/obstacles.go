@@ -11,17 +11,17 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// dependentView is a plain view that reads a materialized view itself.
+// dependentView is a plain view that reads a materialized view directly.
 type dependentView struct {
 	OID        uint32
-	Name       string // SQL
+	Name       string // quoted and qualified
 	Owner      string
-	Options    string // as in WITH, "" for none
+	Options    string // of WITH; "" if there are none
 	Definition string
 }
 
-// createSQL restates the options: CREATE OR REPLACE VIEW drops those that it
-// does not name (DefineVirtualRelation in view.c). It keeps all else.
+// createSQL repeats the options: CREATE OR REPLACE VIEW drops those that it does
+// not name (DefineVirtualRelation in view.c). It keeps everything else.
 func (v dependentView) createSQL() string {
 	options := ""
 	if v.Options != "" {
@@ -30,8 +30,9 @@ func (v dependentView) createSQL() string {
 	return "CREATE OR REPLACE VIEW " + v.Name + options + " AS " + v.Definition
 }
 
-// dependentViewsSQL has each view before those that it reads itself, as readers
-// lock them: whoever reads more of them, through others too, comes first.
+// dependentViewsSQL returns each view before those that it reads itself, which is
+// the order in which readers lock them: a view that reads more of them, directly or
+// not, comes first.
 const dependentViewsSQL = `
 WITH RECURSIVE direct AS (
     SELECT DISTINCT r.ev_class AS oid
@@ -54,53 +55,36 @@ SELECT v.oid, v.oid::regclass::text, pg_get_userbyid(v.relowner)::text,
 FROM direct JOIN pg_class AS v ON v.oid = direct.oid
 ORDER BY (SELECT count(*) FROM reads JOIN direct AS d ON d.oid = reads.oid WHERE reads.top = v.oid) DESC, v.oid`
 
-// dependentViews is for a session with the settings of pinSQL. It locks what the
-// views read.
+// dependentViews requires the settings of pinSQL. It locks what the views read.
 func dependentViews(ctx context.Context, tx pgx.Tx, view uint32) ([]dependentView, error) {
-	if _, err := tx.Exec(ctx, pinSQL); err != nil {
-		return nil, err
-	}
-	rows, err := tx.Query(ctx, dependentViewsSQL, view)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[dependentView])
+	return collect(ctx, tx, pgx.RowToStructByPos[dependentView], dependentViewsSQL, view)
 }
 
-// ObstaclesError says what a swap cannot carry over.
+// ObstaclesError says why a view cannot be swapped.
 type ObstaclesError struct {
 	View      Name
 	Obstacles []string
 }
 
 func (e *ObstaclesError) Error() string {
-	return fmt.Sprintf("%s cannot be exchanged for a successor: %s", e.View, strings.Join(e.Obstacles, "; "))
+	return fmt.Sprintf("%s cannot be replaced: %s", e.View, strings.Join(e.Obstacles, "; "))
 }
 
-// setRight is the right to SET ROLE to another, which 16 grants apart from membership.
-const setRight = `CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END`
-
-// obstaclesSQL looks for what depends on the view or on its row type, and is no
-// plain view that can be moved; for what depends on columns that there will not
-// be, $2 and $3 being those of a new definition; and for missing rights. $4 are
-// the indexes that are not kept, $5 is the tablespace of the new view. None of it
-// locks a relation.
+// obstaclesSQL finds what depends on the view or on its row type and is not a plain
+// view that can be moved; what depends on columns that the new definition does not
+// return, $2 and $3 being the names and types that it returns; and missing
+// privileges. $4 are the indexes that the new view does not get, $5 is its
+// tablespace. None of it locks a relation.
 //
-// The twin is made by SET ROLE to whom it is to belong to; the exchange is made with
-// inherited rights. Nobody need be able to read pg_roles for it.
+// The replacement is created by SET ROLE to its owner, while the exchange uses
+// inherited privileges. None of it requires that the role can read pg_roles.
 const obstaclesSQL = `
-WITH part AS (
-    SELECT 'pg_class'::regclass AS classid, $1::oid AS objid
-    UNION ALL
-    SELECT 'pg_type'::regclass, t.oid
-    FROM pg_type AS row_type, unnest(ARRAY[row_type.oid, row_type.typarray]) AS t (oid)
-    WHERE row_type.typrelid = $1
-), dependent AS (
-    SELECT d.*, p.classid <> 'pg_class'::regclass AS by_type, v.oid AS view, v.relkind, v.relpersistence, v.relowner, v.relnamespace,
+WITH dependent AS (
+    SELECT d.*, o.classid <> 'pg_class'::regclass AS by_type, v.oid AS view, v.relkind, v.relpersistence, v.relowner, v.relnamespace,
            CASE WHEN v.oid IS NULL THEN pg_describe_object(d.classid, d.objid, d.objsubid)
                 ELSE pg_describe_object('pg_class'::regclass, v.oid, 0) END AS name
-    FROM part AS p
-    JOIN pg_depend AS d ON d.refclassid = p.classid AND d.refobjid = p.objid AND d.deptype = 'n'
+    FROM (` + viewObjectsSQL + `) AS o
+    JOIN pg_depend AS d ON d.refclassid = o.classid AND d.refobjid = o.objid AND d.deptype = 'n'
     LEFT JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.rulename = '_RETURN'
     LEFT JOIN pg_class AS v ON v.oid = r.ev_class
     WHERE r.ev_class IS DISTINCT FROM $1
@@ -132,7 +116,7 @@ WITH part AS (
     UNION SELECT name, stxnamespace, relowner FROM stats
     UNION SELECT name, stxnamespace, stxowner FROM stats WHERE current_setting('is_superuser') = 'off'
 ), found AS (
-    SELECT CASE WHEN view IS NULL OR relkind <> 'v' THEN name
+    SELECT CASE WHEN view IS NULL OR relkind <> 'v' THEN name || ' depends on it'
                 WHEN by_type THEN name || ' uses its row type'
                 WHEN relpersistence = 't' THEN name || ', a temporary view of another session'
            END AS obstacle
@@ -152,9 +136,9 @@ WITH part AS (
     WHERE d.classid = 'pg_class'::regclass AND d.objid = $1 AND d.deptype = 'e'
     UNION
     SELECT format('%s role %I, of which %I is ', what, pg_get_userbyid(role), current_user) ||
-           CASE WHEN NOT pg_has_role(role, 'MEMBER') THEN 'no member'
+           CASE WHEN NOT pg_has_role(role, 'MEMBER') THEN 'not a member'
                 WHEN inherits AND NOT pg_has_role(role, 'USAGE') THEN 'a member without INHERIT'
-                WHEN becomes AND NOT pg_has_role(role, ` + setRight + `) THEN 'a member without SET'
+                WHEN becomes AND NOT pg_has_role(role, ` + setPrivilegeSQL + `) THEN 'a member without SET'
            END
     FROM acting
     UNION
@@ -175,10 +159,10 @@ WITH part AS (
 )
 SELECT obstacle FROM found WHERE obstacle IS NOT NULL ORDER BY 1`
 
-// Obstacles names what keeps a view from being swapped: what depends on it and
-// cannot be moved, and rights that are missing. columns are those of a new
-// definition, nil where it stays or is not known; storage is how the new view is
-// to be stored; dropped are the indexes that it is not to have. It locks nothing.
+// Obstacles describes what keeps a view from being swapped: objects that depend on
+// it and cannot be moved, and missing privileges. columns are those of the new
+// definition, nil if it stays or is unknown; storage is that of the new view;
+// dropped are the indexes that the new view does not get. It locks nothing.
 func Obstacles(ctx context.Context, db DB, view *View, columns []Column, storage Storage, dropped []string) (obstacles []string, err error) {
 	var names, types []string
 	for _, c := range columns {
@@ -188,14 +172,8 @@ func Obstacles(ctx context.Context, db DB, view *View, columns []Column, storage
 		names, types = append(names, c.Name), append(types, c.Type)
 	}
 	err = deparse(ctx, db, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, pinSQL); err != nil {
-			return err
-		}
-		rows, err := tx.Query(ctx, obstaclesSQL, view.OID, names, types, append([]string{}, dropped...), storage.Tablespace)
+		obstacles, err = collect(ctx, tx, pgx.RowTo[string], obstaclesSQL, view.OID, names, types, append([]string{}, dropped...), storage.Tablespace)
 		if err != nil {
-			return err
-		}
-		if obstacles, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
 			return err
 		}
 		more, err := labelObstacles(ctx, tx, view.OID)
@@ -203,21 +181,18 @@ func Obstacles(ctx context.Context, db DB, view *View, columns []Column, storage
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("look for what keeps %s from being exchanged: %w", view.Name, err)
+		return nil, fmt.Errorf("look for what keeps %s from being swapped: %w", view.Name, err)
 	}
 	return obstacles, nil
 }
 
-// labelObstacles names the providers of the view's security labels that a session
-// like this one cannot use. No catalog lists those that are loaded, but SECURITY
-// LABEL looks for the provider before it looks for the object
-// (ExecSecLabelStmt in seclabel.c), of which there is none here.
+// labelObstacles names the providers of the view's security labels that the server
+// has not loaded for this session. No catalog lists the loaded ones, but SECURITY
+// LABEL looks up the provider before the object (ExecSecLabelStmt in seclabel.c),
+// which does not exist here.
 func labelObstacles(ctx context.Context, tx pgx.Tx, view uint32) (obstacles []string, err error) {
-	rows, err := tx.Query(ctx, "SELECT DISTINCT provider FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = $1 ORDER BY 1", view)
-	if err != nil {
-		return nil, err
-	}
-	providers, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	const sql = "SELECT DISTINCT provider FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = $1 ORDER BY 1"
+	providers, err := collect(ctx, tx, pgx.RowTo[string], sql, view)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,99 @@
+package matview
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Querier reads the catalog: a connection, a pool or a transaction.
+type Querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// DB is a [Querier] that can begin a transaction.
+type DB interface {
+	Querier
+	Begin(ctx context.Context) (pgx.Tx, error)
+}
+
+// collect returns all rows of a query.
+func collect[T any](ctx context.Context, q Querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	rows, _ := q.Query(ctx, sql, args...) // CollectRows returns its error
+	return pgx.CollectRows(rows, scan)
+}
+
+// execute runs one statement that contains SQL of a user. It uses the extended
+// protocol, which accepts a single statement only: pgx sends a statement without
+// arguments by the simple protocol, which would also run a second statement after
+// a semicolon.
+func execute(ctx context.Context, tx pgx.Tx, sql string) error {
+	return tx.Conn().PgConn().ExecParams(ctx, sql, nil, nil, nil, nil).Read().Err
+}
+
+// executeAll is [execute] for several statements in one round trip. It returns
+// the index of the statement that failed.
+func executeAll(ctx context.Context, tx pgx.Tx, statements []string) (failed int, err error) {
+	if len(statements) == 0 { // on a broken connection, there would be no statement that failed
+		return 0, nil
+	}
+	batch := &pgconn.Batch{}
+	for _, sql := range statements {
+		batch.ExecParams(sql, nil, nil, nil, nil)
+	}
+	results := tx.Conn().PgConn().ExecBatch(ctx, batch)
+	for results.NextResult() {
+		if _, err := results.ResultReader().Close(); err == nil {
+			failed++
+		}
+	}
+	if err := results.Close(); err != nil {
+		return min(failed, len(statements)-1), err
+	}
+	return 0, nil
+}
+
+// rollback ends a transaction even if ctx is done.
+func rollback(ctx context.Context, tx pgx.Tx) {
+	_ = tx.Rollback(context.WithoutCancel(ctx)) // a broken connection has rolled back
+}
+
+// deparse calls read in a savepoint or transaction that is rolled back, with the
+// settings of pinSQL. Deparsing a view or an index locks it: no lock is waited for
+// longer than a second, and none is kept.
+func deparse(ctx context.Context, db DB, read func(tx pgx.Tx) error) error {
+	tx, err := db.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer rollback(ctx, tx)
+	if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'; "+pinSQL); err != nil {
+		return err
+	}
+	return read(tx)
+}
+
+// pinSQL sets what the text of a deparsed query depends on. What the query means
+// was settled when it was parsed.
+const pinSQL = `SET LOCAL search_path = ''; SET LOCAL timezone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';
+SET LOCAL IntervalStyle = 'postgres'; SET LOCAL quote_all_identifiers = off; SET LOCAL extra_float_digits = 1;
+SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'`
+
+// withSearchPath calls do under another search_path.
+func withSearchPath(ctx context.Context, tx pgx.Tx, path string, do func() error) error {
+	const setSQL = "SELECT set_config('search_path', $1, true)"
+	var before string
+	if err := tx.QueryRow(ctx, "SHOW search_path").Scan(&before); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, setSQL, path); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, setSQL, before)
+	return err
+}

@@ -1,0 +1,300 @@
+package matview
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// columnOptionsSQL is the options that a user can set on the column that is row a
+// of pg_attribute; null if there are none. Beside them the server keeps options of
+// its own that differ for each relation: pg_attver, since the minor releases of
+// November 2026.
+const columnOptionsSQL = `(SELECT array_agg(o ORDER BY o) FROM unnest(a.attoptions) AS o WHERE split_part(o, '=', 1) IN ('n_distinct', 'n_distinct_inherited'))`
+
+// The properties of a view are read as the statements that give them to its
+// replacement. None of these queries locks the view.
+
+// columnStorageSQL is for what must be set before the replacement is filled.
+const columnStorageSQL = `
+SELECT format('ALTER MATERIALIZED VIEW %s ALTER COLUMN %I SET %s', @new::oid::regclass, a.attname, s.setting)
+FROM pg_attribute AS a
+JOIN pg_attribute AS b ON b.attrelid = @new AND b.attname = a.attname AND b.atttypid = a.atttypid,
+LATERAL (SELECT 'STORAGE ' || CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END
+         WHERE a.attstorage <> b.attstorage
+         UNION ALL -- PostgreSQL 13 has no attcompression
+         SELECT 'COMPRESSION ' || CASE to_jsonb(a) ->> 'attcompression' WHEN 'p' THEN 'pglz' ELSE 'lz4' END
+         WHERE to_jsonb(a) ->> 'attcompression' IN ('p', 'l')) AS s (setting)
+WHERE a.attrelid = @old AND a.attnum > 0 AND NOT a.attisdropped`
+
+// propertiesSQL is for all other properties but privileges. It takes the OIDs of the
+// view (old) and of its replacement (new), the names of the copied indexes, the
+// temporary names of their copies (index_names), and the same of the statistics
+// objects, which it takes by OID.
+const propertiesSQL = `
+WITH kept_column AS (
+    SELECT a.*, ` + columnOptionsSQL + ` AS options, @new::oid::regclass AS replacement
+    FROM pg_attribute AS a
+    JOIN pg_attribute AS b ON b.attrelid = @new AND b.attname = a.attname
+    WHERE a.attrelid = @old AND a.attnum > 0 AND NOT a.attisdropped
+), index AS (
+    SELECT i.*, format('%I.%I', n.nspname, temporary.name) AS name, quote_ident(temporary.name) AS bare_name
+    FROM pg_index AS i
+    JOIN pg_class AS x ON x.oid = i.indexrelid
+    JOIN pg_namespace AS n ON n.oid = x.relnamespace
+    JOIN unnest(@indexes::text[], @index_names::text[]) AS temporary (of, name) ON temporary.of = x.relname
+    WHERE i.indrelid = @old
+), statistics AS (
+    SELECT s.*, format('%I.%I', n.nspname, temporary.name) AS name
+    FROM pg_statistic_ext AS s
+    JOIN pg_namespace AS n ON n.oid = s.stxnamespace
+    JOIN unnest(@statistics::oid[], @statistics_names::text[]) AS temporary (of, name) ON temporary.of = s.oid
+)
+SELECT format('ALTER MATERIALIZED VIEW %s ALTER COLUMN %I SET STATISTICS %s', replacement, attname, attstattarget)
+FROM kept_column WHERE attstattarget >= 0
+UNION ALL
+SELECT format('ALTER MATERIALIZED VIEW %s ALTER COLUMN %I SET (%s)', replacement, attname,
+              (SELECT string_agg(format('%I = %L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), ', ') FROM unnest(options) AS o))
+FROM kept_column WHERE options IS NOT NULL
+UNION ALL
+SELECT format('COMMENT ON COLUMN %s.%I IS %L', replacement, attname, d.description)
+FROM kept_column JOIN pg_description AS d ON d.classoid = 'pg_class'::regclass AND d.objoid = attrelid AND d.objsubid = attnum
+UNION ALL
+SELECT format('COMMENT ON MATERIALIZED VIEW %s IS %L', @new::oid::regclass, description)
+FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid = @old AND objsubid = 0
+UNION ALL
+SELECT format('ALTER TABLE %s REPLICA IDENTITY %s', @new::oid::regclass, CASE relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END)
+FROM pg_class WHERE oid = @old AND relreplident IN ('f', 'n')
+UNION ALL
+SELECT format('SECURITY LABEL FOR %I ON MATERIALIZED VIEW %s IS %L', provider, @new::oid::regclass, label)
+FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = @old AND objsubid = 0
+UNION ALL
+SELECT format('SECURITY LABEL FOR %I ON COLUMN %s.%I IS %L', provider, replacement, attname, label)
+FROM kept_column JOIN pg_seclabel ON classoid = 'pg_class'::regclass AND objoid = attrelid AND objsubid = attnum
+UNION ALL
+SELECT format('ALTER MATERIALIZED VIEW %s DEPENDS ON EXTENSION %I', @new::oid::regclass, e.extname)
+FROM pg_depend AS d JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+WHERE d.classid = 'pg_class'::regclass AND d.objid = @old AND d.deptype = 'x'
+UNION ALL
+SELECT format('ALTER INDEX %s DEPENDS ON EXTENSION %I', name, e.extname)
+FROM index JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = indexrelid AND d.deptype = 'x'
+JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+UNION ALL
+SELECT format('COMMENT ON INDEX %s IS %L', name, d.description)
+FROM index JOIN pg_description AS d ON d.classoid = 'pg_class'::regclass AND d.objoid = indexrelid AND d.objsubid = 0
+UNION ALL
+SELECT format('ALTER INDEX %s ALTER COLUMN %s SET STATISTICS %s', name, a.attnum, a.attstattarget)
+FROM index JOIN pg_attribute AS a ON a.attrelid = indexrelid AND a.attstattarget >= 0
+UNION ALL
+SELECT format('ALTER MATERIALIZED VIEW %s CLUSTER ON %s', @new::oid::regclass, bare_name) FROM index WHERE indisclustered
+UNION ALL
+SELECT format('ALTER STATISTICS %s SET STATISTICS %s', name, stxstattarget) FROM statistics WHERE stxstattarget >= 0
+UNION ALL
+SELECT format('COMMENT ON STATISTICS %s IS %L', name, d.description)
+FROM statistics AS s JOIN pg_description AS d ON d.classoid = 'pg_statistic_ext'::regclass AND d.objoid = s.oid
+UNION ALL
+SELECT format('ALTER STATISTICS %s OWNER TO %I', name, pg_get_userbyid(stxowner))
+FROM statistics WHERE stxowner <> (SELECT relowner FROM pg_class WHERE oid = @old)`
+
+// catalogStateSQL reads what a swap carries over, to find changes by other
+// sessions: the structure, from which the replacement is built, and the properties,
+// which are applied to it afterwards. Neither contains the name of the view nor
+// depends on the settings of the session.
+//
+// A plain view that reads the view is identified by its xmin too: the lock on it is
+// taken by setting the owner that it had, which another session may have changed.
+const catalogStateSQL = `
+SELECT c.relname::text,
+       jsonb_build_array(
+           c.relowner, c.relnamespace, c.relam, c.reltablespace, c.reloptions, toast.reloptions,
+           (SELECT hashtextextended(ev_action::text, 0) FROM pg_rewrite WHERE ev_class = c.oid AND rulename = '_RETURN'),
+           (SELECT jsonb_agg(jsonb_build_array(attname, attstorage, to_jsonb(a) -> 'attcompression') ORDER BY attnum)
+            FROM pg_attribute AS a WHERE attrelid = c.oid AND attnum > 0),
+           (SELECT jsonb_agg(jsonb_build_array(x.oid, x.relname, x.reloptions, x.reltablespace, i.indisvalid) ORDER BY x.oid)
+            FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid))::text,
+       jsonb_build_array(
+           c.relacl::text, c.relreplident,
+           (SELECT jsonb_agg(jsonb_build_array(attname, attacl::text, attstattarget, ` + columnOptionsSQL + `) ORDER BY attrelid, attnum)
+            FROM pg_attribute AS a WHERE attrelid = ANY (part.oids)),
+           (SELECT jsonb_agg(jsonb_build_array(objoid, objsubid, description) ORDER BY objoid, objsubid)
+            FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid = ANY (part.oids)),
+           (SELECT jsonb_agg(jsonb_build_array(objsubid, provider, label) ORDER BY objsubid, provider)
+            FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = c.oid),
+           (SELECT jsonb_agg(jsonb_build_array(objid, refobjid) ORDER BY objid, refobjid)
+            FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = ANY (part.oids) AND deptype = 'x'),
+           (SELECT jsonb_agg(indexrelid) FROM pg_index WHERE indrelid = c.oid AND indisclustered),
+           (SELECT jsonb_agg(jsonb_build_array(to_jsonb(s), d.description) ORDER BY s.oid)
+            FROM pg_statistic_ext AS s
+            LEFT JOIN pg_description AS d ON d.classoid = 'pg_statistic_ext'::regclass AND d.objoid = s.oid
+            WHERE s.stxrelid = c.oid),
+           (SELECT jsonb_agg(jsonb_build_array(v.oid, v.xmin::text, v.relname, v.relnamespace, v.relowner, v.reloptions, hashtextextended(r.ev_action::text, 0)) ORDER BY v.oid)
+            FROM pg_rewrite AS r JOIN pg_class AS v ON v.oid = r.ev_class AND v.oid <> c.oid
+            WHERE EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid)))::text
+FROM pg_class AS c
+LEFT JOIN pg_class AS toast ON toast.oid = c.reltoastrelid,
+LATERAL (SELECT ARRAY(SELECT indexrelid FROM pg_index WHERE indrelid = c.oid) || c.oid AS oids) AS part
+WHERE c.oid = $1`
+
+// catalogState is what catalogStateSQL reads.
+type catalogState struct {
+	Name, Structure, Properties string
+}
+
+// readState returns a [ChangedError] if the view is gone or not called name.
+func (s Swap) readState(ctx context.Context, q Querier, name string) (catalogState, error) {
+	rows, _ := q.Query(ctx, catalogStateSQL, s.View.OID) // CollectOneRow returns its error
+	state, err := pgx.CollectOneRow(rows, pgx.RowToStructByPos[catalogState])
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && state.Name != name {
+		return state, &ChangedError{View: s.View.Name}
+	}
+	if err != nil {
+		return state, fmt.Errorf("read the properties of %s: %w", s.View.Name, err)
+	}
+	return state, nil
+}
+
+// properties is what a replacement was given, and what is left for the exchange.
+type properties struct {
+	state      string // Properties of the [catalogState] of the old view
+	statistics []statistics
+	dependents []dependentView
+}
+
+// statistics is an object of CREATE STATISTICS.
+type statistics struct {
+	OID           uint32
+	Schema        string
+	Name          string
+	Prefix        string // of Definition: the part that names the object
+	Suffix        string // of Definition: the part that names the old view
+	Definition    string
+	temporaryName string // until the exchange
+}
+
+// copyProperties gives the replacement all properties of the view that the exchange
+// does not change any more, and analyzes it. It can be rolled back and repeated.
+func (s Swap) copyProperties(ctx context.Context, tx pgx.Tx, r replacement) (p properties, err error) {
+	state, err := s.readState(ctx, tx, s.View.Name.Relation)
+	if err != nil {
+		return p, err
+	}
+	if state.Structure != r.structure {
+		return p, &ChangedError{View: s.View.Name}
+	}
+	p.state = state.Properties
+	if p.statistics, p.dependents, err = s.readProperties(ctx, tx); err != nil {
+		return p, err
+	}
+	if err := r.copyGrants(ctx, tx, s.View); err != nil {
+		return p, err
+	}
+	err = asOwner(ctx, tx, r.Owner, func() error {
+		return withSearchPath(ctx, tx, "pg_catalog, pg_temp", func() error { return r.createStatistics(ctx, tx, p.statistics) })
+	})
+	if err != nil {
+		return p, err
+	}
+	err = withSearchPath(ctx, tx, "", func() error { return s.applyProperties(ctx, tx, propertiesSQL, s.propertyArgs(r, p)) })
+	if err != nil {
+		return p, err
+	}
+	if s.Comment != nil {
+		if err := Comment(ctx, tx, r.Name, *s.Comment); err != nil {
+			return p, err
+		}
+	}
+	return p, asOwner(ctx, tx, r.Owner, func() error {
+		if err := execute(ctx, tx, "ANALYZE "+r.Name.SQL()); err != nil {
+			return fmt.Errorf("analyze the replacement of %s: %w", s.View.Name, err)
+		}
+		return nil
+	})
+}
+
+func (s Swap) propertyArgs(r replacement, p properties) pgx.NamedArgs {
+	indexes, indexNames := []string{}, []string{}
+	for name, temporary := range r.indexes {
+		if _, built := s.Build[name]; !built {
+			indexes, indexNames = append(indexes, name), append(indexNames, temporary)
+		}
+	}
+	oids, names := []uint32{}, []string{}
+	for _, x := range p.statistics {
+		oids, names = append(oids, x.OID), append(names, x.temporaryName)
+	}
+	return pgx.NamedArgs{
+		"old": s.View.OID, "new": r.OID,
+		"indexes": indexes, "index_names": indexNames, "statistics": oids, "statistics_names": names,
+	}
+}
+
+// applyProperties runs the statements that a query returns, in one round trip.
+func (s Swap) applyProperties(ctx context.Context, tx pgx.Tx, sql string, args pgx.NamedArgs) error {
+	statements, err := collect(ctx, tx, pgx.RowTo[string], sql, args)
+	if err != nil {
+		return fmt.Errorf("read the properties of %s: %w", s.View.Name, err)
+	}
+	if i, err := executeAll(ctx, tx, statements); err != nil {
+		return fmt.Errorf("apply the properties of %s (%s): %w", s.View.Name, statements[i], err)
+	}
+	return nil
+}
+
+// readProperties leaves no lock on the view behind.
+func (s Swap) readProperties(ctx context.Context, tx pgx.Tx) (stats []statistics, dependents []dependentView, err error) {
+	const sql = `
+SELECT s.oid, n.nspname::text, s.stxname::text, format('CREATE STATISTICS %I.%I', n.nspname, s.stxname), ' FROM ' || s.stxrelid::regclass, pg_get_statisticsobjdef(s.oid)
+FROM pg_statistic_ext AS s JOIN pg_namespace AS n ON n.oid = s.stxnamespace
+WHERE s.stxrelid = $1 ORDER BY s.oid`
+	err = deparse(ctx, tx, func(tx pgx.Tx) error {
+		if stats, err = collect(ctx, tx, pgx.RowToStructByPos[statistics], sql, s.View.OID); err != nil {
+			return err
+		}
+		dependents, err = dependentViews(ctx, tx, s.View.OID)
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the properties of %s: %w", s.View.Name, err)
+	}
+	for i := range stats {
+		stats[i].temporaryName = temporaryName()
+	}
+	return stats, dependents, nil
+}
+
+func (r replacement) createStatistics(ctx context.Context, tx pgx.Tx, stats []statistics) error {
+	for _, x := range stats {
+		rest, ok := strings.CutPrefix(x.Definition, x.Prefix)
+		rest, ok2 := strings.CutSuffix(rest, x.Suffix)
+		if !ok || !ok2 {
+			return fmt.Errorf("copy statistics %q: unexpected definition %q", x.Name, x.Definition)
+		}
+		if err := execute(ctx, tx, "CREATE STATISTICS "+Name{x.Schema, x.temporaryName}.SQL()+rest+" FROM "+r.Name.SQL()); err != nil {
+			return fmt.Errorf("copy statistics %q (%s): %w", x.Name, x.Definition, err)
+		}
+	}
+	return nil
+}
+
+// copyGrants makes the privileges on the replacement those on the old view, except
+// those on columns that it does not have.
+func (r replacement) copyGrants(ctx context.Context, tx pgx.Tx, old *View) error {
+	grants, err := readGrants(ctx, tx, old.OID)
+	if err != nil {
+		return fmt.Errorf("read the privileges on %s: %w", old.Name, err)
+	}
+	columns, err := collect(ctx, tx, pgx.RowTo[string], "SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0", r.OID)
+	if err != nil {
+		return fmt.Errorf("read the columns of %s: %w", r.Name, err)
+	}
+	grants = slices.DeleteFunc(grants, func(g grant) bool { return g.Column != "" && !slices.Contains(columns, g.Column) })
+	if err := setGrants(ctx, tx, &r.View, grants); err != nil {
+		return fmt.Errorf("grant the privileges on %s again: %w", old.Name, err)
+	}
+	return nil
+}
