@@ -28,7 +28,6 @@ type client struct {
 	logSchema string
 	// unknown names the provider attributes whose values only apply will know.
 	unknown []string
-	version string // of the provider
 
 	mu         sync.Mutex
 	pool       *pgxpool.Pool

@@ -115,7 +115,7 @@ func TestListViews(t *testing.T) {
 		{nil, 1, odd},
 	} {
 		stream, err := s.ListResource(t.Context(), &tfprotov6.ListResourceRequest{
-			TypeName: viewType, Config: textConfig(t, map[string]any{"schema": c.schema}), IncludeResource: true, Limit: c.limit,
+			TypeName: "matview_view", Config: textConfig(t, map[string]any{"schema": c.schema}), IncludeResource: true, Limit: c.limit,
 		})
 		if err != nil {
 			t.Fatal(err)

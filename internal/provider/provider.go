@@ -36,11 +36,9 @@ var (
 
 type matviewProvider struct {
 	version string
-	client  *client // nil before Configure
 }
 
-// New makes the provider; version is shown by Terraform's logs. Terraform talks to
-// it by [NewServer].
+// New makes the provider; Terraform's logs show the version.
 func New(version string) func() provider.Provider {
 	return func() provider.Provider { return &matviewProvider{version: version} }
 }
@@ -184,12 +182,11 @@ func (p *matviewProvider) Configure(ctx context.Context, req provider.ConfigureR
 		config:    model.config(),
 		logSchema: matview.PublicSchema,
 		unknown:   model.unknown(),
-		version:   p.version,
 	}
 	if schema := model.LogSchema.ValueString(); schema != "" {
 		c.logSchema = schema
 	}
-	p.client, resp.ResourceData, resp.DataSourceData, resp.ActionData, resp.ListResourceData = c, c, c, c, c
+	resp.ResourceData, resp.DataSourceData, resp.ActionData, resp.ListResourceData = c, c, c, c
 }
 
 func (m providerModel) config() postgres.Config {

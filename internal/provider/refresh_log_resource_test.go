@@ -303,3 +303,13 @@ const longName = "a2345678901234567890123456789012345678901234567890123456789012
 func said(message string) *regexp.Regexp {
 	return regexp.MustCompile(regexp.MustCompile(`\s+`).ReplaceAllString(regexp.QuoteMeta(message), `[\s│]+`))
 }
+
+func TestAccInvalidDuration(t *testing.T) {
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{{
+			Config:      "resource \"matview_refresh_log\" \"test\" {\n  history_retention = \"a week\"\n}\n",
+			ExpectError: message(`Given Value: a week Error: time: invalid duration "a week"`),
+		}},
+	})
+}

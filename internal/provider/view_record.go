@@ -30,8 +30,9 @@ func (c *viewChange) readBack(ctx context.Context, tx pgx.Tx) (memory viewMemory
 	}
 	if memory.Facts != c.parsed.Facts {
 		// Its text may mean something else by now: that is for the next plan to tell.
-		memory.Facts, memory.Major, memory.view = c.parsed.Facts, c.parsed.Major, nil
+		memory.Facts, memory.Major = c.parsed.Facts, c.parsed.Major
 	}
+	memory.Equivalent = c.memory.Equivalent
 	return memory, nil
 }
 

@@ -9,8 +9,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
-	"github.com/hashicorp/terraform-plugin-framework/types"
-	"github.com/hashicorp/terraform-plugin-go/tftypes"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
@@ -73,48 +71,6 @@ func (r *viewResource) Create(ctx context.Context, req resource.CreateRequest, r
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 	r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
-	if !resp.Diagnostics.HasError() {
-		seal{}.save(ctx, r.client.version, memory.view, req.Config.Raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
-	}
-}
-
-// describedBy is the view as the catalog has it, where memory is of just that.
-func (r *viewResource) describedBy(ctx context.Context, memory viewMemory, m viewModel) *matview.View {
-	pool, err := r.client.open(ctx)
-	if err != nil {
-		return nil
-	}
-	v, err := r.client.catalog.read(ctx, pool, m.name())
-	if err != nil || v == nil || !memory.describes(v, !m.Indexes.IsNull()) {
-		return nil
-	}
-	return v
-}
-
-// sealApplied spares the next plan the decoding of a state that has not changed; v
-// is nil where it is not known to be what the state describes. Where the
-// configuration has other words than the state it is sealed only if they are known
-// to mean the same: while a lock hid that, the state's were planned.
-func (r *viewResource) sealApplied(ctx context.Context, v *matview.View, raw tftypes.Value, config, applied viewModel, resp *resource.UpdateResponse) {
-	words := config.Definition.ValueString()
-	reworded := !config.sameText(applied) && !matview.SameText(words, applied.Definition.ValueString())
-	if reworded {
-		pool, err := r.client.open(ctx)
-		if err != nil {
-			return
-		}
-		n, err := matview.Normalize(ctx, pool, words, config.columnNames()...)
-		same := false
-		if err == nil {
-			same, err = n.Means(ctx, pool, applied.CanonicalDefinition.ValueString())
-		}
-		if err != nil || !same {
-			raw = tftypes.Value{}
-		}
-	}
-	if !resp.Diagnostics.HasError() {
-		seal{Reworded: reworded}.save(ctx, r.client.version, v, raw, resp.State.Raw, resp.Private, &resp.Diagnostics)
-	}
 }
 
 func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp *resource.ReadResponse) {
@@ -143,7 +99,6 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		return
 	}
 	memory := recall(ctx, req.Private, &resp.Diagnostics)
-	facts := memory.Facts
 	state.bring(ctx, pool, v, &memory, &resp.Diagnostics)
 	if resp.Diagnostics.HasError() {
 		return
@@ -151,14 +106,6 @@ func (r *viewResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 	r.identify(ctx, resp.Identity, state.name(), &resp.Diagnostics)
-	if memory.describes(v, !state.Indexes.IsNull()) {
-		memory.view = v
-	}
-	sealed := sealedBefore(ctx, req.Private, &resp.Diagnostics)
-	if sealed.Reworded && memory.Facts != facts {
-		sealed.Plan = "" // the configuration's words may mean something else now
-	}
-	sealed.save(ctx, r.client.version, memory.view, tftypes.Value{}, resp.State.Raw, resp.Private, &resp.Diagnostics)
 }
 
 // bring takes over all that the catalog says.
@@ -170,9 +117,6 @@ func (m *viewModel) bring(ctx context.Context, pool *pgxpool.Pool, v *matview.Vi
 	}
 	if imported && len(v.Storage.Parameters) > 0 {
 		m.StorageParameters = stringMap(nil) // set fills it
-	}
-	if m.OnDefinitionChange.IsNull() { // a state of before there was a choice
-		m.OnDefinitionChange = types.StringValue(onChangeSwap)
 	}
 	m.set(v)
 	m.compareDefinition(ctx, pool, v, memory, diags)
@@ -202,7 +146,6 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 		found.putBack(&plan)
 		resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 		r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
-		r.sealApplied(ctx, r.describedBy(ctx, change.memory, plan), req.Config.Raw, config, plan, resp)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -222,12 +165,11 @@ func (r *viewResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	if found.isSomething() {
 		// That was not read again: the next plan does.
 		found.putBack(&plan)
-		memory.Found, memory.view = true, nil
+		memory.Found = true
 	}
 	memory.save(ctx, resp.Private, &resp.Diagnostics)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 	r.identify(ctx, resp.Identity, plan.name(), &resp.Diagnostics)
-	r.sealApplied(ctx, memory.view, req.Config.Raw, config, plan, resp)
 }
 
 func (r *viewResource) Delete(ctx context.Context, req resource.DeleteRequest, resp *resource.DeleteResponse) {

@@ -25,8 +25,9 @@ type viewPlan struct {
 	exists      bool // there is a state
 	memory      viewMemory
 	// normal is the planned definition, as far as it is known.
-	normal  matview.Normal
-	rebuilt bool // it means something else than the present one
+	normal      matview.Normal
+	rebuilt     bool // it means something else than the present one
+	notCompared bool // a lock hid what it means, so it is planned as unchanged
 	// concurrent is what supports_concurrent_refresh will be; null where not known.
 	concurrent types.Bool
 }
@@ -35,7 +36,7 @@ type viewPlan struct {
 // of the same meaning for no change. It does nothing on the server where no text
 // has changed.
 func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
-	if r.client == nil || req.Plan.Raw.IsNull() {
+	if r.client == nil || req.Plan.Raw.IsNull() || req.Plan.Raw.Equal(req.State.Raw) {
 		return
 	}
 	p := viewPlan{exists: !req.State.Raw.IsNull()}
@@ -50,7 +51,8 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	if resp.Diagnostics.HasError() || p.unchanged() {
 		return
 	}
-	if p.exists && p.keepText(ctx, &resp.Diagnostics) && p.unchanged() {
+	configured := textOf(p.plan)
+	if p.exists && p.keepText(ctx, configured, &resp.Diagnostics) && p.unchanged() {
 		found.putBack(&p.plan)
 		resp.Diagnostics.Append(resp.Plan.Set(ctx, &p.plan)...)
 		return
@@ -73,6 +75,7 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	p.place(ctx, &resp.Diagnostics)
 	p.schedule(ctx, r.client.logSchema, &resp.Diagnostics)
 	p.owner(ctx, &resp.Diagnostics)
+	p.rememberEquivalent(ctx, configured, resp)
 	if p.exists && (!p.plan.Name.Equal(p.state.Name) || !p.plan.Schema.Equal(p.state.Schema)) {
 		p.plan.ID = types.StringUnknown()
 		if p.pool != nil && !p.plan.Name.IsUnknown() && !p.plan.Schema.IsUnknown() {
@@ -90,8 +93,13 @@ func (p *viewPlan) unchanged() bool {
 
 // keepText plans the text in the state where the planned one differs from it in
 // layout alone, as it does at every plan after a change of layout: Terraform
-// writes no state where nothing is planned. It tells whether it did.
-func (p *viewPlan) keepText(ctx context.Context, diags *diag.Diagnostics) (kept bool) {
+// writes no state where nothing is planned. The same goes for a text that an
+// earlier plan found to have the meaning of the state's. It tells whether it did.
+func (p *viewPlan) keepText(ctx context.Context, configured string, diags *diag.Diagnostics) (kept bool) {
+	if configured == p.memory.Equivalent {
+		p.plan.Definition, p.plan.Indexes = p.state.Definition, p.state.Indexes
+		return true
+	}
 	definition := p.plan.Definition
 	if !definition.IsUnknown() && !definition.Equal(p.state.Definition) && p.plan.ColumnNames.Equal(p.state.ColumnNames) &&
 		matview.SameText(definition.ValueString(), p.state.Definition.ValueString()) {
@@ -111,6 +119,19 @@ func (p *viewPlan) keepText(ctx context.Context, diags *diag.Diagnostics) (kept 
 	diags.Append(d...)
 	p.plan.Indexes = value
 	return kept
+}
+
+// rememberEquivalent keeps for later plans that the configured text, which
+// another change is applied with, means what the state's does.
+func (p *viewPlan) rememberEquivalent(ctx context.Context, configured string, resp *resource.ModifyPlanResponse) {
+	equivalent := ""
+	if p.plan.sameText(p.state) && p.plan.Indexes.Equal(p.state.Indexes) && !p.notCompared {
+		equivalent = configured
+	}
+	if p.exists && p.memory.Equivalent != equivalent {
+		p.memory.Equivalent = equivalent
+		p.memory.save(ctx, resp.Private, &resp.Diagnostics)
+	}
 }
 
 // owner warns where the view could not be given to the planned owner as things
@@ -141,6 +162,7 @@ func (p *viewPlan) definition(ctx context.Context, diags *diag.Diagnostics) {
 		if p.exists && matview.IsLockTimeout(err) {
 			// A refresh in progress must neither stop a plan nor make a diff.
 			p.plan.Definition, p.normal.Definition = p.state.Definition, p.state.CanonicalDefinition.ValueString()
+			p.notCompared = true
 			diags.AddAttributeWarning(path.Root("definition"), "The definition was not compared",
 				"What it reads is locked, by a refresh or a change of a table. It is planned as unchanged; plan again when that has ended.")
 			return

@@ -2,6 +2,8 @@ package provider
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,62 +23,45 @@ import (
 // short as it can be.
 type viewMemory struct {
 	// Facts are the definition, and what it reads, as [factsOf] has them.
-	Facts   string                 `json:"f,omitempty"`
-	Indexes map[string]indexMemory `json:"i,omitempty"`
+	Facts   string                 `json:"facts,omitempty"`
+	Indexes map[string]indexMemory `json:"indexes,omitempty"`
 	// Major is the server's when canonical_definition was written.
-	Major int `json:"m,omitempty"`
+	Major int `json:"major,omitempty"`
 	// Found says that the state has what was there at the import, which is not
 	// managed where the configuration leaves it out.
-	Found bool `json:"o,omitempty"`
-
-	// view is what all of it was read of, where that was in this call.
-	view *matview.View
+	Found bool `json:"imported,omitempty"`
+	// Equivalent is the digest of a configuration's definition and indexes that
+	// differ in text from the state's, but were found to have the same meaning. A
+	// plan need not ask the server again.
+	Equivalent string `json:"equivalent,omitempty"`
 }
 
 // indexMemory is an index as the server writes it, where the state has the
 // user's text.
 type indexMemory struct {
-	Hash string `json:"h"` // of the catalog
-	Text string `json:"t"` // as indexText has it
-}
-
-// UnmarshalJSON also reads what the first version wrote.
-func (memory *viewMemory) UnmarshalJSON(data []byte) error {
-	type plain viewMemory
-	var stored struct {
-		plain
-
-		DefinitionHash string `json:"definition_hash"`
-		SourcesHash    string `json:"sources_hash"`
-		Indexes        map[string]struct {
-			Hash  string        `json:"hash"`
-			Index matview.Index `json:"index"`
-		} `json:"indexes"`
-		Major int `json:"major"`
-	}
-	if err := json.Unmarshal(data, &stored); err != nil {
-		return err
-	}
-	*memory = viewMemory(stored.plain)
-	if stored.DefinitionHash == "" {
-		return nil
-	}
-	memory.Facts, memory.Major = factsOf(&matview.View{DefinitionHash: stored.DefinitionHash, SourcesHash: stored.SourcesHash}), stored.Major
-	memory.Indexes = make(map[string]indexMemory, len(stored.Indexes))
-	for name, x := range stored.Indexes {
-		memory.Indexes[name] = indexMemory{Hash: x.Hash, Text: indexText(x.Index)}
-	}
-	return nil
+	Hash string `json:"hash"` // of the catalog
+	Text string `json:"text"` // as indexText has it
 }
 
 // factsOf changes with the definition of v and with what that reads.
 func factsOf(v *matview.View) string {
-	return digest([]byte(v.DefinitionHash), []byte(v.SourcesHash))
+	return digest(v.DefinitionHash, v.SourcesHash)
 }
 
 // indexText is the same for indexes that are [matview.Index.Equal].
 func indexText(x matview.Index) string {
-	return digest(fmt.Appendf(nil, "%q %t %q %q %q %t %q %q", x.Keys, x.Unique, x.Method, x.Include, x.Where, x.NullsNotDistinct, x.Parameters, x.Tablespace))
+	return digest(fmt.Sprintf("%q %t %q %q %q %t %q %q", x.Keys, x.Unique, x.Method, x.Include, x.Where, x.NullsNotDistinct, x.Parameters, x.Tablespace))
+}
+
+// textOf is the same for configurations whose definitions and indexes are written
+// the same.
+func textOf(m viewModel) string {
+	return digest(m.Definition.String(), m.ColumnNames.String(), m.Indexes.String())
+}
+
+func digest(parts ...string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", parts))
+	return base64.RawStdEncoding.EncodeToString(sum[:16])
 }
 
 const memoryKey = "view"
@@ -119,7 +104,6 @@ func memoryOf(v *matview.View) viewMemory {
 // own account. tx has locked the view, so none of this waits.
 func (m *viewModel) remember(ctx context.Context, db matview.DB, v *matview.View) (viewMemory, error) {
 	memory := memoryOf(v)
-	memory.view = v
 	canonical, err := matview.Definition(ctx, db, v.OID)
 	if err != nil {
 		return memory, err
@@ -172,7 +156,7 @@ func (m *viewModel) compareDefinition(ctx context.Context, db matview.DB, v *mat
 		m.Definition = types.StringValue(stored)
 	}
 	m.CanonicalDefinition = types.StringValue(stored)
-	memory.Facts, memory.Major = factsOf(v), v.Major
+	memory.Facts, memory.Major, memory.Equivalent = factsOf(v), v.Major, ""
 }
 
 // means tells whether the text in the state, parsed today, is the stored query;
@@ -246,6 +230,7 @@ func (m *viewModel) compareIndexes(ctx context.Context, db matview.DB, v *matvie
 	}
 	m.Indexes = indexesValue(now)
 	memory.rememberIndexes(v, stored)
+	memory.Equivalent = ""
 }
 
 // warnInvalid says why an index that is there is planned to be built.
@@ -256,12 +241,6 @@ func warnInvalid(v *matview.View, diags *diag.Diagnostics) {
 				"It is what is left of a CREATE INDEX CONCURRENTLY or REINDEX CONCURRENTLY that failed or is still running; no query uses it. Unless the configuration leaves indexes out, the next apply drops it, and builds it again if it is among them.")
 		}
 	}
-}
-
-// describes tells whether nothing about v is left to compare, as it is while a
-// lock hides it.
-func (memory *viewMemory) describes(v *matview.View, indexesManaged bool) bool {
-	return memory.Facts == factsOf(v) && (!indexesManaged || memory.hasIndexes(v))
 }
 
 func (memory *viewMemory) hasIndexes(v *matview.View) bool {
