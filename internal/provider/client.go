@@ -123,9 +123,9 @@ func (c *client) planPool(ctx context.Context, diags *diag.Diagnostics) (*pgxpoo
 	return pool, err
 }
 
-// lookUp calls read, which changes nothing, and again where another session was in
+// retryRead calls read, which changes nothing, and again where another session was in
 // its way; see [postgres.Retryable].
-func lookUp[T any](ctx context.Context, read func() (T, bool, error)) (value T, found bool, err error) {
+func retryRead[T any](ctx context.Context, read func() (T, bool, error)) (value T, found bool, err error) {
 	err = postgres.Retry(ctx, func() (err error) {
 		value, found, err = read()
 		return err

@@ -6,7 +6,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/matview"
 )
 
-func TestIndexText(t *testing.T) {
+func TestIndexDigest(t *testing.T) {
 	indexes := []matview.Index{
 		{},
 		{Keys: []string{"a", "b"}},
@@ -23,8 +23,8 @@ func TestIndexText(t *testing.T) {
 	}
 	for _, x := range indexes {
 		for _, y := range indexes {
-			if x.Equal(y) != (indexText(x) == indexText(y)) {
-				t.Errorf("%+v and %+v: equal %t, but the texts are %q and %q", x, y, x.Equal(y), indexText(x), indexText(y))
+			if x.Equal(y) != (indexDigest(x) == indexDigest(y)) {
+				t.Errorf("%+v and %+v: equal %t, but the digests are %q and %q", x, y, x.Equal(y), indexDigest(x), indexDigest(y))
 			}
 		}
 	}

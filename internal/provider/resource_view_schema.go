@@ -25,6 +25,12 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/matview"
 )
 
+// Values of on_definition_change.
+const (
+	onChangeSwap     = "swap"
+	onChangeRecreate = "recreate"
+)
+
 func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "A materialized view of PostgreSQL, and its indexes.\n\n" +
@@ -88,7 +94,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				MarkdownDescription: "Storage parameters of the view, such as `{ fillfactor = \"70\", \"toast.autovacuum_enabled\" = \"off\" }`, with values as the server stores them. The map is all of them: one that is not in it is reset. A change is made in place. Without the argument, they are not managed here and stay as they are; after an import, the state holds those that were found.",
 				Optional:            true,
 				Computed:            true,
-				PlanModifiers:       []planmodifier.Map{keepFound{}},
+				PlanModifiers:       []planmodifier.Map{keepImported{}},
 				ElementType:         types.StringType,
 				Validators:          []validator.Map{mapvalidator.NoNullValues(), mapvalidator.KeysAre(parameterName())},
 			},
@@ -97,7 +103,7 @@ func (r *viewResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 					"A change builds new indexes before it drops others; meanwhile readers go on, and wait only for the drop, while a refresh waits. A unique index on plain columns, without `where`, lets the view be refreshed concurrently.",
 				Optional:      true,
 				Computed:      true,
-				PlanModifiers: []planmodifier.Map{keepFound{}},
+				PlanModifiers: []planmodifier.Map{keepImported{}},
 				NestedObject:  indexObject(),
 				Validators:    []validator.Map{mapvalidator.KeysAre(identifier())},
 			},

@@ -75,7 +75,7 @@ func (a *refreshAction) Invoke(ctx context.Context, req action.InvokeRequest, re
 		addError(&resp.Diagnostics, summary, err)
 		return
 	}
-	view, found, err := lookUp(ctx, func() (freshness.View, bool, error) {
+	view, found, err := retryRead(ctx, func() (freshness.View, bool, error) {
 		return freshness.Find(ctx, pool, a.client.logSchema, name)
 	})
 	switch {
