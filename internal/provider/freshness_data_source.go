@@ -65,7 +65,7 @@ func (d *freshnessDataSource) Read(ctx context.Context, req datasource.ReadReque
 		addError(&resp.Diagnostics, "Cannot read the freshness of "+name, err)
 		return
 	}
-	view, found, err := retryRead(ctx, func() (freshness.View, bool, error) {
+	view, found, err := lookUp(ctx, func() (freshness.View, bool, error) {
 		return freshness.Find(ctx, pool, d.client.logSchema, name)
 	})
 	if err != nil {

@@ -169,7 +169,7 @@ resource "terraform_data" "migration" {
 					t.Errorf("%d refreshes are recorded, %v", n, err)
 				}
 			}},
-			{Config: config, ConfigPlanChecks: noChanges},
+			{Config: config, PlanOnly: true},
 		},
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/providerserver"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
+	"github.com/hashicorp/terraform-plugin-go/tftypes"
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
 	"github.com/jackc/pgx/v5"
 
@@ -215,7 +216,7 @@ data "matview_freshness" "test" {
 				resource.TestCheckResourceAttr(refreshLog, "schema", "ops"),
 				resource.TestCheckResourceAttr(freshnessData, "stale_reason", "never_refreshed"),
 			)},
-			{Config: config, ConfigPlanChecks: noChanges},
+			{Config: config, PlanOnly: true},
 		},
 	})
 }
@@ -238,12 +239,11 @@ func TestProviderConfig(t *testing.T) {
 		t.Errorf("application name is %q", got)
 	}
 	model.ConnectTimeout = types.Int64Value(5)
-	model.Host = types.StringUnknown()
-	model.ClientCert = &clientCertModel{Key: types.StringUnknown()}
 	if got := model.config().ConnectTimeout; got != 5*time.Second {
 		t.Errorf("connect timeout is %s", got)
 	}
-	if got := model.unknown(); !slices.Equal(got, []string{"host", "clientcert"}) {
+	client := configuredWith(t, map[string]any{"host": tftypes.UnknownValue, "clientcert.cert": "c", "clientcert.key": tftypes.UnknownValue}).provider.client
+	if got := client.unknown; !slices.Equal(got, []string{"clientcert", "host"}) {
 		t.Errorf("unknown are %v", got)
 	}
 }

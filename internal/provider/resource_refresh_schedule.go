@@ -106,7 +106,7 @@ func (r *refreshScheduleResource) Read(ctx context.Context, req resource.ReadReq
 	if renamed {
 		state.ID, state.View = types.StringValue(view.ID), types.StringValue(view.ID)
 	}
-	row, found, err := retryRead(ctx, func() (schedule.Row, bool, error) {
+	row, found, err := lookUp(ctx, func() (schedule.Row, bool, error) {
 		return schedule.Get(ctx, pool, state.LogSchema.ValueString(), state.ID.ValueString())
 	})
 	if err != nil && !tablesMissing(err) {

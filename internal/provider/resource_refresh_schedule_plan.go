@@ -112,7 +112,7 @@ func (r *refreshScheduleResource) checkApply(ctx context.Context, plan refreshSc
 
 // resolve is [schedule.Resolve], repeated where another session interfered.
 func resolve(ctx context.Context, pool *pgxpool.Pool, schema, view string) (schedule.Target, bool, error) {
-	return retryRead(ctx, func() (schedule.Target, bool, error) { return schedule.Resolve(ctx, pool, schema, view) })
+	return lookUp(ctx, func() (schedule.Target, bool, error) { return schedule.Resolve(ctx, pool, schema, view) })
 }
 
 // checkMethod warns of concurrent refreshes that could only fail.

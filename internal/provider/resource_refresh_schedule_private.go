@@ -47,7 +47,7 @@ func (v scheduledView) current(ctx context.Context, pool *pgxpool.Pool, catalog 
 			return v, false, err
 		}
 		if other != nil && other.ID != v.ID {
-			_, stored, err := retryRead(ctx, func() (schedule.Row, bool, error) {
+			_, stored, err := lookUp(ctx, func() (schedule.Row, bool, error) {
 				return schedule.Get(ctx, pool, state.LogSchema.ValueString(), other.ID)
 			})
 			if err != nil || stored {

@@ -158,7 +158,7 @@ func TestAccViewIdentity(t *testing.T) {
 			{Config: config("a"), ConfigStateChecks: identity("a")},
 			{ResourceName: viewAddress, ImportState: true, ImportStateKind: resource.ImportBlockWithResourceIdentity, Config: config("a")},
 			{Config: config("b"), ConfigStateChecks: identity("b")},
-			{Config: config("b"), ConfigPlanChecks: noChanges},
+			{Config: config("b"), PlanOnly: true},
 		},
 	})
 }
