@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hashicorp/terraform-plugin-framework/providerserver"
+
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 
 	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
@@ -167,7 +169,7 @@ resource "matview_refresh_schedule" "size" {
   schedules = {
     job_progress = matview_refresh_schedule.job_progress
     size         = matview_refresh_schedule.size
-  }`), map[string]func() tfprotov6.ProviderServer{"matview/matview": provider.NewServer("test")})
+  }`), map[string]func() tfprotov6.ProviderServer{"matview/matview": providerserver.NewProtocol6(provider.New("test")())})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}

@@ -206,7 +206,7 @@ func serveEcho(b *testing.B) string {
 	ctx, stop := context.WithCancel(context.Background())
 	go func() {
 		// What it returns is nil once it was stopped.
-		_ = tf6server.Serve(address, func() tfprotov6.ProviderServer { return echo{NewServer("bench")()} }, tf6server.WithDebug(ctx, served, closed), tf6server.WithoutLogStderrOverride())
+		_ = tf6server.Serve(address, func() tfprotov6.ProviderServer { return echo{newServer()} }, tf6server.WithDebug(ctx, served, closed), tf6server.WithoutLogStderrOverride())
 	}()
 	b.Cleanup(func() { stop(); <-closed })
 	config := <-served

@@ -75,7 +75,7 @@ func handshake(b *testing.B, program string) {
 // configureAnew is what Terraform asks for next, in this process.
 func configureAnew(b *testing.B) {
 	b.Helper()
-	s := NewServer("bench")()
+	s := newServer()
 	schema, err := s.GetProviderSchema(b.Context(), &tfprotov6.GetProviderSchemaRequest{})
 	if err != nil {
 		b.Fatal(err)

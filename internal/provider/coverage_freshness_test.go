@@ -157,7 +157,7 @@ func TestListViewsAttributes(t *testing.T) {
 	db := jobDatabase(t)
 	s := configured(t, db.URL())
 	count := func(schema any) (n int) {
-		stream, err := s.ListResource(t.Context(), &tfprotov6.ListResourceRequest{TypeName: viewType, Config: textConfig(t, map[string]any{"schema": schema}), Limit: 100})
+		stream, err := s.ListResource(t.Context(), &tfprotov6.ListResourceRequest{TypeName: "matview_view", Config: textConfig(t, map[string]any{"schema": schema}), Limit: 100})
 		if err != nil {
 			t.Fatal(err)
 		}

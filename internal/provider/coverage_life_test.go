@@ -149,7 +149,7 @@ func (c *coverage) resources(p phase) string {
 	for _, key := range sortedKeys(c.cases) {
 		kind, _, _ := strings.Cut(key, ".")
 		arguments := c.arguments(key, p)
-		if kind == viewType {
+		if kind == "matview_view" {
 			arguments += "\ndepends_on = [matview_refresh_log.l_schema]" // which is in the provider's log_schema at times
 		}
 		fmt.Fprintf(&text, "resource %q %q {\n%s\n}\n", kind, objectName(key), arguments)

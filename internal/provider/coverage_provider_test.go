@@ -135,10 +135,7 @@ func TestProviderAttributes(t *testing.T) {
 // clientcert.cert; it connects to nothing.
 func configuredWith(t *testing.T, values map[string]any) *server {
 	t.Helper()
-	s, ok := NewServer("test")().(*server)
-	if !ok {
-		t.Fatal("no server of ours")
-	}
+	s := newServer()
 	schemas, err := s.GetProviderSchema(t.Context(), &tfprotov6.GetProviderSchemaRequest{})
 	if err != nil {
 		t.Fatal(err)

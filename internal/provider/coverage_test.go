@@ -112,7 +112,7 @@ func TestEveryAttributeIsCovered(t *testing.T) {
 // matview_view.indexes.keys, data.matview_freshness.view, provider.host.
 func schemaAttributes(t *testing.T) map[string]*tfprotov6.SchemaAttribute {
 	t.Helper()
-	s := NewServer("test")()
+	s := newServer()
 	resp, err := s.GetProviderSchema(t.Context(), &tfprotov6.GetProviderSchemaRequest{})
 	if err != nil {
 		t.Fatal(err)

@@ -63,7 +63,7 @@ CREATE MATERIALIZED VIEW analytics.daily_revenue AS SELECT current_date AS day, 
 		ProtoV6ProviderFactories: testAccProviders,
 		Steps: append([]resource.TestStep{
 			{Config: all},
-			{Config: all, ConfigPlanChecks: noChanges},
+			{Config: all, PlanOnly: true},
 		}, append(imports, resource.TestStep{ // the example keeps the log from being destroyed
 			Config: strings.Replace(all, `resource "matview_refresh_log" "this" {`, "resource \"matview_refresh_log\" \"this\" {\n  deletion_protection = false", 1),
 		})...),

@@ -115,7 +115,7 @@ func TestListViews(t *testing.T) {
 		{nil, 1, odd},
 	} {
 		stream, err := s.ListResource(t.Context(), &tfprotov6.ListResourceRequest{
-			TypeName: viewType, Config: textConfig(t, map[string]any{"schema": c.schema}), IncludeResource: true, Limit: c.limit,
+			TypeName: "matview_view", Config: textConfig(t, map[string]any{"schema": c.schema}), IncludeResource: true, Limit: c.limit,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -169,7 +169,7 @@ resource "terraform_data" "migration" {
 					t.Errorf("%d refreshes are recorded, %v", n, err)
 				}
 			}},
-			{Config: config, ConfigPlanChecks: noChanges},
+			{Config: config, PlanOnly: true},
 		},
 	})
 }

@@ -47,7 +47,7 @@ data "matview_freshness" "test" {
 				Config: config("SELECT id, name FROM jobs", "first"),
 				Check:  resource.TestCheckResourceAttr("data.matview_freshness.test", "is_stale", "false"),
 			},
-			{Config: config("SELECT id, name FROM jobs", "first"), ConfigPlanChecks: noChanges},
+			{Config: config("SELECT id, name FROM jobs", "first"), PlanOnly: true},
 			{Config: config("SELECT id FROM jobs", "second"), ConfigPlanChecks: resource.ConfigPlanChecks{
 				PreApply: []plancheck.PlanCheck{plancheck.ExpectResourceAction("matview_view.test", plancheck.ResourceActionUpdate)},
 			}},

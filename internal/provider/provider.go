@@ -4,20 +4,17 @@ package provider
 
 import (
 	"context"
-	"math"
+	"slices"
 	"time"
 
-	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
-	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/action"
-	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/list"
 	"github.com/hashicorp/terraform-plugin-framework/provider"
-	"github.com/hashicorp/terraform-plugin-framework/provider/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
-	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+	"github.com/hashicorp/terraform-plugin-framework/tfsdk"
 	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/hashicorp/terraform-plugin-go/tftypes"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -36,11 +33,9 @@ var (
 
 type matviewProvider struct {
 	version string
-	client  *client // nil before Configure
 }
 
-// New makes the provider; version is shown by Terraform's logs. Terraform talks to
-// it by [NewServer].
+// New makes the provider; Terraform's logs show the version.
 func New(version string) func() provider.Provider {
 	return func() provider.Provider { return &matviewProvider{version: version} }
 }
@@ -75,105 +70,6 @@ func (p *matviewProvider) Metadata(_ context.Context, _ provider.MetadataRequest
 	resp.Version = p.version
 }
 
-func (p *matviewProvider) Schema(_ context.Context, _ provider.SchemaRequest, resp *provider.SchemaResponse) {
-	resp.Schema = schema.Schema{
-		MarkdownDescription: "Declares PostgreSQL materialized views, the log of their refreshes and their refresh schedules, and reads how fresh each view is.\n\n" +
-			"Every argument is optional. What is not set comes from `url`, then from the environment variables, service file and password file that `psql` reads, as [below](#connecting). " +
-			"The provider connects when it first needs to, so values known only after apply, such as the host of a server made in the same apply, are no error.",
-		Attributes: map[string]schema.Attribute{
-			"host": schema.StringAttribute{
-				MarkdownDescription: "Host name or address of the server, or of several with commas between, or the folder of its Unix socket. Default: `PGHOST`, else the local socket or `localhost`.",
-				Optional:            true,
-			},
-			"port": schema.Int64Attribute{
-				MarkdownDescription: "Port of the server. Default: `PGPORT`, else `5432`.",
-				Optional:            true,
-				Validators:          []validator.Int64{int64validator.Between(1, math.MaxUint16)},
-			},
-			"database": schema.StringAttribute{
-				MarkdownDescription: "Database that holds the materialized views. Default: `PGDATABASE`, else the name of the user.",
-				Optional:            true,
-			},
-			"username": schema.StringAttribute{
-				MarkdownDescription: "Role to log in as: the owner of the views, or a member of the owner's role. Default: `PGUSER`, else the name of the operating system's user.",
-				Optional:            true,
-			},
-			"password": schema.StringAttribute{
-				MarkdownDescription: "Password of `username`. It may be an ephemeral value; it is in no state and in no error message. Default: `PGPASSWORD`, else the password file (`PGPASSFILE`, `~/.pgpass`).",
-				Optional:            true,
-				Sensitive:           true,
-			},
-			"sslmode": schema.StringAttribute{
-				MarkdownDescription: "How to use TLS: `disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`, as in libpq. Default: `PGSSLMODE`, else `prefer`.",
-				Optional:            true,
-				Validators:          []validator.String{stringvalidator.OneOf("disable", "allow", "prefer", "require", "verify-ca", "verify-full")},
-			},
-			"sslrootcert": schema.StringAttribute{
-				MarkdownDescription: "Certificates (PEM) of the authorities to trust, for `verify-ca` and `verify-full`: the name of a file, the text itself, or `system`. For Amazon RDS, the bundle that AWS publishes for the region. Default: `PGSSLROOTCERT`, else `~/.postgresql/root.crt` if that is there, else those of the machine.",
-				Optional:            true,
-			},
-			"connect_timeout": schema.Int64Attribute{
-				MarkdownDescription: "How long to wait for a connection to a host, in seconds. Default: `PGCONNECT_TIMEOUT`, else `30`.",
-				Optional:            true,
-				Validators:          []validator.Int64{int64validator.Between(1, int64(24*time.Hour/time.Second))},
-			},
-			"max_connections": schema.Int64Attribute{
-				MarkdownDescription: "Most connections to hold at a time, from 1. Each `provider` block has its own, also where two of them name the same server. A connection is opened when it is needed; the actions of `matview_refresh` share one more, for the heartbeat of their refreshes. Default: `20`.",
-				Optional:            true,
-				Validators:          []validator.Int64{int64validator.Between(1, math.MaxInt32)},
-			},
-			"url": schema.StringAttribute{
-				MarkdownDescription: "All of the above in one: `postgres://user:password@host:5432/database?sslmode=verify-full`, or libpq's list of `keyword=value`. An argument that is set wins over what the URL says. Characters other than letters and digits of a user name or password are percent-encoded in a URL.",
-				Optional:            true,
-				Sensitive:           true,
-			},
-			"log_schema": schema.StringAttribute{
-				MarkdownDescription: "Schema of the refresh log and of the tables beside it, for every resource and data source that does not say otherwise. Default: `public`.",
-				Optional:            true,
-				Validators:          []validator.String{schemaName()},
-			},
-			"pgbouncer": schema.BoolAttribute{
-				MarkdownDescription: "Whether a PgBouncer, or a pooler like it, in transaction mode is between: no prepared statements are kept then, and nothing that a session would have to remember. Default: `false`.",
-				Optional:            true,
-			},
-			"aws_rds_iam_auth": schema.BoolAttribute{
-				MarkdownDescription: "Whether to log in to Amazon RDS or Aurora with an IAM token in place of `password`. Each connection gets a new one, so that the 15 minutes that one lives limit nothing. It is sent over TLS only, and to one host. Default: `false`.",
-				Optional:            true,
-			},
-			"aws_rds_iam_region": schema.StringAttribute{
-				MarkdownDescription: "Region of the database, for `aws_rds_iam_auth`. Default: `AWS_REGION`, else that of the profile.",
-				Optional:            true,
-			},
-			"aws_rds_iam_profile": schema.StringAttribute{
-				MarkdownDescription: "Profile of the shared AWS configuration to take credentials from, for `aws_rds_iam_auth`. Default: the SDK's usual search, `AWS_PROFILE` among it.",
-				Optional:            true,
-			},
-			"aws_rds_iam_provider_role_arn": schema.StringAttribute{
-				MarkdownDescription: "Role to assume before a token is signed, for `aws_rds_iam_auth`.",
-				Optional:            true,
-			},
-		},
-		Blocks: map[string]schema.Block{
-			"clientcert": schema.SingleNestedBlock{
-				MarkdownDescription: "The client certificate to log in with, where the server asks for one.",
-				Attributes: map[string]schema.Attribute{
-					"cert": schema.StringAttribute{
-						MarkdownDescription: "The certificate (PEM): the name of a file, or the text itself. Required in this block.",
-						Optional:            true,
-						Validators:          []validator.String{stringvalidator.AlsoRequires(keyOfClientCert)},
-					},
-					"key": schema.StringAttribute{
-						MarkdownDescription: "The certificate's private key (PEM): the name of a file, or the text itself. Required in this block.",
-						Optional:            true,
-						Sensitive:           true,
-						Validators:          []validator.String{stringvalidator.AlsoRequires(certOfClientCert)},
-					},
-				},
-			},
-		},
-	}
-}
-
 func (p *matviewProvider) Configure(ctx context.Context, req provider.ConfigureRequest, resp *provider.ConfigureResponse) {
 	var model providerModel
 	resp.Diagnostics.Append(req.Config.Get(ctx, &model)...)
@@ -183,13 +79,12 @@ func (p *matviewProvider) Configure(ctx context.Context, req provider.ConfigureR
 	c := &client{
 		config:    model.config(),
 		logSchema: matview.PublicSchema,
-		unknown:   model.unknown(),
-		version:   p.version,
+		unknown:   unknownAttributes(req.Config),
 	}
 	if schema := model.LogSchema.ValueString(); schema != "" {
 		c.logSchema = schema
 	}
-	p.client, resp.ResourceData, resp.DataSourceData, resp.ActionData, resp.ListResourceData = c, c, c, c, c
+	resp.ResourceData, resp.DataSourceData, resp.ActionData, resp.ListResourceData = c, c, c, c
 }
 
 func (m providerModel) config() postgres.Config {
@@ -220,38 +115,19 @@ func (m providerModel) config() postgres.Config {
 	return config
 }
 
-// unknown are the attributes whose values only apply will know, as in the
-// database that the same apply makes.
-func (m providerModel) unknown() []string {
+// unknownAttributes returns the attributes whose values only apply will know, such
+// as the host of a server that the same apply creates.
+func unknownAttributes(config tfsdk.Config) []string {
 	var names []string
-	for _, a := range []struct {
-		name  string
-		value attr.Value
-	}{
-		{"host", m.Host},
-		{"port", m.Port},
-		{"database", m.Database},
-		{"username", m.Username},
-		{"password", m.Password},
-		{"sslmode", m.SSLMode},
-		{"sslrootcert", m.SSLRootCert},
-		{"connect_timeout", m.ConnectTimeout},
-		{"max_connections", m.MaxConnections},
-		{"url", m.URL},
-		{"log_schema", m.LogSchema},
-		{"pgbouncer", m.PgBouncer},
-		{"aws_rds_iam_auth", m.IAMAuth},
-		{"aws_rds_iam_region", m.IAMRegion},
-		{"aws_rds_iam_profile", m.IAMProfile},
-		{"aws_rds_iam_provider_role_arn", m.IAMRoleARN},
-	} {
-		if a.value.IsUnknown() {
-			names = append(names, a.name)
+	var values map[string]tftypes.Value
+	if err := config.Raw.As(&values); err == nil {
+		for name, value := range values {
+			if !value.IsFullyKnown() {
+				names = append(names, name)
+			}
 		}
 	}
-	if m.ClientCert != nil && (m.ClientCert.Cert.IsUnknown() || m.ClientCert.Key.IsUnknown()) {
-		names = append(names, "clientcert")
-	}
+	slices.Sort(names)
 	return names
 }
 

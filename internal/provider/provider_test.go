@@ -1,24 +1,55 @@
 package provider
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/terraform-plugin-framework/provider"
+	"github.com/hashicorp/terraform-plugin-framework/providerserver"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
+	"github.com/hashicorp/terraform-plugin-go/tftypes"
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
-// testAccProviders serves the provider under test from this process, and compares
-// its shorter ways with the framework.
+// testAccProviders serves the provider under test from this process.
 var testAccProviders = map[string]func() (tfprotov6.ProviderServer, error){
-	"matview": newComparing,
+	"matview": providerserver.NewProtocol6WithError(New("test")()),
+}
+
+// server is the provider as Terraform talks to it, for tests that call it by
+// protocol. What came to the protocol late is not part of the first interface.
+type server struct {
+	tfprotov6.ProviderServer
+	tfprotov6.ActionServer
+	tfprotov6.ListResourceServer
+
+	provider *configuredProvider
+}
+
+// configuredProvider keeps the client that Configure made.
+type configuredProvider struct {
+	matviewProvider
+
+	client *client
+}
+
+func (p *configuredProvider) Configure(ctx context.Context, req provider.ConfigureRequest, resp *provider.ConfigureResponse) {
+	p.matviewProvider.Configure(ctx, req, resp)
+	p.client, _ = resp.ResourceData.(*client)
+}
+
+func newServer() *server {
+	p := &configuredProvider{}
+	s := providerserver.NewProtocol6(p)()
+	return &server{s, s.(tfprotov6.ActionServer), s.(tfprotov6.ListResourceServer), p} //nolint:forcetypeassert // it is all of them
 }
 
 // providerConfig is a provider block for a test's database, to put before the
@@ -185,7 +216,7 @@ data "matview_freshness" "test" {
 				resource.TestCheckResourceAttr(refreshLog, "schema", "ops"),
 				resource.TestCheckResourceAttr(freshnessData, "stale_reason", "never_refreshed"),
 			)},
-			{Config: config, ConfigPlanChecks: noChanges},
+			{Config: config, PlanOnly: true},
 		},
 	})
 }
@@ -208,12 +239,11 @@ func TestProviderConfig(t *testing.T) {
 		t.Errorf("application name is %q", got)
 	}
 	model.ConnectTimeout = types.Int64Value(5)
-	model.Host = types.StringUnknown()
-	model.ClientCert = &clientCertModel{Key: types.StringUnknown()}
 	if got := model.config().ConnectTimeout; got != 5*time.Second {
 		t.Errorf("connect timeout is %s", got)
 	}
-	if got := model.unknown(); !slices.Equal(got, []string{"host", "clientcert"}) {
+	client := configuredWith(t, map[string]any{"host": tftypes.UnknownValue, "clientcert.cert": "c", "clientcert.key": tftypes.UnknownValue}).provider.client
+	if got := client.unknown; !slices.Equal(got, []string{"clientcert", "host"}) {
 		t.Errorf("unknown are %v", got)
 	}
 }

@@ -80,9 +80,9 @@ func TestAccRefreshLog(t *testing.T) {
 					expect(t, db, count, "8"),
 				),
 			},
-			{Config: logConfig(db, ""), ConfigPlanChecks: noChanges},
+			{Config: logConfig(db, ""), PlanOnly: true},
 			{Config: logConfig(db, `history_retention = "30000m"`)},
-			{Config: logConfig(db, `history_retention = "500h0m0s"`), ConfigPlanChecks: noChanges},
+			{Config: logConfig(db, `history_retention = "500h0m0s"`), PlanOnly: true},
 			{
 				Config: logConfig(db, `
 history_retention = "48h"
@@ -107,7 +107,7 @@ reader_roles      = []`),
 				ConfigPlanChecks: planned(refreshLog, plancheck.ResourceActionUpdate),
 				Check:            expect(t, db, "SELECT has_table_privilege('"+role+"', 'materialized_view_refresh_log', 'INSERT')", "true"),
 			},
-			{Config: logConfig(db, `writer_roles = ["`+role+`"]`), ConfigPlanChecks: noChanges},
+			{Config: logConfig(db, `writer_roles = ["`+role+`"]`), PlanOnly: true},
 			{ // from writer to reader
 				Config: logConfig(db, `reader_roles = ["`+role+`"]`),
 				Check: func(*terraform.State) error {
@@ -125,7 +125,7 @@ reader_roles      = []`),
 					return nil
 				},
 			},
-			{Config: logConfig(db, `reader_roles = ["`+role+`"]`), ConfigPlanChecks: noChanges},
+			{Config: logConfig(db, `reader_roles = ["`+role+`"]`), PlanOnly: true},
 			{Config: logConfig(db, `deletion_protection = false`)},
 		},
 	})
@@ -170,8 +170,8 @@ func TestAccRefreshLogAdopts(t *testing.T) {
 		),
 		Steps: []resource.TestStep{
 			{Config: config, Check: expect(t, db, rows, before)},
-			{Config: config, ConfigPlanChecks: noChanges},
-			{Config: config + "# a change in place keeps what is remembered about the table\n", ConfigPlanChecks: noChanges},
+			{Config: config, PlanOnly: true},
+			{Config: config + "# a change in place keeps what is remembered about the table\n", PlanOnly: true},
 			{Config: logConfig(db, "deletion_protection = false\nhistory_retention = \"1h\"")},
 		},
 	})
@@ -211,7 +211,7 @@ func TestAccRefreshLogSchema(t *testing.T) {
 		ProtoV6ProviderFactories: testAccProviders,
 		Steps: []resource.TestStep{
 			{Config: odd, Check: resource.TestCheckResourceAttr(refreshLog, "id", "My.Schema")},
-			{Config: odd, ConfigPlanChecks: noChanges},
+			{Config: odd, PlanOnly: true},
 			{
 				ResourceName: refreshLog, ImportState: true, ImportStateId: "My.Schema", ImportStateVerify: true,
 				ImportStateVerifyIgnore: []string{"deletion_protection", "history_retention"},
@@ -302,4 +302,14 @@ const longName = "a2345678901234567890123456789012345678901234567890123456789012
 // draws a box around them.
 func said(message string) *regexp.Regexp {
 	return regexp.MustCompile(regexp.MustCompile(`\s+`).ReplaceAllString(regexp.QuoteMeta(message), `[\s│]+`))
+}
+
+func TestAccInvalidDuration(t *testing.T) {
+	resource.Test(t, resource.TestCase{
+		ProtoV6ProviderFactories: testAccProviders,
+		Steps: []resource.TestStep{{
+			Config:      "resource \"matview_refresh_log\" \"test\" {\n  history_retention = \"a week\"\n}\n",
+			ExpectError: message(`Given Value: a week Error: time: invalid duration "a week"`),
+		}},
+	})
 }

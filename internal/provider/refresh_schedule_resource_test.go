@@ -70,8 +70,8 @@ totals            = { jobs = "count(*)", objects = "sum(total)" }`
 						"job_progress 00:05:00 00:00:10 {} 6"),
 				),
 			},
-			{Config: scheduleConfig(db, "view = \"job_progress\"\nevery = \"5m\""), ConfigPlanChecks: noChanges},
-			{Config: scheduleConfig(db, "view = \"public.job_progress\"\nevery = \"300s\""), ConfigPlanChecks: noChanges},
+			{Config: scheduleConfig(db, "view = \"job_progress\"\nevery = \"5m\""), PlanOnly: true},
+			{Config: scheduleConfig(db, "view = \"public.job_progress\"\nevery = \"300s\""), PlanOnly: true},
 			{
 				Config:           scheduleConfig(db, cron),
 				ConfigPlanChecks: planned(refreshSchedule, plancheck.ResourceActionUpdate),
@@ -82,7 +82,7 @@ totals            = { jobs = "count(*)", objects = "sum(total)" }`
 					expect(t, db, scheduled("longest_gap > interval '1 day'"), "true"), // the weekend
 				),
 			},
-			{Config: scheduleConfig(db, cron), ConfigPlanChecks: noChanges},
+			{Config: scheduleConfig(db, cron), PlanOnly: true},
 			{
 				ResourceName: refreshSchedule, ImportState: true, ImportStateId: "public.job_progress", ImportStateVerify: true,
 				// The same durations in other words.
@@ -99,7 +99,7 @@ totals            = { jobs = "count(*)", objects = "sum(total)" }`
 				ConfigPlanChecks: planned(refreshSchedule, plancheck.ResourceActionUpdate),
 				Check:            expect(t, db, scheduled("concat_ws(' ', target_staleness, num_nulls(cron, every))"), "00:10:00 2"),
 			},
-			{Config: scheduleConfig(db, "view = \"job_progress\"\ntarget_staleness = \"600s\""), ConfigPlanChecks: noChanges},
+			{Config: scheduleConfig(db, "view = \"job_progress\"\ntarget_staleness = \"600s\""), PlanOnly: true},
 			{ // disappears
 				PreConfig:        exec(t, db, "DELETE FROM materialized_view_refresh_schedule"),
 				Config:           scheduleConfig(db, cron),
@@ -138,7 +138,7 @@ func TestAccRefreshScheduleFollowsRename(t *testing.T) {
 				Config:    scheduleConfig(db, after),
 				Check:     resource.TestCheckResourceAttr(refreshSchedule, "id", "renamed"),
 			},
-			{Config: scheduleConfig(db, after), ConfigPlanChecks: noChanges},
+			{Config: scheduleConfig(db, after), PlanOnly: true},
 		},
 	})
 }
@@ -159,7 +159,7 @@ func TestAccRefreshScheduleExists(t *testing.T) {
 						ConfigPlanChecks: planned(refreshSchedule, plancheck.ResourceActionUpdate),
 						Check:            expect(t, db, scheduled("string_agg(view_name || ' ' || every, ',')"), name+" 00:01:00"),
 					},
-					{Config: config, ConfigPlanChecks: noChanges},
+					{Config: config, PlanOnly: true},
 				},
 			})
 		})
@@ -236,7 +236,7 @@ resource "matview_refresh_schedule" "test" {
 		ProtoV6ProviderFactories: testAccProviders,
 		Steps: []resource.TestStep{
 			{Config: config, Check: resource.TestCheckResourceAttr(refreshSchedule, "log_schema", "ops")},
-			{Config: config, ConfigPlanChecks: noChanges},
+			{Config: config, PlanOnly: true},
 			{
 				PreConfig:        exec(t, db, "DROP SCHEMA ops CASCADE"),
 				Config:           config,
@@ -298,7 +298,7 @@ data "matview_freshness" "test" {
 		ProtoV6ProviderFactories: testAccProviders,
 		Steps: []resource.TestStep{
 			{Config: config("job_progress"), Check: resource.TestCheckResourceAttr(freshnessData, "is_scheduled", "true")},
-			{Config: config("job_progress"), ConfigPlanChecks: noChanges},
+			{Config: config("job_progress"), PlanOnly: true},
 			{
 				Config:           config("renamed"),
 				ConfigPlanChecks: planned(refreshSchedule, plancheck.ResourceActionUpdate),
@@ -308,7 +308,7 @@ data "matview_freshness" "test" {
 					expect(t, db, scheduled("string_agg(view_name, ',')"), "renamed"),
 				),
 			},
-			{Config: config("renamed"), ConfigPlanChecks: noChanges},
+			{Config: config("renamed"), PlanOnly: true},
 		},
 	})
 }

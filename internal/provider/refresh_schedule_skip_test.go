@@ -36,7 +36,7 @@ func TestAccRefreshScheduleSkipUnchanged(t *testing.T) {
 					expect(t, db, scheduled(stored), "t"),
 					expect(t, db, "SELECT max_staleness_seconds FROM materialized_view_freshness WHERE view_name = 'job_progress'", "661")),
 			},
-			{Config: scheduleConfig(db, skipping), ConfigPlanChecks: noChanges},
+			{Config: scheduleConfig(db, skipping), PlanOnly: true},
 			{ResourceName: refreshSchedule, ImportState: true, ImportStateId: "job_progress", ImportStateVerify: true, ImportStateVerifyIgnore: []string{"every", "lock_timeout"}},
 			{ // a limit that leaves no room for skipping is a warning only
 				Config: scheduleConfig(db, skipping+"\nmax_staleness = \"6m\""), Check: expect(t, db, scheduled(stored), "t 00:06:00"),

@@ -43,10 +43,10 @@ func TestWritesWhileTheLogIsReplaced(t *testing.T) {
 	for round := 0; round < 8 && err == nil; round++ {
 		var view applied
 		for n := 0; n < 6 && err == nil; n++ {
-			view, err = planChange(t, s, viewType, view, config(n, 50+n))()
+			view, err = planChange(t, s, "matview_view", view, config(n, 50+n))()
 		}
 		if err == nil {
-			_, err = planChange(t, s, viewType, view, nil)()
+			_, err = planChange(t, s, "matview_view", view, nil)()
 		}
 	}
 	stop()

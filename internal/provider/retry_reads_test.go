@@ -17,7 +17,7 @@ func TestRetriedReads(t *testing.T) {
 			role, url := retryLogin(t, db)
 			s := configured(t, url)
 			applyChange(t, s, "matview_refresh_log", applied{}, map[string]any{})
-			applyChange(t, s, viewType, applied{}, map[string]any{"name": "job_progress", "definition": "SELECT id FROM jobs"})
+			applyChange(t, s, "matview_view", applied{}, map[string]any{"name": "job_progress", "definition": "SELECT id FROM jobs"})
 			other := inTheWay(t, db, "LOCK TABLE materialized_view_refresh_log")
 			done := make(chan error, 1)
 			go func() { done <- readOnce(t, s, typeName) }()

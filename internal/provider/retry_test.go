@@ -284,12 +284,12 @@ func TestWritesAmongGrants(t *testing.T) {
 		})
 		var view applied
 		for n := range 6 {
-			view = applyChange(t, s, viewType, view, config(n))
+			view = applyChange(t, s, "matview_view", view, config(n))
 		}
 		if got := valueOf(t, db, "SELECT min(n) FROM job_progress"); got != "2" {
 			t.Errorf("the view is of %s, want 2", got)
 		}
-		applyChange(t, s, viewType, view, nil)
+		applyChange(t, s, "matview_view", view, nil)
 		applyChange(t, s, "matview_refresh_log", log, nil)
 	}
 }

@@ -130,10 +130,10 @@ func TestCommitWithoutAnswer(t *testing.T) {
 			applyChange(t, configured(t, db.URL()), "matview_refresh_log", applied{}, map[string]any{})
 			var before applied
 			if c.before != nil {
-				before = applyChange(t, configured(t, db.URL()), viewType, before, c.before)
+				before = applyChange(t, configured(t, db.URL()), "matview_view", before, c.before)
 			}
 			url, arm := cutAtCommit(t, db, c.nth, c.silently)
-			apply := planChange(t, configured(t, url), viewType, before, c.change)
+			apply := planChange(t, configured(t, url), "matview_view", before, c.change)
 			arm()
 			_, err := apply()
 			if err == nil {

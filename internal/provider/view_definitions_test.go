@@ -68,24 +68,20 @@ func TestAccViewDefinitions(t *testing.T) {
 	db.Exec(t, definitionsSetup)
 	all := definitions(t)
 	config := func(text func(definition) string) string { return providerConfig(db) + definedViews(all, text) }
-	var updates, nothing []plancheck.PlanCheck
+	var updates []plancheck.PlanCheck
 	for i := range all {
-		address := fmt.Sprintf("matview_view.v%d", i)
-		updates = append(updates, plancheck.ExpectResourceAction(address, plancheck.ResourceActionUpdate))
-		nothing = append(nothing, plancheck.ExpectResourceAction(address, plancheck.ResourceActionNoop))
+		updates = append(updates, plancheck.ExpectResourceAction(fmt.Sprintf("matview_view.v%d", i), plancheck.ResourceActionUpdate))
 	}
-	written := config(func(d definition) string { return d.written })
 	resource.Test(t, resource.TestCase{
 		ProtoV6ProviderFactories: testAccProviders,
 		Steps: []resource.TestStep{
-			{Config: written},
-			{Config: written, ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
-			{Config: config(func(d definition) string { return relaid(d.written) }), ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
-			{Config: config(func(d definition) string { return reworded(d.written) }), ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
+			{Config: config(func(d definition) string { return d.written })},
+			{Config: config(func(d definition) string { return relaid(d.written) }), PlanOnly: true},
+			{Config: config(func(d definition) string { return reworded(d.written) }), PlanOnly: true},
 			{Config: config(func(d definition) string { return d.changed }), ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: updates}},
-			{Config: config(func(d definition) string { return relaid(d.changed) }), ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
+			{Config: config(func(d definition) string { return relaid(d.changed) }), PlanOnly: true},
 			// A view that was swapped has been made of the server's words.
-			{Config: config(func(d definition) string { return reworded(d.changed) }), ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
+			{Config: config(func(d definition) string { return reworded(d.changed) }), PlanOnly: true},
 		},
 	})
 }
@@ -132,8 +128,7 @@ func TestAccViewMajorUpgrade(t *testing.T) {
 		Steps: []resource.TestStep{
 			{Config: providerConfig(db) + views},
 			{PreConfig: func() { restore(t, db, upgraded.URL("postgres"), len(all)) }, Config: after, ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
-			{Config: after, ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
-			{Config: providerConfigFor(upgraded.URL("postgres"), "") + others, ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: nothing}},
+			{Config: providerConfigFor(upgraded.URL("postgres"), "") + others, PlanOnly: true},
 		},
 	})
 }

@@ -35,7 +35,7 @@ func TestAccViewUnpopulated(t *testing.T) {
 				expect(t, db, "SELECT count(*) FROM job_progress", "30"),
 				expect(t, db, "SELECT is_stale || ' ' || last_outcome FROM materialized_view_freshness WHERE view_name = 'job_progress'", "false succeeded"),
 			)},
-			{Config: config, ConfigPlanChecks: noChanges},
+			{Config: config, PlanOnly: true},
 			{ // together with changes that are made after it is filled
 				PreConfig: empty, Config: viewConfig(db, withDefinition("SELECT id FROM jobs")+"  comment = \"c\"\n  indexes = { i = { keys = [\"id\"], unique = true } }"),
 				Check: expect(t, db, "SELECT is_stale || ' ' || (SELECT count(*) FROM job_progress) FROM materialized_view_freshness WHERE view_name = 'job_progress'", "false 30"),
@@ -64,7 +64,7 @@ func TestAccViewInvalidIndex(t *testing.T) {
 			{PreConfig: fail, Config: unwanted, PlanOnly: true, ExpectNonEmptyPlan: true},
 			{Config: unwanted, Check: expect(t, db, query, "i true")},
 			{PreConfig: fail, Config: wanted, Check: expect(t, db, query, "broken true")},
-			{Config: wanted, ConfigPlanChecks: noChanges},
+			{Config: wanted, PlanOnly: true},
 		},
 	})
 }
@@ -100,13 +100,13 @@ CREATE INDEX j ON job_progress (lower(name)) WHERE id > 1; COMMENT ON INDEX j IS
 					resource.TestCheckResourceAttr(viewAddress, "supports_concurrent_refresh", "true"),
 				),
 			},
-			{Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs")+all), ConfigPlanChecks: noChanges},
+			{Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs")+all), PlanOnly: true},
 			{Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs"))},
 			{
 				Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs WHERE id > 0")+all),
 				Check:  expect(t, db, comments, "i one, j two, k -"),
 			},
-			{Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs WHERE id > 0")+all), ConfigPlanChecks: noChanges},
+			{Config: viewConfig(db, withDefinition("SELECT id, name FROM jobs WHERE id > 0")+all), PlanOnly: true},
 		},
 	})
 }
@@ -310,15 +310,15 @@ func TestAccViewStorageMove(t *testing.T) {
 		Steps: []resource.TestStep{
 			{Config: plain, Check: remember},
 			{Config: config(one, tablespace, "heap2"), ConfigPlanChecks: viewUpdates, Check: resource.ComposeAggregateTestCheckFunc(same, at(tablespace+" btree, "+tablespace+" heap2"))},
-			{Config: config(one, tablespace, "heap2"), ConfigPlanChecks: noChanges},
+			{Config: config(one, tablespace, "heap2"), PlanOnly: true},
 			{ // drift
 				PreConfig: func() { db.Exec(t, "ALTER MATERIALIZED VIEW job_progress SET TABLESPACE pg_default") },
 				Config:    config(one, tablespace, "heap2"), ConfigPlanChecks: viewUpdates, Check: same,
 			},
 			{Config: config(two, tablespace, "heap2"), ConfigPlanChecks: viewUpdates, Check: at(tablespace + " btree, " + tablespace + " heap2")},
-			{Config: config(two, tablespace, "heap2"), ConfigPlanChecks: noChanges},
+			{Config: config(two, tablespace, "heap2"), PlanOnly: true},
 			{Config: plain, ConfigPlanChecks: viewUpdates, Check: at("- btree, - heap")},
-			{Config: plain, ConfigPlanChecks: noChanges},
+			{Config: plain, PlanOnly: true},
 		},
 	})
 }

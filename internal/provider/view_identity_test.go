@@ -28,7 +28,7 @@ func TestViewImportByIdentity(t *testing.T) {
 		{nil, "", `view name "": has an empty part`}, // as of terraform import ADDRESS ''
 		{map[string]any{"name": "plain", "database": "elsewhere"}, "", `The identity names the database "elsewhere"`},
 	} {
-		imported, err := s.ImportResourceState(t.Context(), &tfprotov6.ImportResourceStateRequest{TypeName: viewType, Identity: identityOf(t, c.identity)})
+		imported, err := s.ImportResourceState(t.Context(), &tfprotov6.ImportResourceStateRequest{TypeName: "matview_view", Identity: identityOf(t, c.identity)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +42,7 @@ func TestViewImportByIdentity(t *testing.T) {
 			t.Fatalf("%v: %s: %s", c.identity, d.Summary, d.Detail)
 		}
 		read, err := s.ReadResource(t.Context(), &tfprotov6.ReadResourceRequest{
-			TypeName: viewType, CurrentState: imported.ImportedResources[0].State, Private: imported.ImportedResources[0].Private,
+			TypeName: "matview_view", CurrentState: imported.ImportedResources[0].State, Private: imported.ImportedResources[0].Private,
 			CurrentIdentity: imported.ImportedResources[0].Identity,
 		})
 		if err != nil {
@@ -68,10 +68,7 @@ func TestViewImportByIdentity(t *testing.T) {
 // configured is the provider's server, connected to url.
 func configured(t *testing.T, url string) *server {
 	t.Helper()
-	s, ok := NewServer("test")().(*server)
-	if !ok {
-		t.Fatal("no server of ours")
-	}
+	s := newServer()
 	schemas, err := s.GetProviderSchema(t.Context(), &tfprotov6.GetProviderSchemaRequest{})
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +115,7 @@ func identityOf(t *testing.T, given map[string]any) *tfprotov6.ResourceIdentityD
 
 func attribute(t *testing.T, s *server, state *tfprotov6.DynamicValue, name string) (text string) {
 	t.Helper()
-	_, typ := s.viewSchema(t.Context())
+	typ, _ := attributesOf(t, s, "matview_view")
 	value, err := state.Unmarshal(typ)
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +158,7 @@ func TestAccViewIdentity(t *testing.T) {
 			{Config: config("a"), ConfigStateChecks: identity("a")},
 			{ResourceName: viewAddress, ImportState: true, ImportStateKind: resource.ImportBlockWithResourceIdentity, Config: config("a")},
 			{Config: config("b"), ConfigStateChecks: identity("b")},
-			{Config: config("b"), ConfigPlanChecks: noChanges},
+			{Config: config("b"), PlanOnly: true},
 		},
 	})
 }

@@ -185,7 +185,7 @@ func TestAccViewIndexNotUnique(t *testing.T) {
 		Steps: []resource.TestStep{
 			{Config: config(false)},
 			{Config: config(true), ExpectError: message(`could not create unique index "i"`, "is duplicated")},
-			{Config: config(false), ConfigPlanChecks: noChanges},
+			{Config: config(false), PlanOnly: true},
 		},
 	})
 }

@@ -83,7 +83,7 @@ func TestAccView(t *testing.T) {
 					func(*terraform.State) error { oid = valueOf(t, db, "'job_progress'::regclass::oid"); return nil },
 				),
 			},
-			{Config: viewConfig(db, indexed), ConfigPlanChecks: noChanges},
+			{Config: viewConfig(db, indexed), PlanOnly: true},
 			{ // another layout of definition and indexes
 				Config: viewConfig(db, withDefinition("-- all jobs\nselect id job_id, name, jobs.status, created_at from public.jobs where (status != 'deleted');")+`
   comment = "one row a job"
@@ -126,7 +126,7 @@ func TestAccView(t *testing.T) {
 					expect(t, db, "obj_description('job_progress'::regclass)", "null"),
 				),
 			},
-			{Config: viewConfig(db, withDefinition("SELECT id AS job_id, name, 'x' AS more FROM jobs")), ConfigPlanChecks: noChanges},
+			{Config: viewConfig(db, withDefinition("SELECT id AS job_id, name, 'x' AS more FROM jobs")), PlanOnly: true},
 			{
 				Config:       viewConfig(db, withDefinition("SELECT id AS job_id, name, 'x' AS more FROM jobs")+"  indexes = {}"),
 				ResourceName: viewAddress, ImportState: true, ImportStateVerify: true,
@@ -278,7 +278,7 @@ COMMENT ON MATERIALIZED VIEW job_progress IS 'old'`)
 				Config:           viewConfig(db, body) + "import {\n  to = matview_view.test\n  id = \"public.job_progress\"\n}\n",
 				ConfigPlanChecks: planned(viewAddress, plancheck.ResourceActionNoop),
 			},
-			{Config: viewConfig(db, body), ConfigPlanChecks: noChanges},
+			{Config: viewConfig(db, body), PlanOnly: true},
 			{
 				Config:       viewConfig(db, body),
 				ResourceName: viewAddress, ImportState: true, ImportStateId: "nowhere.job_progress",
@@ -424,7 +424,7 @@ func TestAccViewWithoutData(t *testing.T) {
 					expect(t, db, "SELECT count(*) FROM materialized_view_refresh_log", "0"),
 				),
 			},
-			{Config: viewConfig(db, body), ConfigPlanChecks: noChanges},
+			{Config: viewConfig(db, body), PlanOnly: true},
 			{
 				PreConfig: func() { db.Exec(t, "REFRESH MATERIALIZED VIEW job_progress") },
 				Config:    viewConfig(db, body), ConfigPlanChecks: noChanges,
@@ -501,7 +501,7 @@ func TestAccViewUpstreamLocked(t *testing.T) {
 				},
 				Config: other, ConfigPlanChecks: viewUpdates, Check: expect(t, db, "SELECT count(*) FROM job_progress", "29"),
 			},
-			{Config: other, ConfigPlanChecks: noChanges},
+			{Config: other, PlanOnly: true},
 		},
 	})
 }

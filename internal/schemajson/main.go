@@ -10,6 +10,7 @@ import (
 	"os"
 
 	tfjson "github.com/hashicorp/terraform-json"
+	"github.com/hashicorp/terraform-plugin-framework/providerserver"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
 	"github.com/zclconf/go-cty/cty"
@@ -34,7 +35,7 @@ func main() {
 }
 
 func read(ctx context.Context) (*tfjson.ProviderSchemas, error) {
-	server := provider.NewServer("docs")()
+	server := providerserver.NewProtocol6(provider.New("docs")())()
 	resp, err := server.GetProviderSchema(ctx, &tfprotov6.GetProviderSchemaRequest{})
 	if err != nil {
 		return nil, err

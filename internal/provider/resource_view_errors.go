@@ -23,7 +23,7 @@ func addViewError(diags *diag.Diagnostics, summary string, err error) {
 	var exchange *matview.ExchangeError
 	var uncertain *postgres.UncertainError
 	var swapped *swappedError
-	switch attribute, sqlErr := blamed(err); {
+	switch attribute, sqlErr := errorAttribute(err); {
 	case errors.As(err, &swapped):
 		diags.AddError(summary, postgres.Message(err)+". Plan again; what is left to do is done by the next apply.")
 	case errors.As(err, &uncertain):
@@ -73,9 +73,9 @@ func remedy(err error) string {
 	return ""
 }
 
-// blamed is the attribute whose text err is about, and what the server says of
+// errorAttribute is the attribute whose text err is about, and what the server says of
 // it; the path is empty where it is about none.
-func blamed(err error) (path.Path, *matview.SQLError) {
+func errorAttribute(err error) (path.Path, *matview.SQLError) {
 	var indexErr *matview.IndexError
 	var sqlErr *matview.SQLError
 	var roleErr *matview.RoleError

@@ -95,7 +95,7 @@ func (r *viewListResource) listed(ctx context.Context, req list.ListRequest, v *
 
 // describe fills the resource in as an import would.
 func (r *viewListResource) describe(ctx context.Context, result *list.ListResult, v *matview.View) diag.Diagnostics {
-	diags := begun(ctx, result.Resource, v.Name)
+	diags := setImported(ctx, result.Resource, v.Name)
 	var model viewModel
 	diags.Append(result.Resource.Get(ctx, &model)...)
 	pool, err := r.client.open(ctx)
@@ -105,7 +105,7 @@ func (r *viewListResource) describe(ctx context.Context, result *list.ListResult
 	if diags.HasError() {
 		return diags
 	}
-	model.bring(ctx, pool, v, &viewMemory{}, &diags)
+	model.read(ctx, pool, v, &viewPrivate{}, &diags)
 	if !diags.HasError() {
 		diags.Append(result.Resource.Set(ctx, &model)...)
 	}

@@ -10,8 +10,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource/identityschema"
 	"github.com/hashicorp/terraform-plugin-framework/tfsdk"
 	"github.com/hashicorp/terraform-plugin-framework/types"
-	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
-	"github.com/hashicorp/terraform-plugin-go/tftypes"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 )
@@ -83,18 +81,4 @@ func (c *client) database(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return pool.Config().ConnConfig.Database, nil
-}
-
-// identityData is the identity as it travels.
-func identityData(database string, name matview.Name) *tfprotov6.ResourceIdentityData {
-	t := tftypes.Object{AttributeTypes: map[string]tftypes.Type{"database": tftypes.String, "schema": tftypes.String, "name": tftypes.String}}
-	value, err := tfprotov6.NewDynamicValue(t, tftypes.NewValue(t, map[string]tftypes.Value{
-		"database": tftypes.NewValue(tftypes.String, database),
-		"schema":   tftypes.NewValue(tftypes.String, name.Schema),
-		"name":     tftypes.NewValue(tftypes.String, name.Relation),
-	}))
-	if err != nil {
-		return nil
-	}
-	return &tfprotov6.ResourceIdentityData{IdentityData: &value}
 }

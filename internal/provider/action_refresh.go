@@ -86,13 +86,13 @@ func (a *refreshAction) Invoke(ctx context.Context, req action.InvokeRequest, re
 		resp.Diagnostics.AddAttributeError(path.Root("view"), summary, fmt.Sprintf("There is no materialized view %s in the database.", name))
 		return
 	}
-	beside, err := a.client.beside(ctx)
+	heartbeat, err := a.client.openHeartbeat(ctx)
 	if err != nil {
 		addError(&resp.Diagnostics, summary+": there is no second connection, which its heartbeat needs", err)
 		return
 	}
 	resp.SendProgress(action.InvokeProgressEvent{Message: fmt.Sprintf("Refreshing %s", view.Name)})
-	result, err := a.refresh(ctx, pool, beside, view.Name, model.Method.ValueString())
+	result, err := a.refresh(ctx, pool, heartbeat, view.Name, model.Method.ValueString())
 	if err != nil {
 		addError(&resp.Diagnostics, summary, err)
 		return
@@ -104,7 +104,7 @@ func (a *refreshAction) Invoke(ctx context.Context, req action.InvokeRequest, re
 		result.View, result.Duration.Round(time.Millisecond), result.Method, result.Reason)})
 }
 
-func (a *refreshAction) refresh(ctx context.Context, pool, beside *pgxpool.Pool, view, method string) (refresh.Result, error) {
+func (a *refreshAction) refresh(ctx context.Context, pool, heartbeat *pgxpool.Pool, view, method string) (refresh.Result, error) {
 	req, err := refresh.AsScheduled(ctx, pool, a.client.logSchema, view, refresh.TriggerTerraform)
 	if err != nil {
 		return refresh.Result{}, err
@@ -112,5 +112,5 @@ func (a *refreshAction) refresh(ctx context.Context, pool, beside *pgxpool.Pool,
 	if method != "" {
 		req.Method = refresh.Method(method)
 	}
-	return refresh.New(pool, a.client.logSchema, "terraform").Beside(beside).Refresh(ctx, req)
+	return refresh.New(pool, a.client.logSchema, "terraform").Beside(heartbeat).Refresh(ctx, req)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/hashicorp/terraform-plugin-framework-timetypes/timetypes"
 	"github.com/hashicorp/terraform-plugin-framework-validators/resourcevalidator"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
@@ -19,7 +18,6 @@ import (
 )
 
 var (
-	_ resource.Resource                     = (*refreshScheduleResource)(nil)
 	_ resource.ResourceWithConfigure        = (*refreshScheduleResource)(nil)
 	_ resource.ResourceWithConfigValidators = (*refreshScheduleResource)(nil)
 	_ resource.ResourceWithValidateConfig   = (*refreshScheduleResource)(nil)
@@ -31,27 +29,8 @@ type refreshScheduleResource struct {
 	client *client
 }
 
-// NewRefreshScheduleResource makes matview_refresh_schedule.
+// NewRefreshScheduleResource makes the resource matview_refresh_schedule.
 func NewRefreshScheduleResource() resource.Resource { return &refreshScheduleResource{} }
-
-type refreshScheduleModel struct {
-	ID               types.String         `tfsdk:"id"`
-	View             types.String         `tfsdk:"view"`
-	Cron             types.String         `tfsdk:"cron"`
-	Every            timetypes.GoDuration `tfsdk:"every"`
-	TargetStaleness  timetypes.GoDuration `tfsdk:"target_staleness"`
-	TimeZone         types.String         `tfsdk:"time_zone"`
-	Method           types.String         `tfsdk:"method"`
-	Enabled          types.Bool           `tfsdk:"enabled"`
-	Jitter           timetypes.GoDuration `tfsdk:"jitter"`
-	LockTimeout      timetypes.GoDuration `tfsdk:"lock_timeout"`
-	StatementTimeout timetypes.GoDuration `tfsdk:"statement_timeout"`
-	MaxStaleness     timetypes.GoDuration `tfsdk:"max_staleness"`
-	SkipUnchanged    types.Bool           `tfsdk:"skip_unchanged"`
-	Settings         types.Map            `tfsdk:"settings"`
-	Totals           types.Object         `tfsdk:"totals"`
-	LogSchema        types.String         `tfsdk:"log_schema"`
-}
 
 func (r *refreshScheduleResource) Metadata(_ context.Context, req resource.MetadataRequest, resp *resource.MetadataResponse) {
 	resp.TypeName = req.ProviderTypeName + "_refresh_schedule"
@@ -65,7 +44,7 @@ func (r *refreshScheduleResource) ConfigValidators(context.Context) []resource.C
 	return []resource.ConfigValidator{resourcevalidator.ExactlyOneOf(path.MatchRoot("cron"), path.MatchRoot("every"), path.MatchRoot("target_staleness"))}
 }
 
-// ValidateConfig finds what is wrong only with cron and time zone together.
+// ValidateConfig refuses a cron expression that is invalid in its time zone only.
 func (r *refreshScheduleResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
 	var config refreshScheduleModel
 	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
@@ -74,7 +53,7 @@ func (r *refreshScheduleResource) ValidateConfig(ctx context.Context, req resour
 	}
 	cron, zone := config.Cron.ValueString(), config.TimeZone.ValueString()
 	if schedule.ValidateCron(cron) != nil || schedule.ValidateTimeZone(zone) != nil {
-		return // the attributes' own errors
+		return // the validators of the attributes report it
 	}
 	if err := (schedule.Spec{Cron: cron, TimeZone: zone}).Validate(); err != nil {
 		resp.Diagnostics.AddAttributeError(path.Root("cron"), "Invalid cron expression", err.Error())
@@ -84,7 +63,7 @@ func (r *refreshScheduleResource) ValidateConfig(ctx context.Context, req resour
 func (r *refreshScheduleResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
 	var plan refreshScheduleModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
-	target := r.prepare(ctx, plan, nil, &resp.Diagnostics)
+	target := r.checkApply(ctx, plan, nil, &resp.Diagnostics)
 	if resp.Diagnostics.HasError() {
 		return
 	}
@@ -113,18 +92,18 @@ func (r *refreshScheduleResource) Read(ctx context.Context, req resource.ReadReq
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
 	pool, err := r.client.open(ctx)
 	if resp.Diagnostics.HasError() || errors.Is(err, errUnknownConfig) {
-		return // it stays as it was last seen
+		return // the state stays as it was last read
 	}
 	if err != nil {
 		addError(&resp.Diagnostics, "Cannot read the schedule of "+state.ID.ValueString(), err)
 		return
 	}
-	view, moved, err := lastScheduled(ctx, req.Private, &resp.Diagnostics).now(ctx, pool, &r.client.catalog, state)
+	view, renamed, err := readScheduledView(ctx, req.Private, &resp.Diagnostics).current(ctx, pool, &r.client.catalog, state)
 	if err != nil && !tablesMissing(err) {
 		addError(&resp.Diagnostics, "Cannot read the view of the schedule of "+state.ID.ValueString(), err)
 		return
 	}
-	if moved {
+	if renamed {
 		state.ID, state.View = types.StringValue(view.ID), types.StringValue(view.ID)
 	}
 	row, found, err := lookUp(ctx, func() (schedule.Row, bool, error) {
@@ -147,19 +126,16 @@ func (r *refreshScheduleResource) Update(ctx context.Context, req resource.Updat
 	var plan, state refreshScheduleModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
-	if resp.Diagnostics.HasError() {
-		return
-	}
-	target := r.prepare(ctx, plan, &state, &resp.Diagnostics)
+	target := r.checkApply(ctx, plan, &state, &resp.Diagnostics)
 	if resp.Diagnostics.HasError() {
 		return
 	}
 	view := scheduledView{target.OID, target.ViewName}
-	if !plan.ID.IsUnknown() { // the same view: its row keeps its name, also one given by hand
+	if !plan.ID.IsUnknown() { // the same view: its row keeps its name, even one given by hand
 		target.ViewName = plan.ID.ValueString()
 	}
 	id := state.ID.ValueString()
-	last := lastScheduled(ctx, req.Private, &resp.Diagnostics)
+	last := readScheduledView(ctx, req.Private, &resp.Diagnostics)
 	if plan.ID.IsUnknown() && last.OID == target.OID && target.StoredAs != "" {
 		id = target.StoredAs // the view was renamed, and its row with it
 	}
@@ -208,8 +184,8 @@ func (r *refreshScheduleResource) Delete(ctx context.Context, req resource.Delet
 	}
 }
 
-// ImportState takes the view as the ID, by any of its names, or the name that
-// the schedule of a view that is gone is stored under.
+// ImportState accepts any name of the view, or the name that the schedule of a view
+// that no longer exists is stored under.
 func (r *refreshScheduleResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
 	if _, err := matview.ParseName(req.ID); err != nil {
 		resp.Diagnostics.AddError("Invalid import ID", "The import ID is the view, such as job_progress or schema.name: "+err.Error())
@@ -221,9 +197,7 @@ func (r *refreshScheduleResource) ImportState(ctx context.Context, req resource.
 		return
 	}
 	schema := r.client.logSchema
-	target, found, err := lookUp(ctx, func() (schedule.Target, bool, error) {
-		return schedule.Resolve(ctx, pool, schema, req.ID)
-	})
+	target, found, err := resolve(ctx, pool, schema, req.ID)
 	if err != nil {
 		addTableError(&resp.Diagnostics, schema, "Cannot import the schedule of "+req.ID, err)
 		return

@@ -5,16 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strings"
 	"time"
 
-	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
-)
-
-var (
-	certOfClientCert = path.MatchRoot("clientcert").AtName("cert")
-	keyOfClientCert  = path.MatchRoot("clientcert").AtName("key")
 )
 
 // check is a validator of one string attribute by a function; the attribute's
@@ -39,28 +35,52 @@ func (c check) ValidateString(_ context.Context, req validator.StringRequest, re
 	}
 }
 
-// maxIdentifier is NAMEDATALEN - 1: a longer name would be cut without an error.
+// maxIdentifier is NAMEDATALEN - 1, in bytes: PostgreSQL cuts a longer name without
+// an error.
 const maxIdentifier = 63
 
-// schemaName accepts what can be the name of a schema, unquoted.
-func schemaName() validator.String {
-	return check{
-		summary:     "Invalid schema name",
-		description: "a schema's name of 1 to 63 bytes, without quotes around it",
-		err:         checkSchemaName,
-	}
+// identifier accepts what can be the name of a relation, an index, a column or a
+// role, without quotes.
+func identifier() validator.String {
+	return check{"Invalid name", "a name of 1 to 63 bytes, without quotes around it", checkIdentifier}
 }
 
-func checkSchemaName(name string) error {
+func schemaName() validator.String {
+	return check{"Invalid schema name", "a schema's name of 1 to 63 bytes, without quotes around it", checkIdentifier}
+}
+
+func checkIdentifier(name string) error {
 	switch {
 	case name == "":
-		return errors.New("the name of a schema cannot be empty")
+		return errors.New("a name cannot be empty")
 	case len(name) > maxIdentifier:
 		return fmt.Errorf("%q is longer than the %d bytes that PostgreSQL keeps", name, maxIdentifier)
 	case strings.ContainsRune(name, 0):
 		return fmt.Errorf("%q holds a NUL character", name)
 	}
 	return nil
+}
+
+// parameterName accepts what the server stores as the name of a parameter.
+func parameterName() validator.String {
+	return stringvalidator.RegexMatches(regexp.MustCompile(`^(toast\.)?[a-z_][a-z0-9_]*$`), "must be the name of a storage parameter in lower case, such as fillfactor or toast.autovacuum_enabled")
+}
+
+// text accepts what PostgreSQL can store.
+func text() validator.String {
+	return check{
+		summary:     "Invalid text",
+		description: "not empty, and without NUL characters",
+		err: func(value string) error {
+			switch {
+			case value == "":
+				return errors.New("it cannot be empty; leave the argument out instead")
+			case strings.ContainsRune(value, 0):
+				return errors.New("it holds a NUL character, which no text in PostgreSQL can")
+			}
+			return nil
+		},
+	}
 }
 
 // maxInterval is the tables' own limit, less the leap days.

@@ -220,7 +220,7 @@ func (r *refreshLogResource) Delete(ctx context.Context, req resource.DeleteRequ
 // ImportState takes the schema as the ID. Roles cannot be told from those that
 // were granted privileges by hand, so the next apply grants to those configured.
 func (r *refreshLogResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
-	if err := checkSchemaName(req.ID); err != nil {
+	if err := checkIdentifier(req.ID); err != nil {
 		resp.Diagnostics.AddError("Invalid import ID", "The import ID is the schema of the refresh log, such as public: "+err.Error())
 		return
 	}

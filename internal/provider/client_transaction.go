@@ -13,13 +13,13 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// inTransaction calls do in one transaction that holds the advisory locks of the
-// views called names: no refresh of ours runs meanwhile. Where another session did
-// something at the same moment that is run again from its beginning, see
-// [postgres.Retry]: do begins each time with what there was before.
+// inTransaction runs do in a transaction that holds the advisory locks of the views
+// called names, so that none of our refreshes runs meanwhile. It is repeated where
+// another session interfered (see [postgres.Retry]): each time, do must start from
+// the same state.
 func (c *client) inTransaction(ctx context.Context, do func(tx pgx.Tx) error, names ...matview.Name) (err error) {
 	defer func() {
-		// The server says no more than that it was asked to cancel.
+		// The server's error says no more than that it was asked to cancel.
 		if overdue := ctx.Err(); err != nil && errors.Is(overdue, context.DeadlineExceeded) {
 			err = fmt.Errorf("%w: %w", overdue, err)
 		}
@@ -40,7 +40,7 @@ func (c *client) tryTransaction(ctx context.Context, pool *pgxpool.Pool, do func
 		}
 		canonical = append(canonical, n)
 	}
-	// In one order for everybody, or two renames could wait for each other.
+	// Everybody locks in the same order, so that two renames do not deadlock.
 	slices.Sort(canonical)
 	tx, err := matview.Begin(ctx, pool)
 	if err != nil {
@@ -53,7 +53,7 @@ func (c *client) tryTransaction(ctx context.Context, pool *pgxpool.Pool, do func
 		}
 	}
 	if len(names) > 0 {
-		// Also where the answer to a commit was lost.
+		// Even if the commit fails: its answer may have been lost.
 		defer c.catalog.forget()
 	}
 	if err := do(tx); err != nil {

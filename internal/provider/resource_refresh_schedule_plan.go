@@ -17,8 +17,8 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
-// ModifyPlan fills in what is known before apply, and has the server check what
-// only it can: the totals' SQL and the settings.
+// ModifyPlan sets what is known before apply, and has the server check what only
+// the server can: the SQL of totals, and the settings.
 func (r *refreshScheduleResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
 	if req.Plan.Raw.IsNull() || r.client == nil {
 		return
@@ -47,29 +47,28 @@ func (r *refreshScheduleResource) ModifyPlan(ctx context.Context, req resource.M
 	r.checkPlan(ctx, plan, state, &resp.Diagnostics)
 }
 
-// checkPlan says nothing where it cannot tell yet: the server or the tables may
-// be made by the same apply, which checks again.
+// checkPlan adds no error if it cannot check yet: the same apply may create the
+// server or the tables, and checks again.
 func (r *refreshScheduleResource) checkPlan(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) {
-	open := r.client.open
-	if state == nil {
-		open = func(ctx context.Context) (*pgxpool.Pool, error) { return r.client.planPool(ctx, diags) }
+	var pool *pgxpool.Pool
+	var err error
+	if state != nil {
+		pool, err = r.client.open(ctx)
+	} else {
+		pool, err = r.client.planPool(ctx, diags)
 	}
-	pool, err := open(ctx)
 	if err != nil && !errors.Is(err, errUnknownConfig) {
 		addError(diags, "Cannot check the schedule", err)
-		return
 	}
-	if pool == nil {
+	if err != nil || pool == nil {
 		return
 	}
 	plan.checkSettings(ctx, pool, state, diags)
-	plan.checkSkipping(ctx, pool, diags)
+	plan.checkSkipUnchanged(ctx, pool, diags)
 	if diags.HasError() || plan.View.IsUnknown() || plan.LogSchema.IsUnknown() {
 		return
 	}
-	target, found, err := lookUp(ctx, func() (schedule.Target, bool, error) {
-		return schedule.Resolve(ctx, pool, plan.LogSchema.ValueString(), plan.View.ValueString())
-	})
+	target, found, err := resolve(ctx, pool, plan.LogSchema.ValueString(), plan.View.ValueString())
 	switch {
 	case tablesMissing(err):
 		return
@@ -84,35 +83,19 @@ func (r *refreshScheduleResource) checkPlan(ctx context.Context, plan refreshSch
 	}
 }
 
-// checkMethod warns of concurrent refreshes that could only fail.
-func (r *refreshScheduleResource) checkMethod(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, pool *pgxpool.Pool, target schedule.Target, diags *diag.Diagnostics) {
-	if plan.Method.ValueString() != string(refresh.Concurrently) || state != nil && state.Method.Equal(plan.Method) && state.View.Equal(plan.View) {
-		return
-	}
-	v, err := r.client.catalog.read(ctx, pool, target.View)
-	if err != nil || v == nil || v.SupportsConcurrentRefresh() {
-		return // what is wrong with the catalog is said elsewhere
-	}
-	diags.AddAttributeWarning(path.Root("method"), "The view cannot be refreshed concurrently yet",
-		fmt.Sprintf("Materialized view %s has no unique index on plain columns without a condition, and every refresh of this schedule would fail. "+
-			"Add one to it (indexes of matview_view), unless this apply does; or let method be \"auto\".", target.ViewName))
-}
-
-// prepare finds the view that the plan means and repeats the checks, now that
-// all is known.
-func (r *refreshScheduleResource) prepare(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) schedule.Target {
+// checkApply finds the view of the plan and repeats the checks, now that all values
+// are known.
+func (r *refreshScheduleResource) checkApply(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) (target schedule.Target) {
 	if diags.HasError() {
-		return schedule.Target{}
+		return target
 	}
 	view := plan.View.ValueString()
 	pool, err := r.client.open(ctx)
 	if err != nil {
 		addError(diags, "Cannot store the schedule of "+view, err)
-		return schedule.Target{}
+		return target
 	}
-	target, found, err := lookUp(ctx, func() (schedule.Target, bool, error) {
-		return schedule.Resolve(ctx, pool, plan.LogSchema.ValueString(), view)
-	})
+	target, found, err := resolve(ctx, pool, plan.LogSchema.ValueString(), view)
 	switch {
 	case err != nil:
 		addTableError(diags, plan.LogSchema.ValueString(), "Cannot store the schedule of "+view, err)
@@ -121,14 +104,33 @@ func (r *refreshScheduleResource) prepare(ctx context.Context, plan refreshSched
 			fmt.Sprintf("There is no materialized view %s in the database. Create it first; if a matview_view does, refer to it: view = matview_view.NAME.id.", view))
 	default:
 		plan.checkSettings(ctx, pool, state, diags)
-		plan.checkSkipping(ctx, pool, diags)
+		plan.checkSkipUnchanged(ctx, pool, diags)
 		plan.checkTotals(ctx, pool, target, state, diags)
 	}
 	return target
 }
 
-// checkTotals looks only at what is new: parsing an expression takes a lock on
-// the view, which a blocking refresh would hold up.
+// resolve is [schedule.Resolve], repeated where another session interfered.
+func resolve(ctx context.Context, pool *pgxpool.Pool, schema, view string) (schedule.Target, bool, error) {
+	return lookUp(ctx, func() (schedule.Target, bool, error) { return schedule.Resolve(ctx, pool, schema, view) })
+}
+
+// checkMethod warns of concurrent refreshes that could only fail.
+func (r *refreshScheduleResource) checkMethod(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, pool *pgxpool.Pool, target schedule.Target, diags *diag.Diagnostics) {
+	if plan.Method.ValueString() != string(refresh.Concurrently) || state != nil && state.Method.Equal(plan.Method) && state.View.Equal(plan.View) {
+		return
+	}
+	v, err := r.client.catalog.read(ctx, pool, target.View)
+	if err != nil || v == nil || v.SupportsConcurrentRefresh() {
+		return // an error of the catalog is reported by what depends on it
+	}
+	diags.AddAttributeWarning(path.Root("method"), "The view cannot be refreshed concurrently yet",
+		fmt.Sprintf("Materialized view %s has no unique index on plain columns without a condition, and every refresh of this schedule would fail. "+
+			"Add one to it (indexes of matview_view), unless this apply does; or let method be \"auto\".", target.ViewName))
+}
+
+// checkTotals checks only expressions that are new: to parse one takes a lock on the
+// view, which a blocking refresh would hold up.
 func (m refreshScheduleModel) checkTotals(ctx context.Context, pool *pgxpool.Pool, target schedule.Target, state *refreshScheduleModel, diags *diag.Diagnostics) {
 	for _, name := range []string{"jobs", "objects"} {
 		expression := m.total(name)
@@ -171,9 +173,9 @@ func (m refreshScheduleModel) checkSettings(ctx context.Context, pool *pgxpool.P
 	}
 }
 
-// checkSkipping refuses skip_unchanged where the server cannot tell, and warns
-// where the limit leaves no room for it.
-func (m refreshScheduleModel) checkSkipping(ctx context.Context, pool *pgxpool.Pool, diags *diag.Diagnostics) {
+// checkSkipUnchanged refuses skip_unchanged on a server that cannot support it, and
+// warns if max_staleness leaves no room for a skip.
+func (m refreshScheduleModel) checkSkipUnchanged(ctx context.Context, pool *pgxpool.Pool, diags *diag.Diagnostics) {
 	if !m.SkipUnchanged.ValueBool() {
 		return
 	}
@@ -189,7 +191,7 @@ func (m refreshScheduleModel) checkSkipping(ctx context.Context, pool *pgxpool.P
 	row := m.row("")
 	parsed, err := schedule.Parse(row.Spec)
 	if err != nil {
-		return // the attribute's own error
+		return // the validators of the attributes report it
 	}
 	if needed := parsed.LongestGap() + row.Jitter + refresh.CommitLag; row.MaxStaleness < needed {
 		diags.AddAttributeWarning(attribute, "No refresh will be skipped",

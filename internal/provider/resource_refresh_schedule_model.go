@@ -1,22 +1,38 @@
 package provider
 
 import (
+	"github.com/hashicorp/terraform-plugin-framework-timetypes/timetypes"
 	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/matview/terraform-provider-matview/internal/schedule"
 )
 
+// An option of a schedule is a field here, in row and in set, and an attribute in
+// refreshScheduleAttributes.
+type refreshScheduleModel struct {
+	ID               types.String         `tfsdk:"id"`
+	View             types.String         `tfsdk:"view"`
+	Cron             types.String         `tfsdk:"cron"`
+	Every            timetypes.GoDuration `tfsdk:"every"`
+	TargetStaleness  timetypes.GoDuration `tfsdk:"target_staleness"`
+	TimeZone         types.String         `tfsdk:"time_zone"`
+	Method           types.String         `tfsdk:"method"`
+	Enabled          types.Bool           `tfsdk:"enabled"`
+	Jitter           timetypes.GoDuration `tfsdk:"jitter"`
+	LockTimeout      timetypes.GoDuration `tfsdk:"lock_timeout"`
+	StatementTimeout timetypes.GoDuration `tfsdk:"statement_timeout"`
+	MaxStaleness     timetypes.GoDuration `tfsdk:"max_staleness"`
+	SkipUnchanged    types.Bool           `tfsdk:"skip_unchanged"`
+	Settings         types.Map            `tfsdk:"settings"`
+	Totals           types.Object         `tfsdk:"totals"`
+	LogSchema        types.String         `tfsdk:"log_schema"`
+}
+
 var totalsTypes = map[string]attr.Type{"jobs": types.StringType, "objects": types.StringType}
 
 // row is the table's row of a model whose values are all known.
 func (m refreshScheduleModel) row(viewName string) schedule.Row {
-	settings := map[string]string{}
-	for name, element := range m.Settings.Elements() {
-		if value, ok := element.(types.String); ok {
-			settings[name] = value.ValueString()
-		}
-	}
 	return schedule.Row{
 		ViewName: viewName,
 		Spec: schedule.Spec{
@@ -32,13 +48,13 @@ func (m refreshScheduleModel) row(viewName string) schedule.Row {
 		StatementTimeout: durationOf(m.StatementTimeout),
 		MaxStaleness:     durationOf(m.MaxStaleness),
 		SkipUnchanged:    m.SkipUnchanged.ValueBool(),
-		Settings:         settings,
+		Settings:         stringMapOf(m.Settings),
 		TotalJobs:        m.total("jobs").ValueString(),
 		TotalObjects:     m.total("objects").ValueString(),
 	}
 }
 
-// set takes over what the table says; view and log_schema stay as configured.
+// set sets what the row says; view and log_schema stay as configured.
 func (m *refreshScheduleModel) set(row schedule.Row) {
 	m.Cron = stringOrNull(row.Cron)
 	m.Every = durationValue(row.Every)
@@ -52,11 +68,7 @@ func (m *refreshScheduleModel) set(row schedule.Row) {
 	m.MaxStaleness = durationValue(row.MaxStaleness)
 	m.SkipUnchanged = types.BoolValue(row.SkipUnchanged)
 	if len(row.Settings) > 0 || !m.Settings.IsNull() {
-		elements := map[string]attr.Value{}
-		for name, value := range row.Settings {
-			elements[name] = types.StringValue(value)
-		}
-		m.Settings = types.MapValueMust(types.StringType, elements)
+		m.Settings = stringMap(row.Settings)
 	}
 	if row.TotalJobs != "" || row.TotalObjects != "" || !m.Totals.IsNull() {
 		m.Totals = types.ObjectValueMust(totalsTypes, map[string]attr.Value{

@@ -9,26 +9,25 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// catalogAge is how old what a plan goes by may be. Terraform reads a few
+// catalogTTL is how long a plan uses what it has read. Terraform reads a few
 // resources at a time, and starts the provider anew for each plan and apply.
-const catalogAge = 5 * time.Second
+const catalogTTL = 5 * time.Second
 
-// catalog is all materialized views as one query found them, so that a plan of a
-// thousand views does not send a thousand. Its views are not to be changed.
+// catalog caches all materialized views as one query read them, so that a plan of a
+// thousand views does not send a thousand. Callers must not modify the views.
 type catalog struct {
-	mu    sync.Mutex
-	views map[matview.Name]*matview.View
-	asOf  time.Time
+	mu     sync.Mutex // held while the catalog is read, so that others wait for that
+	views  map[matview.Name]*matview.View
+	readAt time.Time
 }
 
-// read is nil where there is no such view. Whoever comes while the catalog is
-// being read waits for that.
+// read returns nil if there is no such view.
 func (c *catalog) read(ctx context.Context, q matview.Querier, name matview.Name) (*matview.View, error) {
 	views, err := c.all(ctx, q)
 	return views[name], err
 }
 
-// byOID is [catalog.read] of a view that may have another name by now.
+// byOID returns a view that may have been renamed; nil if there is no such view.
 func (c *catalog) byOID(ctx context.Context, q matview.Querier, oid uint32) (*matview.View, error) {
 	views, err := c.all(ctx, q)
 	for _, v := range views {
@@ -42,7 +41,7 @@ func (c *catalog) byOID(ctx context.Context, q matview.Querier, oid uint32) (*ma
 func (c *catalog) all(ctx context.Context, q matview.Querier) (map[matview.Name]*matview.View, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.views == nil || time.Since(c.asOf) > catalogAge {
+	if c.views == nil || time.Since(c.readAt) > catalogTTL {
 		started := time.Now()
 		err := postgres.Retry(ctx, func() (err error) {
 			c.views, err = matview.ReadAll(ctx, q)
@@ -52,12 +51,12 @@ func (c *catalog) all(ctx context.Context, q matview.Querier) (map[matview.Name]
 			c.views = nil
 			return nil, err
 		}
-		c.asOf = started
+		c.readAt = started
 	}
 	return c.views, nil
 }
 
-// forget is for after a change of ours.
+// forget is called after a change of ours.
 func (c *catalog) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -85,6 +85,14 @@ func (m viewModel) columnNames() []string {
 	return names
 }
 
+// spec is what to create for a plan.
+func (m viewModel) spec(indexes map[string]matview.Index) matview.Spec {
+	return matview.Spec{
+		Name: m.name(), Definition: m.Definition.ValueString(), ColumnNames: m.columnNames(), Storage: m.storage(),
+		Owner: m.Owner.ValueString(), Comment: m.Comment.ValueString(), Indexes: indexes, WithData: m.WithData.ValueBool(),
+	}
+}
+
 // storage is what the plan asks for: what is null or unknown is not.
 func (m viewModel) storage() matview.Storage {
 	s := matview.Storage{Tablespace: m.Tablespace.ValueString(), AccessMethod: m.AccessMethod.ValueString()}
