@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"maps"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -31,10 +31,9 @@ LATERAL (SELECT 'STORAGE ' || CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' T
          WHERE to_jsonb(a) ->> 'attcompression' IN ('p', 'l')) AS s (setting)
 WHERE a.attrelid = @old AND a.attnum > 0 AND NOT a.attisdropped`
 
-// propertiesSQL is for all other properties but privileges. It takes the OIDs of the
-// view (old) and of its replacement (new), the names of the copied indexes, the
-// temporary names of their copies (index_names), and the same of the statistics
-// objects, which it takes by OID.
+// propertiesSQL is for all other properties but privileges. Its arguments are the OIDs
+// of the view (old) and of its replacement (new), and JSON objects: the temporary names
+// of the copied indexes by name, and those of the statistics objects by OID.
 const propertiesSQL = `
 WITH kept_column AS (
     SELECT a.*, ` + columnOptionsSQL + ` AS options, @new::oid::regclass AS replacement
@@ -46,13 +45,13 @@ WITH kept_column AS (
     FROM pg_index AS i
     JOIN pg_class AS x ON x.oid = i.indexrelid
     JOIN pg_namespace AS n ON n.oid = x.relnamespace
-    JOIN unnest(@indexes::text[], @index_names::text[]) AS temporary (of, name) ON temporary.of = x.relname
+    JOIN jsonb_each_text(@indexes) AS temporary (of, name) ON temporary.of = x.relname
     WHERE i.indrelid = @old
 ), statistics AS (
     SELECT s.*, format('%I.%I', n.nspname, temporary.name) AS name
     FROM pg_statistic_ext AS s
     JOIN pg_namespace AS n ON n.oid = s.stxnamespace
-    JOIN unnest(@statistics::oid[], @statistics_names::text[]) AS temporary (of, name) ON temporary.of = s.oid
+    JOIN jsonb_each_text(@statistics) AS temporary (of, name) ON temporary.of::oid = s.oid
 )
 SELECT format('ALTER MATERIALIZED VIEW %s ALTER COLUMN %I SET STATISTICS %s', replacement, attname, attstattarget)
 FROM kept_column WHERE attstattarget >= 0
@@ -190,8 +189,12 @@ func (s Swap) copyProperties(ctx context.Context, tx pgx.Tx, r replacement) (p p
 	if p.statistics, p.dependents, err = s.readProperties(ctx, tx); err != nil {
 		return p, err
 	}
-	if err := r.copyGrants(ctx, tx, s.View); err != nil {
-		return p, err
+	grants, err := readGrants(ctx, tx, s.View.OID)
+	if err == nil {
+		err = setGrants(ctx, tx, &r.View, grants)
+	}
+	if err != nil {
+		return p, fmt.Errorf("copy the privileges on %s: %w", s.View.Name, err)
 	}
 	err = asOwner(ctx, tx, r.Owner, func() error {
 		return withSearchPath(ctx, tx, "pg_catalog, pg_temp", func() error { return r.createStatistics(ctx, tx, p.statistics) })
@@ -217,20 +220,16 @@ func (s Swap) copyProperties(ctx context.Context, tx pgx.Tx, r replacement) (p p
 }
 
 func (s Swap) propertyArgs(r replacement, p properties) pgx.NamedArgs {
-	indexes, indexNames := []string{}, []string{}
-	for name, temporary := range r.indexes {
-		if _, built := s.Build[name]; !built {
-			indexes, indexNames = append(indexes, name), append(indexNames, temporary)
-		}
-	}
-	oids, names := []uint32{}, []string{}
+	copied := maps.Clone(r.indexes)
+	maps.DeleteFunc(copied, func(name, _ string) bool {
+		_, built := s.Build[name]
+		return built
+	})
+	names := make(map[uint32]string, len(p.statistics))
 	for _, x := range p.statistics {
-		oids, names = append(oids, x.OID), append(names, x.temporaryName)
+		names[x.OID] = x.temporaryName
 	}
-	return pgx.NamedArgs{
-		"old": s.View.OID, "new": r.OID,
-		"indexes": indexes, "index_names": indexNames, "statistics": oids, "statistics_names": names,
-	}
+	return pgx.NamedArgs{"old": s.View.OID, "new": r.OID, "indexes": copied, "statistics": names}
 }
 
 // applyProperties runs the statements that a query returns, in one round trip.
@@ -277,24 +276,6 @@ func (r replacement) createStatistics(ctx context.Context, tx pgx.Tx, stats []st
 		if err := execute(ctx, tx, "CREATE STATISTICS "+Name{x.Schema, x.temporaryName}.SQL()+rest+" FROM "+r.Name.SQL()); err != nil {
 			return fmt.Errorf("copy statistics %q (%s): %w", x.Name, x.Definition, err)
 		}
-	}
-	return nil
-}
-
-// copyGrants makes the privileges on the replacement those on the old view, except
-// those on columns that it does not have.
-func (r replacement) copyGrants(ctx context.Context, tx pgx.Tx, old *View) error {
-	grants, err := readGrants(ctx, tx, old.OID)
-	if err != nil {
-		return fmt.Errorf("read the privileges on %s: %w", old.Name, err)
-	}
-	columns, err := collect(ctx, tx, pgx.RowTo[string], "SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0", r.OID)
-	if err != nil {
-		return fmt.Errorf("read the columns of %s: %w", r.Name, err)
-	}
-	grants = slices.DeleteFunc(grants, func(g grant) bool { return g.Column != "" && !slices.Contains(columns, g.Column) })
-	if err := setGrants(ctx, tx, &r.View, grants); err != nil {
-		return fmt.Errorf("grant the privileges on %s again: %w", old.Name, err)
 	}
 	return nil
 }
