@@ -24,7 +24,7 @@ type Index struct {
 	Include []string // column names, not quoted
 	Where   string
 
-	NullsNotDistinct bool              // PostgreSQL 15 and later
+	NullsNotDistinct bool              // requires PostgreSQL 15
 	Parameters       map[string]string // of WITH
 	Tablespace       string            // "" means the default of the database
 
@@ -91,6 +91,9 @@ func (x Index) SameText(y Index) bool {
 // createIndex builds the index called name of a view under the temporary name as.
 // Readers of the view do not wait; a refresh waits until tx ends.
 func createIndex(ctx context.Context, tx pgx.Tx, view Name, name, as string, x Index) error {
+	if m := major(tx); x.NullsNotDistinct && m > 0 && m < nullsNotDistinct {
+		return &IndexError{View: view, Index: name, Err: fmt.Errorf("nulls_not_distinct requires PostgreSQL %d or later", nullsNotDistinct)}
+	}
 	prefix, rest := x.createSQL(as, view)
 	if err := execute(ctx, tx, prefix+rest); err != nil {
 		var e *pgconn.PgError
@@ -139,9 +142,6 @@ func (x Index) locate(err error, prefix, rest string, view Name, name string) er
 		at += size + utf8.RuneCountInString("\n, ")
 	}
 	e.Position, e.Line, e.Column = 0, 0, 0 // it is not in the user's SQL
-	if x.NullsNotDistinct && strings.Contains(e.Message, `"NULLS"`) {
-		located.Err = errors.New("nulls_not_distinct requires PostgreSQL 15 or later")
-	}
 	return located
 }
 
