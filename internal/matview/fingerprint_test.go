@@ -13,7 +13,8 @@ CREATE TABLE materialized_view_refresh_state (view_name text PRIMARY KEY, view_o
 INSERT INTO materialized_view_refresh_log VALUES ('v'), ('w');
 INSERT INTO materialized_view_refresh_state SELECT 'v', oid, relfilenode, xmin FROM pg_class WHERE relname = 'v'`
 
-// The fingerprint outlives our ALTER, and nobody else's.
+// The fingerprint stays valid after an ALTER by us, but not after a refresh by somebody
+// else.
 func TestFingerprint(t *testing.T) {
 	db := jobs(t)
 	pool := db.Pool(t)
@@ -72,8 +73,8 @@ func TestFingerprint(t *testing.T) {
 	}
 }
 
-// A role that may alter the view and not write our tables can still rename it.
-func TestRowsOfOthers(t *testing.T) {
+// A role that may alter the view, but not write our tables, can still drop it.
+func TestDeleteRowsWithoutPrivilege(t *testing.T) {
 	db := jobs(t)
 	create(t, db.Pool(t), Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id FROM jobs"})
 	user, password := db.Role(t, "")

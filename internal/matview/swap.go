@@ -2,7 +2,6 @@ package matview
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -138,11 +137,7 @@ func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (r replac
 		}
 		for _, name := range slices.Sorted(maps.Keys(s.Build)) {
 			r.indexes[name] = temporaryName()
-			if err := createIndex(ctx, tx, r.Name, name, r.indexes[name], s.Build[name]); err != nil {
-				var indexErr *IndexError
-				if errors.As(err, &indexErr) {
-					indexErr.View = s.View.Name
-				}
+			if err := s.Build[name].create(ctx, tx, s.View.Name, name, r.Name, r.indexes[name]); err != nil {
 				return err
 			}
 		}
