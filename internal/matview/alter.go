@@ -93,7 +93,7 @@ func SetIndexes(ctx context.Context, tx pgx.Tx, view *View, want map[string]Inde
 		if temporary, ok := replaced[name]; ok {
 			as = temporary
 		}
-		if err := createIndex(ctx, tx, view.Name, name, as, want[name]); err != nil {
+		if err := want[name].create(ctx, tx, view.Name, name, view.Name, as); err != nil {
 			return err
 		}
 	}

@@ -64,7 +64,7 @@ func Create(ctx context.Context, tx pgx.Tx, spec Spec) error {
 				return err
 			}
 		}
-		return createIndexes(ctx, tx, spec.Name, spec.Indexes)
+		return createIndexes(ctx, tx, spec.Name, spec.Name, spec.Indexes)
 	})
 }
 

@@ -6,7 +6,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
-// A view to which nothing belongs, and a session that ends just then.
+// A view without properties leaves nothing to execute, even if the session has ended.
 func TestExecuteNothingOnBrokenConnection(t *testing.T) {
 	conn := postgrestest.New(t).Connect(t)
 	tx, err := conn.Begin(t.Context())

@@ -157,7 +157,7 @@ func (s Swap) exchangeStatements(r replacement, p properties, old Name) []string
 		statements = append(statements, "ALTER INDEX "+Name{s.View.Name.Schema, temporary}.SQL()+" RENAME TO "+postgres.QuoteIdent(name))
 	}
 	for _, x := range p.statistics {
-		statements = append(statements, "ALTER STATISTICS "+Name{x.Schema, x.temporaryName}.SQL()+" RENAME TO "+postgres.QuoteIdent(x.Name))
+		statements = append(statements, "ALTER STATISTICS "+Name{x.Schema, x.TemporaryName}.SQL()+" RENAME TO "+postgres.QuoteIdent(x.Name))
 	}
 	return statements
 }

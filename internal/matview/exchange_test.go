@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// What others do between the reading of what belongs to the view and the locks is
-// neither undone nor lost.
+// Changes by other sessions after the swap has read the properties and before it has
+// the locks are neither undone nor lost.
 func TestSwapDuringChanges(t *testing.T) {
 	for name, test := range map[string]struct {
-		sql     string // of somebody else
+		sql     string // of another session
 		changed bool   // the swap gives up
 		check   string
 	}{

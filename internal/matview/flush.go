@@ -13,7 +13,7 @@ import (
 // that drops a relation does so whatever synchronous_commit is. The WAL that a build
 // leaves unwritten is up to wal_buffers, and may need a new segment of 16 MiB that
 // is first filled with zeros. Without flushWAL, readers of a swapped view stalled
-// for 59–79 ms rather than 10 ms.
+// for 59–79 ms rather than about 10 ms.
 //
 // Before PostgreSQL 17 no function does only that, so another session commits a
 // message that has no meaning. Best effort: if this fails, the exchange only takes

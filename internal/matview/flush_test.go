@@ -9,9 +9,9 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
-// The COMMIT of a swap waits until all of the log is on the disk, with the view
-// locked. That what the build wrote is there by then is not left to the WAL writer.
-func TestSwapFlushesBeforeItLocks(t *testing.T) {
+// COMMIT waits until all WAL is on disk, with the view locked. By then, the swap has
+// flushed the WAL of the build rather than leave it to the WAL writer.
+func TestSwapFlushesWAL(t *testing.T) {
 	server, err := postgrestest.Start(t.Context(), postgrestest.Options{Settings: map[string]string{
 		"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB", "synchronous_commit": "off",
 	}})
@@ -46,6 +46,6 @@ func TestSwapFlushesBeforeItLocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !flushed {
-		t.Error("the log of the build is not on the disk when the view is about to be locked")
+		t.Error("the WAL of the build is not on disk before the view is locked")
 	}
 }

@@ -37,9 +37,14 @@ FROM acl ORDER BY 1, 2, 3, 4`
 	return collect(ctx, q, pgx.RowToStructByPos[grant], sql, view)
 }
 
-// setGrants makes the privileges on a new view exactly those in want. So far, only
-// its owner can have granted any.
+// setGrants makes the privileges on a new view exactly those in want, except for
+// those on columns that it does not have. So far, only its owner can have granted any.
 func setGrants(ctx context.Context, tx pgx.Tx, view *View, want []grant) error {
+	columns, err := collect(ctx, tx, pgx.RowTo[string], "SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0", view.OID)
+	if err != nil {
+		return fmt.Errorf("read the columns of %s: %w", view.Name, err)
+	}
+	want = slices.DeleteFunc(slices.Clone(want), func(g grant) bool { return g.Column != "" && !slices.Contains(columns, g.Column) })
 	have, err := readGrants(ctx, tx, view.OID)
 	if err != nil || slices.Equal(have, want) {
 		return err

@@ -24,7 +24,7 @@ type Index struct {
 	Include []string // column names, not quoted
 	Where   string
 
-	NullsNotDistinct bool              // PostgreSQL 15 and later
+	NullsNotDistinct bool              // requires PostgreSQL 15
 	Parameters       map[string]string // of WITH
 	Tablespace       string            // "" means the default of the database
 
@@ -88,10 +88,14 @@ func (x Index) SameText(y Index) bool {
 	return x.Equal(y)
 }
 
-// createIndex builds the index called name of a view under the temporary name as.
-// Readers of the view do not wait; a refresh waits until tx ends.
-func createIndex(ctx context.Context, tx pgx.Tx, view Name, name, as string, x Index) error {
-	prefix, rest := x.createSQL(as, view)
+// create builds the index name of a view, on the relation and under the name that are
+// given. Readers do not wait; a refresh of the relation waits until tx ends.
+func (x Index) create(ctx context.Context, tx pgx.Tx, view Name, name string, relation Name, as string) error {
+	failed := func(err error) error { return &IndexError{View: view, Index: name, Err: err} }
+	if m := major(tx); x.NullsNotDistinct && m > 0 && m < nullsNotDistinct {
+		return failed(fmt.Errorf("nulls_not_distinct requires PostgreSQL %d or later", nullsNotDistinct))
+	}
+	prefix, rest := x.createSQL(as, relation)
 	if err := execute(ctx, tx, prefix+rest); err != nil {
 		var e *pgconn.PgError
 		if errors.As(err, &e) { // use the name that the user knows
@@ -104,11 +108,11 @@ func createIndex(ctx context.Context, tx pgx.Tx, view Name, name, as string, x I
 	const sql = `SELECT indnkeyatts, indnatts, indpred IS NOT NULL FROM pg_index WHERE indexrelid = $1::regclass`
 	var keys, columns int
 	var partial bool
-	if err := tx.QueryRow(ctx, sql, Name{view.Schema, as}.SQL()).Scan(&keys, &columns, &partial); err != nil {
-		return &IndexError{View: view, Index: name, Err: err}
+	if err := tx.QueryRow(ctx, sql, Name{relation.Schema, as}.SQL()).Scan(&keys, &columns, &partial); err != nil {
+		return failed(err)
 	}
 	if keys != len(x.Keys) || columns != keys+len(x.Include) || partial != (x.Where != "") {
-		return &IndexError{View: view, Index: name, Err: errors.New("each of keys must be one key, such as `job_id` or `created_at DESC`, and a condition belongs in where")}
+		return failed(errors.New("each of keys must be one key, such as `job_id` or `created_at DESC`, and a condition belongs in where"))
 	}
 	return nil
 }
@@ -139,9 +143,6 @@ func (x Index) locate(err error, prefix, rest string, view Name, name string) er
 		at += size + utf8.RuneCountInString("\n, ")
 	}
 	e.Position, e.Line, e.Column = 0, 0, 0 // it is not in the user's SQL
-	if x.NullsNotDistinct && strings.Contains(e.Message, `"NULLS"`) {
-		located.Err = errors.New("nulls_not_distinct requires PostgreSQL 15 or later")
-	}
 	return located
 }
 
@@ -165,9 +166,9 @@ func (e *IndexError) Error() string {
 
 func (e *IndexError) Unwrap() error { return e.Err }
 
-func createIndexes(ctx context.Context, tx pgx.Tx, view Name, indexes map[string]Index) error {
+func createIndexes(ctx context.Context, tx pgx.Tx, view, relation Name, indexes map[string]Index) error {
 	for _, name := range slices.Sorted(maps.Keys(indexes)) {
-		if err := createIndex(ctx, tx, view, name, name, indexes[name]); err != nil {
+		if err := indexes[name].create(ctx, tx, view, name, relation, name); err != nil {
 			return err
 		}
 	}
@@ -236,11 +237,7 @@ func NormalizeIndexes(ctx context.Context, db DB, view Name, definition string, 
 	if err := execute(ctx, tx, "CREATE TABLE "+table.SQL()+" AS "+definition+"\nWITH NO DATA"); err != nil {
 		return nil, fmt.Errorf("normalize indexes: %w", err)
 	}
-	if err := createIndexes(ctx, tx, table, indexes); err != nil {
-		var indexErr *IndexError
-		if errors.As(err, &indexErr) {
-			indexErr.View = view
-		}
+	if err := createIndexes(ctx, tx, view, table, indexes); err != nil {
 		return nil, err
 	}
 	var oid uint32

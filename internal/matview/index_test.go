@@ -53,7 +53,7 @@ func TestSetIndexes(t *testing.T) {
 	}
 }
 
-// What a server does not know is no mistake in the user's SQL.
+// An option that the server does not know is not reported as a syntax error.
 func TestNullsNotDistinct(t *testing.T) {
 	pool := jobs(t).Pool(t)
 	x := map[string]Index{"i": {Keys: []string{"id"}, Unique: true, NullsNotDistinct: true}}
@@ -91,15 +91,15 @@ func TestIndexKeys(t *testing.T) {
 	}
 }
 
-// Both ways to build an index let readers go on and every REFRESH wait: why
-// SetIndexes takes the shorter one.
+// With and without CONCURRENTLY, building an index makes every REFRESH wait and no
+// reader: why SetIndexes does not use CONCURRENTLY.
 func TestIndexBuildLocks(t *testing.T) {
 	db := jobs(t)
 	pool := db.Pool(t)
 	create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id FROM jobs", WithData: true, Indexes: map[string]Index{"u": {Keys: []string{"id"}, Unique: true}}})
-	// The function holds the build up for as long as another session has the lock.
+	// The function blocks the build while another session holds the advisory lock.
 	db.Exec(t, `INSERT INTO jobs VALUES (1); REFRESH MATERIALIZED VIEW v;
-CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN $1; END $$`)
+CREATE FUNCTION blocked(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN $1; END $$`)
 	builder := db.Connect(t)
 	for create, build := range map[string]func() error{
 		"SetIndexes": func() error {
@@ -108,11 +108,11 @@ CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PER
 				if err := Comment(t.Context(), tx, v.Name, "as an apply does first"); err != nil {
 					return err
 				}
-				return SetIndexes(t.Context(), tx, v, map[string]Index{"a": {Keys: []string{"held(id)"}}, "u": {Keys: []string{"id"}, Unique: true}}, nil)
+				return SetIndexes(t.Context(), tx, v, map[string]Index{"a": {Keys: []string{"blocked(id)"}}, "u": {Keys: []string{"id"}, Unique: true}}, nil)
 			})
 		},
 		"CONCURRENTLY": func() error {
-			_, err := builder.Exec(t.Context(), "CREATE INDEX CONCURRENTLY b ON v (held(id))")
+			_, err := builder.Exec(t.Context(), "CREATE INDEX CONCURRENTLY b ON v (blocked(id))")
 			return err
 		},
 	} {
@@ -140,15 +140,15 @@ CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PER
 	}
 }
 
-// A REFRESH that comes while an index is built waits for it, and then goes on;
-// with CONCURRENTLY one of the two fails, since each waits for the other.
+// A REFRESH that starts while an index is built waits for the build. With
+// CONCURRENTLY, the two deadlock.
 func TestIndexBuildAndRefresh(t *testing.T) {
-	for create, deadlock := range map[string]bool{"CREATE INDEX i ON v (held(id))": false, "CREATE INDEX CONCURRENTLY i ON v (held(id))": true} {
+	for create, deadlock := range map[string]bool{"CREATE INDEX i ON v (blocked(id))": false, "CREATE INDEX CONCURRENTLY i ON v (blocked(id))": true} {
 		t.Run(create, func(t *testing.T) {
 			db := jobs(t)
 			pool := db.Pool(t)
 			db.Exec(t, `INSERT INTO jobs VALUES (1); CREATE MATERIALIZED VIEW v AS SELECT id FROM jobs;
-CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN $1; END $$`)
+CREATE FUNCTION blocked(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN $1; END $$`)
 			holder := db.Connect(t)
 			if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(7)"); err != nil {
 				t.Fatal(err)
@@ -170,7 +170,7 @@ CREATE FUNCTION held(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PER
 	}
 }
 
-// ConcurrentIndexSQL says of every kind of index what the server does.
+// ConcurrentIndexSQL agrees with the server on every kind of index.
 func TestConcurrentIndex(t *testing.T) {
 	db := jobs(t)
 	pool := db.Pool(t)
@@ -184,7 +184,7 @@ func TestConcurrentIndex(t *testing.T) {
 		"CREATE UNIQUE INDEX i ON v (abs(id))":           false,
 		"CREATE UNIQUE INDEX i ON v (id, abs(id))":       false,
 	}
-	if postgrestest.Version(t) >= 180000 { // before, the server cannot build the index
+	if postgrestest.Version(t) >= 180000 { // earlier servers cannot build the index
 		db.Exec(t, `CREATE ACCESS METHOD "btree 2" TYPE INDEX HANDLER bthandler;
 CREATE OPERATOR CLASS int_ops DEFAULT FOR TYPE int USING "btree 2" AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 btint4cmp(int, int)`)
 		indexes[`CREATE UNIQUE INDEX i ON v USING "btree 2" (id)`] = true

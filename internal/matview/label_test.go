@@ -11,8 +11,8 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
-// Where the provider of a security label is not loaded, nobody can set the label
-// again: that is an obstacle which is known before anything is done.
+// A security label cannot be set again if its provider is not loaded: an obstacle that
+// is found before anything is built.
 func TestSwapWithoutLabelProvider(t *testing.T) {
 	db := jobs(t)
 	pool := db.Pool(t)

@@ -1,8 +1,8 @@
 // Package matview reads a materialized view from the catalog: its name, its
 // definition and the normal form of that, its indexes, its properties and what
-// depends on it. It creates, alters, replaces and drops the view, and takes the
-// locks that keep a refresh out meanwhile. It does not refresh a view that has
-// data; see package refresh.
+// depends on it. It creates, alters, swaps and drops the view, and takes the lock
+// that keeps our refreshes out meanwhile. Refreshing is left to package refresh, one
+// of whose methods is [Swap].
 package matview
 
 import (

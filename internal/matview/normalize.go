@@ -163,7 +163,7 @@ func check(ctx context.Context, tx pgx.Tx, query string, columnNames []string) (
 			Message: fmt.Sprintf("there are %d column names, but the query returns %d columns", len(columnNames), len(described.Fields)),
 		}
 	}
-	return described, refuseColumns(query, columnNames, described.Fields)
+	return described, refuseColumns(query, outputNames(columnNames, described.Fields))
 }
 
 // withData matches the end of a CREATE MATERIALIZED VIEW that is not part of the
@@ -204,21 +204,20 @@ func columnList(names []string) string {
 	return " (" + strings.Join(quoted, ", ") + ")"
 }
 
-// columnName is the name of column i after columnNames have renamed the first
-// columns.
-func columnName(columnNames []string, fields []pgconn.FieldDescription, i int) string {
-	if i < len(columnNames) {
-		return columnNames[i]
+// outputNames are the names of the columns after columnNames have renamed the first.
+func outputNames(columnNames []string, fields []pgconn.FieldDescription) []string {
+	names := slices.Clone(columnNames)
+	for _, f := range fields[len(names):] {
+		names = append(names, f.Name)
 	}
-	return fields[i].Name
+	return names
 }
 
 // refuseColumns rejects column names that the server accepts in a query, or even in
 // a view, but not in a materialized view.
-func refuseColumns(query string, columnNames []string, fields []pgconn.FieldDescription) error {
-	seen := make(map[string]bool, len(fields))
-	for i := range fields {
-		name := columnName(columnNames, fields, i)
+func refuseColumns(query string, names []string) error {
+	seen := make(map[string]bool, len(names))
+	for _, name := range names {
 		switch name {
 		case "ctid", "xmin", "cmin", "xmax", "cmax", "tableoid":
 			return &SQLError{
@@ -238,17 +237,16 @@ func refuseColumns(query string, columnNames []string, fields []pgconn.FieldDesc
 }
 
 func describedColumns(ctx context.Context, tx pgx.Tx, described *pgconn.StatementDescription, columnNames []string) ([]Column, error) {
-	names := make([]string, len(described.Fields))
-	types := make([]uint32, len(described.Fields))
-	modifiers := make([]int32, len(described.Fields))
-	for i, f := range described.Fields {
-		names[i], types[i], modifiers[i] = columnName(columnNames, described.Fields, i), f.DataTypeOID, f.TypeModifier
+	var types []uint32
+	var modifiers []int32
+	for _, f := range described.Fields {
+		types, modifiers = append(types, f.DataTypeOID), append(modifiers, f.TypeModifier)
 	}
 	const sql = "SELECT name, format_type(type, modifier), '' FROM unnest($1::text[], $2::oid[], $3::int[]) AS f (name, type, modifier)"
 	if _, err := tx.Exec(ctx, pinSQL); err != nil {
 		return nil, fmt.Errorf("read the columns of a definition: %w", err)
 	}
-	return collect(ctx, tx, pgx.RowToStructByPos[Column], sql, names, types, modifiers)
+	return collect(ctx, tx, pgx.RowToStructByPos[Column], sql, outputNames(columnNames, described.Fields), types, modifiers)
 }
 
 func readNormal(ctx context.Context, tx pgx.Tx, name Name) (n Normal, err error) {

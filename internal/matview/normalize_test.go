@@ -87,7 +87,7 @@ func TestNormalizeOtherMeaning(t *testing.T) {
 	}
 }
 
-// What is written in the session's settings means the same under others.
+// The normal form does not depend on the settings of the session.
 func TestNormalizeUnderSettings(t *testing.T) {
 	db := jobs(t)
 	db.Exec(t, `CREATE TYPE mood AS ENUM ('good'); CREATE SCHEMA other; CREATE TABLE other.jobs (id int)`)
@@ -117,7 +117,7 @@ func TestNormalizeUnderSettings(t *testing.T) {
 			t.Errorf("after %s:\n%s", set, diff)
 		}
 	}
-	// The search_path is not a setting of this kind: it decides what is read.
+	// Except for search_path, which decides what is read.
 	if _, err := conn.Exec(t.Context(), "SET search_path = other, public"); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestNormalizeRefuses(t *testing.T) {
 	assertNothingLeft(t, conn)
 }
 
-// assertNothingLeft fails if a query ran, or a view of Normalize's stayed.
+// assertNothingLeft fails if a query was run or a view of Normalize is left.
 func assertNothingLeft(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
 	var left []string
@@ -226,7 +226,7 @@ func TestNormalizeWithoutTemp(t *testing.T) {
 	}
 }
 
-func TestNormalizeWaitsASecond(t *testing.T) {
+func TestNormalizeLockTimeout(t *testing.T) {
 	db := jobs(t)
 	other := db.Connect(t)
 	if _, err := other.Exec(t.Context(), "BEGIN; LOCK TABLE jobs"); err != nil {
@@ -246,7 +246,7 @@ func TestExplain(t *testing.T) {
 	if !errors.As(err, &sqlErr) {
 		t.Fatal(err)
 	}
-	// The newer majors add a hint.
+	// Later majors add a hint.
 	for _, want := range []string{"column \"nme\" does not exist (SQLSTATE 42703)", "\n\nAt line 2, column 2:\n  \tnme\n  \t^"} {
 		if got := sqlErr.Explain(); !strings.Contains(got, want) {
 			t.Errorf("Explain is\n%s\nwant in it\n%s", got, want)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -31,10 +29,7 @@ LATERAL (SELECT 'STORAGE ' || CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' T
          WHERE to_jsonb(a) ->> 'attcompression' IN ('p', 'l')) AS s (setting)
 WHERE a.attrelid = @old AND a.attnum > 0 AND NOT a.attisdropped`
 
-// propertiesSQL is for all other properties but privileges. It takes the OIDs of the
-// view (old) and of its replacement (new), the names of the copied indexes, the
-// temporary names of their copies (index_names), and the same of the statistics
-// objects, which it takes by OID.
+// propertiesSQL is for all other properties but privileges.
 const propertiesSQL = `
 WITH kept_column AS (
     SELECT a.*, ` + columnOptionsSQL + ` AS options, @new::oid::regclass AS replacement
@@ -42,17 +37,17 @@ WITH kept_column AS (
     JOIN pg_attribute AS b ON b.attrelid = @new AND b.attname = a.attname
     WHERE a.attrelid = @old AND a.attnum > 0 AND NOT a.attisdropped
 ), index AS (
-    SELECT i.*, format('%I.%I', n.nspname, temporary.name) AS name, quote_ident(temporary.name) AS bare_name
+    SELECT i.*, format('%I.%I', n.nspname, t.name) AS name, quote_ident(t.name) AS bare_name
     FROM pg_index AS i
     JOIN pg_class AS x ON x.oid = i.indexrelid
-    JOIN pg_namespace AS n ON n.oid = x.relnamespace
-    JOIN unnest(@indexes::text[], @index_names::text[]) AS temporary (of, name) ON temporary.of = x.relname
-    WHERE i.indrelid = @old
+    JOIN pg_namespace AS n ON n.oid = x.relnamespace,
+    LATERAL (SELECT @temporary_name || '_' || x.oid::text AS name) AS t
+    WHERE i.indrelid = @old AND i.indisvalid AND x.relname <> ALL (@drop::text[])
 ), statistics AS (
-    SELECT s.*, format('%I.%I', n.nspname, temporary.name) AS name
+    SELECT s.*, format('%I.%I', n.nspname, @temporary_name || '_' || s.oid::text) AS name
     FROM pg_statistic_ext AS s
     JOIN pg_namespace AS n ON n.oid = s.stxnamespace
-    JOIN unnest(@statistics::oid[], @statistics_names::text[]) AS temporary (of, name) ON temporary.of = s.oid
+    WHERE s.stxrelid = @old
 )
 SELECT format('ALTER MATERIALIZED VIEW %s ALTER COLUMN %I SET STATISTICS %s', replacement, attname, attstattarget)
 FROM kept_column WHERE attstattarget >= 0
@@ -167,13 +162,10 @@ type properties struct {
 
 // statistics is an object of CREATE STATISTICS.
 type statistics struct {
-	OID           uint32
 	Schema        string
 	Name          string
-	Prefix        string // of Definition: the part that names the object
-	Suffix        string // of Definition: the part that names the old view
-	Definition    string
-	temporaryName string // until the exchange
+	TemporaryName string // until the exchange
+	Statement     string // creates the copy
 }
 
 // copyProperties gives the replacement all properties of the view that the exchange
@@ -187,19 +179,23 @@ func (s Swap) copyProperties(ctx context.Context, tx pgx.Tx, r replacement) (p p
 		return p, &ChangedError{View: s.View.Name}
 	}
 	p.state = state.Properties
-	if p.statistics, p.dependents, err = s.readProperties(ctx, tx); err != nil {
+	if p.statistics, p.dependents, err = s.readProperties(ctx, tx, r); err != nil {
 		return p, err
 	}
-	if err := r.copyGrants(ctx, tx, s.View); err != nil {
-		return p, err
+	grants, err := readGrants(ctx, tx, s.View.OID)
+	if err == nil {
+		err = setGrants(ctx, tx, &r.View, grants)
+	}
+	if err != nil {
+		return p, fmt.Errorf("copy the privileges on %s: %w", s.View.Name, err)
 	}
 	err = asOwner(ctx, tx, r.Owner, func() error {
-		return withSearchPath(ctx, tx, "pg_catalog, pg_temp", func() error { return r.createStatistics(ctx, tx, p.statistics) })
+		return withSearchPath(ctx, tx, "pg_catalog, pg_temp", func() error { return createStatistics(ctx, tx, p.statistics) })
 	})
 	if err != nil {
 		return p, err
 	}
-	err = withSearchPath(ctx, tx, "", func() error { return s.applyProperties(ctx, tx, propertiesSQL, s.propertyArgs(r, p)) })
+	err = withSearchPath(ctx, tx, "", func() error { return s.applyProperties(ctx, tx, propertiesSQL, s.args(r)) })
 	if err != nil {
 		return p, err
 	}
@@ -216,23 +212,6 @@ func (s Swap) copyProperties(ctx context.Context, tx pgx.Tx, r replacement) (p p
 	})
 }
 
-func (s Swap) propertyArgs(r replacement, p properties) pgx.NamedArgs {
-	indexes, indexNames := []string{}, []string{}
-	for name, temporary := range r.indexes {
-		if _, built := s.Build[name]; !built {
-			indexes, indexNames = append(indexes, name), append(indexNames, temporary)
-		}
-	}
-	oids, names := []uint32{}, []string{}
-	for _, x := range p.statistics {
-		oids, names = append(oids, x.OID), append(names, x.temporaryName)
-	}
-	return pgx.NamedArgs{
-		"old": s.View.OID, "new": r.OID,
-		"indexes": indexes, "index_names": indexNames, "statistics": oids, "statistics_names": names,
-	}
-}
-
 // applyProperties runs the statements that a query returns, in one round trip.
 func (s Swap) applyProperties(ctx context.Context, tx pgx.Tx, sql string, args pgx.NamedArgs) error {
 	statements, err := collect(ctx, tx, pgx.RowTo[string], sql, args)
@@ -245,14 +224,23 @@ func (s Swap) applyProperties(ctx context.Context, tx pgx.Tx, sql string, args p
 	return nil
 }
 
+// statisticsSQL returns [statistics]. The statement is the definition with other names;
+// it is null, which fails, if the definition does not begin and end as expected.
+const statisticsSQL = `
+SELECT n.nspname AS schema, s.stxname AS name, t.name AS temporary_name,
+       CASE WHEN starts_with(d.sql, d.prefix) AND right(d.sql, length(d.suffix)) = d.suffix
+            THEN format('CREATE STATISTICS %I.%I', n.nspname, t.name)
+                 || substr(d.sql, length(d.prefix) + 1, length(d.sql) - length(d.prefix || d.suffix)) || ' FROM ' || @replacement END AS statement
+FROM pg_statistic_ext AS s
+JOIN pg_namespace AS n ON n.oid = s.stxnamespace,
+LATERAL (SELECT pg_get_statisticsobjdef(s.oid) AS sql, format('CREATE STATISTICS %I.%I', n.nspname, s.stxname) AS prefix, ' FROM ' || s.stxrelid::regclass AS suffix) AS d,
+LATERAL (SELECT @temporary_name || '_' || s.oid::text AS name) AS t
+WHERE s.stxrelid = @old ORDER BY s.oid`
+
 // readProperties leaves no lock on the view behind.
-func (s Swap) readProperties(ctx context.Context, tx pgx.Tx) (stats []statistics, dependents []dependentView, err error) {
-	const sql = `
-SELECT s.oid, n.nspname::text, s.stxname::text, format('CREATE STATISTICS %I.%I', n.nspname, s.stxname), ' FROM ' || s.stxrelid::regclass, pg_get_statisticsobjdef(s.oid)
-FROM pg_statistic_ext AS s JOIN pg_namespace AS n ON n.oid = s.stxnamespace
-WHERE s.stxrelid = $1 ORDER BY s.oid`
+func (s Swap) readProperties(ctx context.Context, tx pgx.Tx, r replacement) (stats []statistics, dependents []dependentView, err error) {
 	err = deparse(ctx, tx, func(tx pgx.Tx) error {
-		if stats, err = collect(ctx, tx, pgx.RowToStructByPos[statistics], sql, s.View.OID); err != nil {
+		if stats, err = collect(ctx, tx, pgx.RowToStructByName[statistics], statisticsSQL, s.args(r)); err != nil {
 			return err
 		}
 		dependents, err = dependentViews(ctx, tx, s.View.OID)
@@ -261,40 +249,14 @@ WHERE s.stxrelid = $1 ORDER BY s.oid`
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the properties of %s: %w", s.View.Name, err)
 	}
-	for i := range stats {
-		stats[i].temporaryName = temporaryName()
-	}
 	return stats, dependents, nil
 }
 
-func (r replacement) createStatistics(ctx context.Context, tx pgx.Tx, stats []statistics) error {
+func createStatistics(ctx context.Context, tx pgx.Tx, stats []statistics) error {
 	for _, x := range stats {
-		rest, ok := strings.CutPrefix(x.Definition, x.Prefix)
-		rest, ok2 := strings.CutSuffix(rest, x.Suffix)
-		if !ok || !ok2 {
-			return fmt.Errorf("copy statistics %q: unexpected definition %q", x.Name, x.Definition)
+		if err := execute(ctx, tx, x.Statement); err != nil {
+			return fmt.Errorf("copy statistics %q (%s): %w", x.Name, x.Statement, err)
 		}
-		if err := execute(ctx, tx, "CREATE STATISTICS "+Name{x.Schema, x.temporaryName}.SQL()+rest+" FROM "+r.Name.SQL()); err != nil {
-			return fmt.Errorf("copy statistics %q (%s): %w", x.Name, x.Definition, err)
-		}
-	}
-	return nil
-}
-
-// copyGrants makes the privileges on the replacement those on the old view, except
-// those on columns that it does not have.
-func (r replacement) copyGrants(ctx context.Context, tx pgx.Tx, old *View) error {
-	grants, err := readGrants(ctx, tx, old.OID)
-	if err != nil {
-		return fmt.Errorf("read the privileges on %s: %w", old.Name, err)
-	}
-	columns, err := collect(ctx, tx, pgx.RowTo[string], "SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0", r.OID)
-	if err != nil {
-		return fmt.Errorf("read the columns of %s: %w", r.Name, err)
-	}
-	grants = slices.DeleteFunc(grants, func(g grant) bool { return g.Column != "" && !slices.Contains(columns, g.Column) })
-	if err := setGrants(ctx, tx, &r.View, grants); err != nil {
-		return fmt.Errorf("grant the privileges on %s again: %w", old.Name, err)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package matview
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -42,10 +41,7 @@ func (k Kept) Restore(ctx context.Context, tx pgx.Tx, view *View) error {
 			return fmt.Errorf("build an index of %s again (%s): %w", view.Name, definition, err)
 		}
 	}
-	grants := slices.DeleteFunc(slices.Clone(k.grants), func(g grant) bool {
-		return g.Column != "" && !slices.ContainsFunc(view.Columns, func(c Column) bool { return c.Name == g.Column })
-	})
-	if err := setGrants(ctx, tx, view, grants); err != nil {
+	if err := setGrants(ctx, tx, view, k.grants); err != nil {
 		return fmt.Errorf("grant the privileges on %s again: %w", view.Name, err)
 	}
 	return nil

@@ -25,7 +25,7 @@ func TestSameText(t *testing.T) {
 		{"SELECT 'a  b'", "SELECT 'a b'"},
 		{"SELECT 'a'\n'b'", "SELECT 'a' 'b'"}, // one string, or an error
 		{"SELECT e'a'", "SELECT e 'a'"},
-		{"SELECT E'a'", "SELECT e'a'"}, // the same, but not for sure
+		{"SELECT E'a'", "SELECT e'a'"}, // the same, which SameText does not know
 		{`SELECT 'a\', 1, ' --'`, `SELECT 'a\', 1, ' /* */ --'`},
 		{"SELECT U&'a'", "SELECT u & 'a'"},
 		{`SELECT U&"a"`, `SELECT u & "a"`},
@@ -79,7 +79,7 @@ func FuzzSameText(f *testing.F) {
 		if SameText(a, b) != SameText(b, a) || !SameText(a, a) {
 			t.Errorf("%q and %q: it depends on the order", a, b)
 		}
-		// The tokens of a text, each on its own line, are those of the text.
+		// Layout between the tokens does not change them.
 		if x, ok := tokens(a); ok {
 			joined := ""
 			for _, token := range x {

@@ -2,17 +2,13 @@ package matview
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // Swap builds a replacement beside a view and exchanges the two. Readers wait only
@@ -125,7 +121,7 @@ func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (r replac
 		return r, err
 	}
 	r.structure = state.Structure
-	indexes, err := s.copiedIndexes(ctx, tx)
+	indexes, err := s.copiedIndexes(ctx, tx, r)
 	if err != nil {
 		return r, err
 	}
@@ -141,11 +137,7 @@ func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (r replac
 		}
 		for _, name := range slices.Sorted(maps.Keys(s.Build)) {
 			r.indexes[name] = temporaryName()
-			if err := createIndex(ctx, tx, r.Name, name, r.indexes[name], s.Build[name]); err != nil {
-				var indexErr *IndexError
-				if errors.As(err, &indexErr) {
-					indexErr.View = s.View.Name
-				}
+			if err := s.Build[name].create(ctx, tx, s.View.Name, name, r.Name, r.indexes[name]); err != nil {
 				return err
 			}
 		}
@@ -167,7 +159,7 @@ func (s Swap) populate(ctx context.Context, tx pgx.Tx, r *replacement, definitio
 	if err := tx.QueryRow(ctx, "SELECT $1::regclass::oid", r.Name.SQL()).Scan(&r.OID); err != nil {
 		return failed(err)
 	}
-	if err := s.applyProperties(ctx, tx, columnStorageSQL, pgx.NamedArgs{"old": s.View.OID, "new": r.OID}); err != nil {
+	if err := s.applyProperties(ctx, tx, columnStorageSQL, s.args(*r)); err != nil {
 		return err
 	}
 	if s.NoData {
@@ -190,27 +182,31 @@ func setDefaultTablespace(ctx context.Context, tx pgx.Tx, tablespace string) err
 
 // copiedIndex is an index of the old view that the replacement gets too.
 type copiedIndex struct {
-	Name       string
-	Create     string // CREATE INDEX or CREATE UNIQUE INDEX
-	Prefix     string // of Definition: the part that names the old view
-	Definition string
-	Tablespace string // "" for the default of the database
+	Name          string
+	TemporaryName string
+	Tablespace    string // "" for the default of the database
+	Statement     string // creates the copy
 }
 
-// copiedIndexes leaves out the invalid indexes that a failed CREATE INDEX
-// CONCURRENTLY leaves behind.
-func (s Swap) copiedIndexes(ctx context.Context, tx pgx.Tx) (indexes []copiedIndex, err error) {
-	const sql = `
-SELECT x.relname::text, k.create, format('%s %I ON %s USING ', k.create, x.relname, i.indrelid::regclass),
-       pg_get_indexdef(i.indexrelid), coalesce(ts.spcname::text, '')
+// copiedIndexesSQL leaves out the invalid indexes that a failed CREATE INDEX
+// CONCURRENTLY leaves behind. The statement is the definition with other names; it is
+// null, which fails, if the definition does not begin as expected.
+const copiedIndexesSQL = `
+SELECT x.relname AS name, t.name AS temporary_name, coalesce(ts.spcname, '') AS tablespace,
+       CASE WHEN starts_with(d.sql, d.prefix)
+            THEN format('%s %I ON %s USING ', k.create, t.name, @replacement::text) || substr(d.sql, length(d.prefix) + 1) END AS statement
 FROM pg_index AS i
 JOIN pg_class AS x ON x.oid = i.indexrelid
 LEFT JOIN pg_tablespace AS ts ON ts.oid = x.reltablespace,
-LATERAL (SELECT CASE WHEN i.indisunique THEN 'CREATE UNIQUE INDEX' ELSE 'CREATE INDEX' END AS create) AS k
-WHERE i.indrelid = $1 AND i.indisvalid AND x.relname <> ALL ($2::text[])
-ORDER BY i.indexrelid`
+LATERAL (SELECT CASE WHEN i.indisunique THEN 'CREATE UNIQUE INDEX' ELSE 'CREATE INDEX' END AS create) AS k,
+LATERAL (SELECT pg_get_indexdef(x.oid) AS sql, format('%s %I ON %s USING ', k.create, x.relname, i.indrelid::regclass) AS prefix) AS d,
+LATERAL (SELECT @temporary_name || '_' || x.oid::text AS name) AS t
+WHERE i.indrelid = @old AND i.indisvalid AND x.relname <> ALL (@drop::text[])
+ORDER BY x.oid`
+
+func (s Swap) copiedIndexes(ctx context.Context, tx pgx.Tx, r replacement) (indexes []copiedIndex, err error) {
 	err = deparse(ctx, tx, func(tx pgx.Tx) error {
-		indexes, err = collect(ctx, tx, pgx.RowToStructByPos[copiedIndex], sql, s.View.OID, append([]string{}, s.Drop...))
+		indexes, err = collect(ctx, tx, pgx.RowToStructByName[copiedIndex], copiedIndexesSQL, s.args(r))
 		return err
 	})
 	if err != nil {
@@ -221,17 +217,23 @@ ORDER BY i.indexrelid`
 
 func (r *replacement) copyIndexes(ctx context.Context, tx pgx.Tx, indexes []copiedIndex) error {
 	for _, x := range indexes {
-		rest, ok := strings.CutPrefix(x.Definition, x.Prefix)
-		if !ok {
-			return fmt.Errorf("copy index %q: unexpected definition %q", x.Name, x.Definition)
-		}
-		r.indexes[x.Name] = temporaryName()
 		if err := setDefaultTablespace(ctx, tx, x.Tablespace); err != nil {
 			return err
 		}
-		if err := execute(ctx, tx, x.Create+" "+postgres.QuoteIdent(r.indexes[x.Name])+" ON "+r.Name.SQL()+" USING "+rest); err != nil {
-			return fmt.Errorf("copy index %q (%s): %w", x.Name, x.Definition, err)
+		if err := execute(ctx, tx, x.Statement); err != nil {
+			return fmt.Errorf("copy index %q (%s): %w", x.Name, x.Statement, err)
 		}
+		r.indexes[x.Name] = x.TemporaryName
 	}
 	return setDefaultTablespace(ctx, tx, "")
+}
+
+// args are the arguments of the statements that copy something from the old view. The
+// temporary name of a copied index or statistics object consists of that of the
+// replacement and the OID of the original.
+func (s Swap) args(r replacement) pgx.NamedArgs {
+	return pgx.NamedArgs{
+		"old": s.View.OID, "new": r.OID, "replacement": r.Name.SQL(),
+		"temporary_name": r.Name.Relation, "drop": append([]string{}, s.Drop...),
+	}
 }

@@ -17,7 +17,7 @@ import (
 
 const exchangeTimeout = 10 * time.Second
 
-// swap swaps as the provider does.
+// swap runs s in a transaction as the provider does.
 func swap(t *testing.T, pool *pgxpool.Pool, s Swap) error {
 	t.Helper()
 	if s.Timeout == 0 {
@@ -31,8 +31,8 @@ func swap(t *testing.T, pool *pgxpool.Pool, s Swap) error {
 	})
 }
 
-// catalogRowsSQL is all that the catalog says about the view v, its indexes and its
-// dependents but for OIDs, file nodes and the query.
+// catalogRowsSQL is everything in the catalog about the view v, its indexes and its
+// dependents, except for OIDs, file nodes and the query.
 const catalogRowsSQL = `
 SELECT jsonb_pretty(jsonb_build_object(
     'view', (SELECT to_jsonb(c) - '{oid,relfilenode,reltype,reltoastrelid,relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,relminmxid,relhassubclass,relacl}'::text[] FROM pg_class AS c WHERE oid = 'v'::regclass),
@@ -138,7 +138,7 @@ ALTER EXTENSION plpgsql ADD MATERIALIZED VIEW v`)
 	sorted := func(lines []string) map[string]bool {
 		set := map[string]bool{}
 		for _, line := range lines {
-			// The name of another session's temporary schema is not the same twice.
+			// The name of another session's temporary schema differs each time.
 			if i := strings.Index(line, "mine"); i >= 0 {
 				line = "view " + line[i:]
 			}
@@ -166,7 +166,7 @@ ALTER EXTENSION plpgsql ADD MATERIALIZED VIEW v`)
 	}
 }
 
-func TestSwapObstaclesOfRoles(t *testing.T) {
+func TestSwapObstaclesRoles(t *testing.T) {
 	db := jobs(t)
 	owner, _ := db.Role(t, "")
 	stranger, _ := db.Role(t, "")
@@ -197,9 +197,9 @@ func TestSwapObstaclesOfRoles(t *testing.T) {
 	}
 }
 
-// Whose right is missing is known before anything is built, and none is missing
-// where the swap succeeds.
-func TestSwapObstaclesOfRights(t *testing.T) {
+// A missing privilege is found before anything is built, and none is reported if the
+// swap succeeds.
+func TestSwapObstaclesPrivileges(t *testing.T) {
 	for name, test := range map[string]struct {
 		setup, want string
 		since       int
@@ -302,8 +302,8 @@ func TestSwapOddNames(t *testing.T) {
 	}
 }
 
-// Who reads a view goes on while it is being exchanged, also past an attempt
-// that waits for a long reader; and that is all that happens.
+// Other readers do not wait while a swap tries to exchange a view that a long reader
+// uses, and nothing has changed if it gives up.
 func TestSwapUnderLongReader(t *testing.T) {
 	db := jobs(t)
 	pool := db.Pool(t)
@@ -346,7 +346,7 @@ func TestSwapUnderLongReader(t *testing.T) {
 	}
 }
 
-// slowestRead reads until ctx is over; it is an hour where a read failed.
+// slowestRead reads until ctx is done. It returns an hour if a read failed.
 func slowestRead(ctx context.Context, url, sql string) (slowest time.Duration) {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
@@ -363,8 +363,7 @@ func slowestRead(ctx context.Context, url, sql string) (slowest time.Duration) {
 	return slowest
 }
 
-// A privilege granted while the twin is built, or as the two are exchanged, is
-// not lost.
+// A privilege granted while the replacement is built or exchanged is not lost.
 func TestSwapDuringGrant(t *testing.T) {
 	db := jobs(t)
 	pool := db.Pool(t)
@@ -395,8 +394,8 @@ func TestSwapDuringGrant(t *testing.T) {
 	}
 }
 
-// An index that appears while the twin is built would be lost.
-func TestSwapWhileAltered(t *testing.T) {
+// An index created while the replacement is built would be lost, so the swap fails.
+func TestSwapDuringCreateIndex(t *testing.T) {
 	db := jobs(t)
 	pool := db.Pool(t)
 	v := create(t, pool, Spec{Name: Name{PublicSchema, "v"}, Definition: "SELECT id FROM jobs", WithData: true})
@@ -424,7 +423,7 @@ BEGIN WHILE NOT EXISTS (SELECT FROM pg_class WHERE relname = 'late') LOOP PERFOR
 	}
 }
 
-// waitFor waits until a count is not 0 any more; done should not be before.
+// waitFor waits until a count is not 0. It fails if done receives before.
 func waitFor(t *testing.T, pool *pgxpool.Pool, sql string, done chan error) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
@@ -433,7 +432,7 @@ func waitFor(t *testing.T, pool *pgxpool.Pool, sql string, done chan error) {
 		case err := <-done:
 			t.Fatalf("ended before %s: %v", sql, err)
 		case <-deadline:
-			t.Fatalf("waited in vain for %s", sql)
+			t.Fatalf("timed out waiting for %s", sql)
 		default:
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
-// change runs do in a transaction as the provider does, and commits.
+// change calls do in a transaction as the provider does, and commits.
 func change(t *testing.T, pool *pgxpool.Pool, do func(tx pgx.Tx) error) error {
 	t.Helper()
 	tx, err := Begin(t.Context(), pool)
@@ -117,7 +117,7 @@ func mustDefinition(t *testing.T, db DB, v *View) string {
 	return definition
 }
 
-// What the server stores is what Normalize says, so that they can be compared.
+// The stored definition of a view is the normal form of its query.
 func TestStoredIsNormal(t *testing.T) {
 	pool := jobs(t).Pool(t)
 	for _, query := range []string{
@@ -148,8 +148,7 @@ func TestStoredIsNormal(t *testing.T) {
 	}
 }
 
-// Whoever creates, the view's definition, privileges and rows are those of its
-// owner, and the session stays what it was.
+// A view is created as its owner, and the role of the session is restored.
 func TestCreateAsOwner(t *testing.T) {
 	db := jobs(t)
 	owner, _ := db.Role(t, "")
@@ -335,19 +334,19 @@ func TestRename(t *testing.T) {
 	if err := rename(Name{PublicSchema, "v"}, Name{PublicSchema, "taken"}); !errors.As(err, &exists) {
 		t.Errorf("rename to a name that is taken: %v", err)
 	}
-	// Halfway, other.v is taken.
+	// other.v exists, so the view is renamed first.
 	if err := rename(Name{PublicSchema, "v"}, Name{"other", "w"}); err != nil {
 		t.Fatal(err)
 	}
-	// Halfway, public.w is free.
+	// public.w does not exist, so the schema is changed first.
 	if err := rename(Name{"other", "w"}, Name{PublicSchema, "x"}); err != nil {
 		t.Fatal(err)
 	}
 	read(t, pool, Name{PublicSchema, "x"})
 }
 
-// Read, and all that a plan asks without need to, does not wait for a refresh;
-// what must wait gives up after a second.
+// Read and other functions that a plan always calls do not wait for a refresh. Those
+// that must wait give up after a second.
 func TestReadDuringRefresh(t *testing.T) {
 	db := jobs(t)
 	pool := db.Pool(t)
