@@ -153,33 +153,6 @@ func TestFind(t *testing.T) {
 	}
 }
 
-func TestForbidDebianClusters(t *testing.T) {
-	for _, existing := range []string{"", "admin.conf"} {
-		t.Run("existing "+existing, func(t *testing.T) {
-			etc := filepath.Join(t.TempDir(), "postgresql-common")
-			folder := filepath.Join(etc, "createcluster.d")
-			if existing != "" {
-				script(t, filepath.Join(folder, existing), "")
-			}
-			allow, err := forbidDebianClusters(folder)
-			if err != nil {
-				t.Fatal(err)
-			}
-			file := filepath.Join(folder, "postgrestest.conf")
-			if content, err := os.ReadFile(file); string(content) != "create_main_cluster = false\n" {
-				t.Errorf("wrote %q (%v)", content, err)
-			}
-			allow()
-			if exists(file) {
-				t.Error("the file is still there")
-			}
-			if got, want := exists(etc), existing != ""; got != want {
-				t.Errorf("the directory exists: %v, want %v", got, want)
-			}
-		})
-	}
-}
-
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
