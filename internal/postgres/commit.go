@@ -8,21 +8,21 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// UncertainError says that a transaction may have been committed, or may not: the
-// answer to its COMMIT did not come.
+// UncertainError says that a transaction may or may not have been committed: the
+// connection broke before COMMIT was acknowledged.
 type UncertainError struct{ err error }
 
 func (e *UncertainError) Error() string {
-	return "the answer to COMMIT did not come, so whether it was done is not known: " + e.err.Error()
+	return "COMMIT was not acknowledged, so it is unknown whether the transaction was committed: " + e.err.Error()
 }
 
 func (e *UncertainError) Unwrap() error { return e.err }
 
-// Commit commits tx. The error is an [UncertainError] unless it is certain that
-// nothing was committed. No [Retryable] error is uncertain.
+// Commit commits tx. Its error is an [UncertainError] unless nothing was committed for
+// certain. A [Retryable] error is never uncertain.
 //
-// What pgx says of a connection that ended after COMMIT was sent is that it was
-// closed, and that this was safe to retry ([pgconn.SafeToRetry]); it is not.
+// If the connection breaks after COMMIT was sent, pgx reports a closed connection and
+// that a retry is safe ([pgconn.SafeToRetry]), which it is not.
 func Commit(ctx context.Context, tx pgx.Tx) error {
 	switch {
 	case ctx.Err() != nil:
@@ -31,8 +31,8 @@ func Commit(ctx context.Context, tx pgx.Tx) error {
 		return pgconn.ErrConnClosed
 	}
 	err := tx.Commit(ctx)
-	// A server that says ERROR has rolled back. One that ends the session (FATAL) may
-	// have committed before, as while it waits for a standby (SyncRepWaitForLSN in
+	// After ERROR the server has rolled back. After FATAL, which ends the session, it may
+	// have committed, for example while it waits for a standby (SyncRepWaitForLSN in
 	// syncrep.c).
 	var pgErr *pgconn.PgError
 	if err == nil || errors.Is(err, pgx.ErrTxCommitRollback) || errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR" {

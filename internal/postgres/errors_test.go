@@ -88,7 +88,7 @@ func TestMessageMissingDatabase(t *testing.T) {
 func TestMessageNoTLS(t *testing.T) {
 	config, where := server(t)
 	config.SSLMode = "require"
-	wantMessage(t, connect(t, config), where+"the server offers no TLS; set sslmode to disable if that is intended")
+	wantMessage(t, connect(t, config), where+"the server does not support TLS; set sslmode to disable if that is intended")
 }
 
 func TestMessageUnreachable(t *testing.T) {
@@ -112,7 +112,7 @@ func TestMessageUnreachable(t *testing.T) {
 		"nobody listens, preferring TLS": {host: "127.0.0.1", mode: "prefer", port: 1, want: `at 127.0.0.1:1, database "db", as user "me": connect: connection refused; is the server running there?`},
 		"no database named":              {host: "127.0.0.1", port: 1, database: "-", want: `at 127.0.0.1:1, database "me", as user "me": connect: connection refused; is the server running there?`},
 		"no socket":                      {host: "/nowhere", port: 5432, want: `at /nowhere/.s.PGSQL.5432, database "db", as user "me": connect: no such file or directory; is the server running there?`},
-		"no answer":                      {host: "127.0.0.1", port: silent, timeout: time.Second, want: fmt.Sprintf(`at 127.0.0.1:%d, database "db", as user "me": no answer in time; check the host, the port and the network between`, silent)},
+		"no answer":                      {host: "127.0.0.1", port: silent, timeout: time.Second, want: fmt.Sprintf(`at 127.0.0.1:%d, database "db", as user "me": no answer in time; check the host, the port and the network`, silent)},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -156,7 +156,7 @@ func TestMessageRefusal(t *testing.T) {
 	noEnvironment(t)
 	for code, want := range map[string]string{
 		pgerrcode.CannotConnectNow:   "the database system is starting up; try again when it is up",
-		pgerrcode.TooManyConnections: "the database system is starting up (SQLSTATE 53300); take fewer (max_connections in Terraform, --max-concurrent of the exporter), or raise the limit",
+		pgerrcode.TooManyConnections: "the database system is starting up (SQLSTATE 53300); use fewer (max_connections in Terraform, --max-concurrent of the exporter), or raise the limit",
 	} {
 		port := refusing(t, code, "the database system is starting up")
 		got := connect(t, postgres.Config{Host: "127.0.0.1", Port: port, Database: "db", Username: "me", Password: "secret", SSLMode: "disable"})

@@ -24,7 +24,7 @@ func TestSeveralHosts(t *testing.T) {
 		"the first is down": {hosts: where},
 		"read-write":        {hosts: where, attributes: "read-write"},
 		"primary":           {hosts: where, attributes: "primary"},
-		"none is a standby": {hosts: where, attributes: "standby", want: fmt.Sprintf("127.0.0.1:1: connect: connection refused; is the server running there?; and at %s:%d: server is not in hot standby mode; target_session_attrs asks for another",
+		"none is a standby": {hosts: where, attributes: "standby", want: fmt.Sprintf("127.0.0.1:1: connect: connection refused; is the server running there?; and at %s:%d: server is not in hot standby mode; target_session_attrs requires another",
 			config.Host, config.Port)},
 		"a standby if there is one": {hosts: where, attributes: "prefer-standby"},
 		"the first has no name":     {hosts: "host.invalid," + where, attributes: "standby", want: "host.invalid: the host name does not resolve; and at 127.0.0.1:1: connect"},

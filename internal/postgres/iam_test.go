@@ -128,7 +128,7 @@ func TestIAMRefuses(t *testing.T) {
 	}{
 		"without TLS":   {postgres.Config{Host: "h", SSLMode: "disable"}, "a token must not be sent without TLS"},
 		"TLS at will":   {postgres.Config{Host: "h", SSLMode: "allow"}, "a token must not be sent without TLS"},
-		"several hosts": {postgres.Config{URL: "postgres://a,b/db?sslmode=require"}, "a token is for one server"},
+		"several hosts": {postgres.Config{URL: "postgres://a,b/db?sslmode=require"}, "a token is valid for one server"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.config.IAM = &postgres.IAM{Region: "eu-west-1"}
@@ -143,8 +143,8 @@ func TestIAMRefuses(t *testing.T) {
 		env  string // to empty
 		want string
 	}{
-		"no region":      {iam: postgres.IAM{}, want: "no region is known; set aws_rds_iam_region, or AWS_REGION"},
-		"no credentials": {iam: postgres.IAM{Region: "eu-west-1"}, env: "AWS_ACCESS_KEY_ID", want: `database "db", as user "me": IAM authentication: no credentials of AWS to sign a token with: `},
+		"no region":      {iam: postgres.IAM{}, want: "no region is configured; set aws_rds_iam_region, or AWS_REGION"},
+		"no credentials": {iam: postgres.IAM{Region: "eu-west-1"}, env: "AWS_ACCESS_KEY_ID", want: `database "db", as user "me": IAM authentication: retrieve AWS credentials to sign a token: `},
 		"no profile":     {iam: postgres.IAM{Region: "eu-west-1", Profile: "gone"}, want: "gone"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -190,7 +190,7 @@ func TestIAMNeedsTLS(t *testing.T) {
 		}
 	}()
 	got := connect(t, postgres.Config{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, Database: "db", Username: "me", Password: "ignored", IAM: &postgres.IAM{Region: "eu-west-1"}})
-	if !strings.Contains(got, "the server offers no TLS") {
+	if !strings.Contains(got, "the server does not support TLS") {
 		t.Error(got)
 	}
 	if first, then := <-asked, <-asked; fmt.Sprintf("%T", first) != "*pgproto3.SSLRequest" || then != nil || len(asked) > 0 {

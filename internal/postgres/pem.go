@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// writeTexts puts certificates and keys that are given as PEM texts into files,
-// which is what pgx reads, and their names in place of the texts. cleanUp
-// removes them.
-func (c *Config) writeTexts() (cleanUp func(), err error) {
+// writePEM writes certificates and keys that are given as PEM texts to files, which
+// pgx reads, and replaces the texts by the files' names. cleanUp removes the files,
+// also after an error.
+func (c *Config) writePEM() (cleanUp func(), err error) {
 	var written []string
 	cleanUp = func() {
 		for _, name := range written {
@@ -21,25 +21,16 @@ func (c *Config) writeTexts() (cleanUp func(), err error) {
 		if !strings.Contains(*text, "-----BEGIN ") {
 			continue
 		}
-		name, err := writeSecret(*text)
-		if name != "" {
-			written = append(written, name)
+		file, err := os.CreateTemp("", "matview-*.pem") // only this user may read it
+		if err == nil {
+			written = append(written, file.Name())
+			_, err = file.WriteString(*text)
+			err = errors.Join(err, file.Close())
 		}
 		if err != nil {
-			cleanUp()
-			return nil, fmt.Errorf("connection settings of PostgreSQL: keep a certificate for the time of reading it: %w", err)
+			return cleanUp, fmt.Errorf("connection settings of PostgreSQL: write a certificate to a temporary file: %w", err)
 		}
-		*text = name
+		*text = file.Name()
 	}
 	return cleanUp, nil
-}
-
-// writeSecret writes a file that only this user may read.
-func writeSecret(text string) (name string, err error) {
-	file, err := os.CreateTemp("", "matview-*.pem")
-	if err != nil {
-		return "", err
-	}
-	_, err = file.WriteString(text)
-	return file.Name(), errors.Join(err, file.Close())
 }

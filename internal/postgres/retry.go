@@ -12,25 +12,25 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Attempts and the pauses between them, which grow between these two: about ten
-// seconds in all, while what they run into lasts as long as another's transaction.
+// The pauses between attempts grow from minPause to maxPause: about ten seconds in
+// total. A conflict lasts as long as another session's transaction.
 const (
 	maxAttempts = 10
 	minPause    = 50 * time.Millisecond
 	maxPause    = 2 * time.Second
 )
 
-// Retry calls do, and again where its error is [Retryable], after a pause that
-// grows. do must be one whole transaction, from its beginning to its commit, and
-// leave nothing behind where it fails. The error after the last attempt is that of
-// do; no pause outlasts ctx.
+// Retry calls do, and calls it again after a growing pause while its error is
+// [Retryable]. do must be one whole transaction, from BEGIN to COMMIT, that leaves
+// nothing behind if it fails. After the last attempt, and when ctx ends during a pause,
+// Retry returns do's error.
 func Retry(ctx context.Context, do func() error) error {
 	for attempt, pause := 1, minPause; ; attempt, pause = attempt+1, min(2*pause, maxPause) {
 		err := do()
 		if !Retryable(err) {
 			return err
 		}
-		// Not all at once, where several have run into each other.
+		// Spread the next attempts of sessions that conflicted with each other.
 		timer := time.NewTimer(pause/2 + rand.N(pause))
 		if attempt < maxAttempts {
 			select {
@@ -40,25 +40,25 @@ func Retry(ctx context.Context, do func() error) error {
 			}
 		}
 		timer.Stop()
-		return fmt.Errorf("%w (given up after %d attempts)", err, attempt)
+		return fmt.Errorf("%w (gave up after %d attempts)", err, attempt)
 	}
 }
 
-// Retryable tells whether err says only that another session did something at the
-// same moment: nothing is wrong with the transaction, which may be run again.
+// Retryable reports whether err only says that another session did something at the
+// same time: the transaction itself is right, and may run again.
 //
-// A catalog row that another session changes meanwhile, as GRANT does without any
-// lock, is an internal error (simple_heap_update in heapam.c), and a name that it
-// takes meanwhile a unique violation in the catalog. The transaction that is run
-// again sees what is there by then, and says so in words of its own. What reads
-// only runs into others as well: into a deadlock where it reads several tables, and,
-// on a standby, into what the primary has done, which is a serialization failure.
+// If another session updates a catalog row, as GRANT does without any lock, the error
+// is an internal one (simple_heap_update in heapam.c); if it creates the same name, a
+// unique violation in the catalog. The repeated transaction sees the new state and
+// reports an error of its own if need be. Read-only transactions conflict, too: they
+// deadlock if they read several tables and, on a standby, get a serialization failure
+// if they conflict with recovery.
 func Retryable(err error) bool {
 	var uncertain *UncertainError
 	var vanished *vanishedError
 	var pgErr *pgconn.PgError
 	switch {
-	case errors.As(err, &uncertain): // it may have been done
+	case errors.As(err, &uncertain): // it may have been committed
 		return false
 	case errors.As(err, &vanished):
 		return true
@@ -76,9 +76,9 @@ func Retryable(err error) bool {
 	return false
 }
 
-// Vanished is err, from a statement on what the same transaction had found before:
-// [Retryable] where it says that this is not there any more, as a table that
-// another session has dropped since.
+// Vanished returns the error of a statement on an object that the same transaction
+// found earlier. It is [Retryable] if the object no longer exists, because another
+// session has dropped it.
 func Vanished(err error) error {
 	switch SQLState(err) {
 	case pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction:

@@ -150,7 +150,7 @@ func TestRetryGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts, start := 0, time.Now()
 		err := postgres.Retry(t.Context(), func() error { attempts++; return deadlock })
-		if attempts != 10 || !errors.Is(err, deadlock) || !strings.Contains(err.Error(), "given up after 10 attempts") {
+		if attempts != 10 || !errors.Is(err, deadlock) || !strings.Contains(err.Error(), "gave up after 10 attempts") {
 			t.Errorf("%d attempts, then %v", attempts, err)
 		}
 		if took := time.Since(start); took < 4*time.Second || took > 20*time.Second {

@@ -234,13 +234,13 @@ func TestTLS(t *testing.T) {
 		"a certificate of another user": {with(func(c *postgres.Config) {
 			cert, key := ca.issue(t, "somebody")
 			c.Username, c.SSLCert, c.SSLKey = "cert_user", string(cert), string(key)
-		}), `certificate authentication failed for user "cert_user"; the client certificate is not this user's`},
+		}), `certificate authentication failed for user "cert_user"; the client certificate belongs to another user`},
 		"a certificate of another authority": {with(func(c *postgres.Config) {
 			cert, key := other.issue(t, "cert_user")
 			c.Username, c.SSLCert, c.SSLKey = "cert_user", string(cert), string(key)
 		}), "; check the client certificate"},
 		// Of what sslmode prefer tries, the attempt without TLS tells nothing here.
-		"no standby":                      {with(func(c *postgres.Config) { c.URL = "target_session_attrs=standby" }), "server is not in hot standby mode; target_session_attrs asks for another"},
+		"no standby":                      {with(func(c *postgres.Config) { c.URL = "target_session_attrs=standby" }), "server is not in hot standby mode; target_session_attrs requires another"},
 		"no channel binding":              {with(func(c *postgres.Config) { c.URL, c.Username = "channel_binding=require", "md5_user" }), "channel binding required but server did not authenticate using channel binding"},
 		"no client certificate":           {with(func(c *postgres.Config) { c.Username, c.SSLMode = "cert_user", "require" }), "client certificate; set clientcert,"},
 		"wrong password, scram":           {with(func(c *postgres.Config) { c.Password = "not this" }), "check username and password"},
