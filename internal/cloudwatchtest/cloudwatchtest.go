@@ -17,7 +17,7 @@ import (
 	"github.com/aws/smithy-go/encoding/cbor"
 )
 
-// path is where the SDK sends PutMetricData.
+// path is the path of PutMetricData in the SDK's requests.
 const path = "/service/GraniteServiceVersion20100801/operation/PutMetricData"
 
 // Datum is an accepted datum.

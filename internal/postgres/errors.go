@@ -189,7 +189,7 @@ func attemptCause(c *pgconn.Config, err error) string {
 		return "the server's certificate is not valid: " + strings.TrimPrefix(invalid.Error(), "x509: ")
 	case errors.As(err, &op) && op.Op == "remote error":
 		return "the server refused TLS: " + op.Err.Error() + "; check the client certificate"
-	case errors.As(err, &op) && op.Op != "dial" && hasCertificate(c):
+	case errors.As(err, &op) && op.Op != "dial" && c.TLSConfig != nil && len(c.TLSConfig.Certificates) > 0:
 		// With TLS 1.3 the server rejects the certificate after the handshake, and the
 		// connection may be closed before its alert is read.
 		return op.Err.Error() + "; check the client certificate, which the server may have refused"
@@ -204,10 +204,6 @@ func attemptCause(c *pgconn.Config, err error) string {
 		return unwanted + "; target_session_attrs requires another"
 	}
 	return cause
-}
-
-func hasCertificate(c *pgconn.Config) bool {
-	return c.TLSConfig != nil && len(c.TLSConfig.Certificates) > 0
 }
 
 func refusesTLS(err error) bool {

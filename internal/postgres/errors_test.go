@@ -17,7 +17,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
-// connect is the message of a connection that fails.
+// connect returns the message of a connection that fails.
 func connect(t *testing.T, c postgres.Config) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -32,15 +32,15 @@ func connect(t *testing.T, c postgres.Config) string {
 		t.Fatal("connected")
 	}
 	if !postgres.Unreachable(err) {
-		t.Errorf("a later attempt is no use after %v", err)
+		t.Errorf("Unreachable is false for %v", err)
 	}
-	// As code that was about to do something wraps it.
+	// Wrapped, as callers do.
 	message := postgres.Message(fmt.Errorf("read freshness: %w", err))
 	if strings.ContainsRune(message, '\n') {
 		t.Errorf("more than one line: %s", message)
 	}
 	if c.Password != "" && strings.Contains(message, c.Password) {
-		t.Errorf("it holds the password: %s", message)
+		t.Errorf("it contains the password: %s", message)
 	}
 	return message
 }
@@ -52,7 +52,7 @@ func wantMessage(t *testing.T, got, want string) {
 	}
 }
 
-// server is where the test server listens, and a role's login.
+// server returns the address of the test server with the login of a role.
 func server(t *testing.T) (postgres.Config, string) {
 	t.Helper()
 	noEnvironment(t)
@@ -151,7 +151,7 @@ func TestMessageOfOthers(t *testing.T) {
 	}
 }
 
-// A server that refuses with an error of its own.
+// The server refuses the login with an error.
 func TestMessageRefusal(t *testing.T) {
 	noEnvironment(t)
 	for code, want := range map[string]string{
@@ -164,7 +164,7 @@ func TestMessageRefusal(t *testing.T) {
 	}
 }
 
-// refusing is the port of a server that answers each login with an error.
+// refusing returns the port of a server that answers each login with an error.
 func refusing(t *testing.T, code, message string) int {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

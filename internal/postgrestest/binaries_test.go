@@ -35,7 +35,7 @@ func script(t *testing.T, file, body string) {
 	}
 }
 
-// fakeServer writes a postgres that knows its version, and an initdb.
+// fakeServer writes a postgres that prints a version, and an initdb.
 func fakeServer(t *testing.T, dir, version string) {
 	t.Helper()
 	script(t, filepath.Join(dir, "postgres"), fmt.Sprintf("echo 'postgres (PostgreSQL) %s'", version))

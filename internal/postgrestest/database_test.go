@@ -29,12 +29,12 @@ func TestNewIsIsolated(t *testing.T) {
 	}
 }
 
-// TestServerVersion says which server the tests run with; make test shows it first.
+// TestServerVersion logs which server the tests run with; make test shows it first.
 func TestServerVersion(t *testing.T) {
 	t.Log(query[string](t, New(t).URL(), "SELECT version()"))
 }
 
-// Whatever the test leaves open, its database and roles are dropped.
+// The database and roles are dropped even if the test leaves connections open.
 func TestCleanup(t *testing.T) {
 	t.Parallel()
 	var name, role string
@@ -57,7 +57,7 @@ func TestCleanup(t *testing.T) {
 		if _, err := d.Pool(t).Exec(t.Context(), "SELECT 1"); err != nil {
 			t.Fatal(err)
 		}
-		// Nobody closes this one.
+		// The test does not close this one.
 		leaked, err := pgx.Connect(t.Context(), d.URLFor(role, password))
 		if err != nil {
 			t.Fatal(err)
@@ -122,7 +122,7 @@ func TestNewFromRunsSetupOnce(t *testing.T) {
 	}
 }
 
-// rand4 keeps the keys of -count=2 apart, which run in one process.
+// rand4 makes keys unique: with -count=2, a test runs twice in one process.
 func rand4(t *testing.T) string {
 	t.Helper()
 	run := newRun()
