@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure of the other programs that `make test-e2e` runs: one a line, as
-# PROGRAM or PROGRAM:PACKAGE.
+# Installs the programs that `make test-e2e` needs, as PROGRAM or PROGRAM:PACKAGE.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/need.sh

@@ -1,15 +1,14 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: programs and packages that the tests need.
-# What is missing is installed as root on a Debian-like system; anywhere else the
-# caller fails, saying what to install.
+# Functions that install programs and packages for the tests. Root on a Debian-like
+# system installs what is missing; elsewhere the caller fails and says what to install.
 
 fail() {
   printf '%s: %s\n' "${0##*/}" "$*" >&2
   exit 1
 }
 
-# Debian's packages of servers start them. Ours are for the tests, which run
-# their own: while a policy-rc.d says 101, nothing is started.
+# without_services COMMAND... keeps Debian's packages from starting their servers: the
+# tests start their own. While policy-rc.d exits with 101, no service starts.
 without_services() {
   local policy=/usr/sbin/policy-rc.d status=0
   if [[ -e $policy ]]; then
@@ -33,15 +32,14 @@ install_packages() {
   printf '%s: installing %s\n' "${0##*/}" "$*" >&2
   local apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
   export DEBIAN_FRONTEND=noninteractive
-  # The lists are fetched only when those at hand, which may be none, do not do.
+  # Update the package lists only if the present ones, if any, do not suffice.
   without_services "${apt[@]}" install --yes --no-install-recommends "$@" >/dev/null 2>&1 ||
     { "${apt[@]}" update && without_services "${apt[@]}" install --yes --no-install-recommends "$@"; } >/dev/null ||
     fail "apt-get install $* failed"
 }
 
-# newest_postgresql brings the server up to the distribution's newest minor release,
-# which a machine that was set up earlier does not have. Only root on a Debian-like
-# system can; anywhere else the tests run with what is there.
+# newest_postgresql upgrades the server to the distribution's newest minor release. It
+# requires root on a Debian-like system; elsewhere it does nothing.
 newest_postgresql() {
   if ! command -v apt-get >/dev/null || [[ $(id -u) != 0 ]]; then
     return
@@ -52,8 +50,8 @@ newest_postgresql() {
   install_packages postgresql "${installed[@]}"
 }
 
-# need PROGRAM[:PACKAGE]... installs those of the programs that are not on PATH.
-# The package is named only where it is not named as the program.
+# need PROGRAM[:PACKAGE]... installs the programs that are not on PATH. The package has
+# the program's name by default.
 need() {
   local each packages=()
   for each; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure of everything that `make test` needs beside Go's own modules.
-# PostgreSQL is not among it: internal/postgrestest finds or installs that.
+# Checks or installs everything that `make test` needs besides Go modules, except
+# PostgreSQL, which internal/postgrestest finds or installs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/need.sh
@@ -10,25 +10,24 @@ check_go() {
   local wanted
   wanted=$(sed -n 's/^go //p' go.mod)
   command -v go >/dev/null || fail "please install Go $wanted or later: https://go.dev/doc/install"
-  # An older Go either fetches the newer one by itself or refuses the module.
+  # An older Go either downloads the newer one or rejects the module.
   go list -m >/dev/null || fail "please install Go $wanted or later (this is $(go version)): https://go.dev/doc/install"
 }
 
-# The oldest Terraform that the provider is for. One that is not there is no
-# fault: the tests then fetch the latest.
+# Without any terraform the tests download the latest.
 check_terraform() {
   local oldest=1.8.0 found
   if ! command -v terraform >/dev/null; then
-    echo "setup.sh: no terraform on PATH; the tests fetch the latest" >&2
+    echo "setup.sh: no terraform on PATH; the tests download the latest" >&2
     return
   fi
   found=$(CHECKPOINT_DISABLE=1 TF_CLI_CONFIG_FILE=/dev/null terraform version | sed -n 's/^Terraform v//p')
-  [[ -n $found ]] || fail "'terraform version' names no version: $(command -v terraform)"
+  [[ -n $found ]] || fail "'terraform version' prints no version: $(command -v terraform)"
   [[ $(printf '%s\n' "$oldest" "$found" | sort -V | head -n 1) == "$oldest" ]] ||
-    fail "Terraform $oldest or later is needed, but PATH has $found: $(command -v terraform)"
+    fail "Terraform $oldest or later is required, but PATH has $found: $(command -v terraform)"
 }
 
-# The race detector is linked by a C compiler, against the C library's headers.
+# The race detector requires a C compiler and the headers of the C library.
 compiles() {
   local cc
   read -ra cc <<<"$(go env CC)"

@@ -60,14 +60,14 @@ func TestAccModule(t *testing.T) {
 	}
 	suppressor, _ := got["aws_cloudwatch_composite_alarm.exporter"]["actions_suppressor"].([]any)
 	if want := []any{map[string]any{"alarm": "matview-heartbeat-seen", "wait_period": 120.0, "extension_period": 0.0}}; !reflect.DeepEqual(suppressor, want) {
-		t.Errorf("the first heartbeat may page somebody: %v", suppressor)
+		t.Errorf("the first heartbeat may raise an alarm: %v", suppressor)
 	}
 	rule, _ := got[`aws_cloudwatch_composite_alarm.views["0"]`]["alarm_rule"].(string)
 	if !strings.HasPrefix(rule, `ALARM("matview-cron-stale") OR ALARM("matview-cron-failing") OR `) {
 		t.Errorf("rule of all views: %s", rule)
 	}
 	if strings.Contains(rule, "paused") {
-		t.Errorf("a paused view counts: %s", rule)
+		t.Errorf("the rule includes a paused view: %s", rule)
 	}
 	body, _ := got["aws_cloudwatch_dashboard.this"]["dashboard_body"].(string)
 	if !json.Valid([]byte(body)) || !strings.Contains(body, `SEARCH('{S3Scanner,ViewName} MetricName=\"MatViewStaleness\"`) {
@@ -102,9 +102,8 @@ func TestAccInvalidKey(t *testing.T) {
 	}
 }
 
-// TestAccFirstApply: what the resources will say is not known when Terraform
-// plans for the first time; their keys are. With 90 views the composites stay
-// within CloudWatch's limits.
+// TestAccFirstApply applies schedules whose values are unknown at the first plan; only
+// their keys are known. With 90 views the composites stay within CloudWatch's limits.
 func TestAccFirstApply(t *testing.T) {
 	got, output, err := awstest.Apply(t, `
 resource "terraform_data" "schedule" {
@@ -133,8 +132,8 @@ resource "terraform_data" "schedule" {
 	}
 }
 
-// TestAccWithOurProvider is the guide's: at the first apply the module takes the
-// schedules as our provider makes them, one with a name that is not ASCII.
+// TestAccWithOurProvider passes the schedules of our provider to the module in the first
+// apply, as the guide does. One has a name that is not ASCII.
 func TestAccWithOurProvider(t *testing.T) {
 	if os.Getenv("TF_ACC") == "" {
 		t.Skip("TF_ACC is not set")

@@ -11,7 +11,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/awstest"
 )
 
-// arguments are those that every call of the module needs.
+// arguments returns a call of the module with the required arguments and more.
 func arguments(t *testing.T, more string) string {
 	t.Helper()
 	zip := filepath.Join(t.TempDir(), "matview-exporter.zip")
@@ -120,7 +120,7 @@ func TestAccPassword(t *testing.T) {
 		t.Errorf("%v", variables)
 	}
 	if _, login := statements(t, got)["LogIn"]; login {
-		t.Error("nobody logs in with a token")
+		t.Error("the policy allows rds-db:connect although there is a password")
 	}
 	if input := got["aws_cloudwatch_event_target.schedule"]["input"]; input != `{"views":["job_progress"]}` {
 		t.Errorf("%v", input)

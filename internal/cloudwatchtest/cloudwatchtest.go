@@ -1,6 +1,6 @@
-// Package cloudwatchtest stands in for Amazon CloudWatch: it speaks the protocol
-// of the AWS SDK (Smithy RPC v2 CBOR), takes PutMetricData within the documented
-// limits, refuses what CloudWatch refuses, and can throttle, fail and hang.
+// Package cloudwatchtest is a fake Amazon CloudWatch. It speaks the protocol of the AWS
+// SDK (Smithy RPC v2 CBOR), accepts PutMetricData within the documented limits,
+// rejects what CloudWatch rejects, and can throttle, fail and hang.
 package cloudwatchtest
 
 import (
@@ -10,16 +10,17 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/aws/smithy-go/encoding/cbor"
 )
 
-// path is where the SDK sends PutMetricData.
+// path is the path of PutMetricData in the SDK's requests.
 const path = "/service/GraniteServiceVersion20100801/operation/PutMetricData"
 
-// Datum is one that was taken.
+// Datum is an accepted datum.
 type Datum struct {
 	Namespace  string
 	Metric     string
@@ -27,7 +28,7 @@ type Datum struct {
 	At         time.Time
 	Dimensions map[string]string
 	Values     []float64
-	Counts     []float64 // of the values; 1 each where the call had a single Value
+	Counts     []float64 // of the values; 1 if the datum had a single Value
 }
 
 // Mood is how the service answers.
@@ -41,9 +42,9 @@ const (
 	Hanging // until the client goes away
 )
 
-// Service is an [http.Handler]; its zero value takes what comes.
+// Service is an [http.Handler]. Its zero value accepts data.
 type Service struct {
-	// Now is the service's clock; nil is time.Now.
+	// Now is the service's clock; nil means time.Now.
 	Now func() time.Time
 
 	mu    sync.Mutex
@@ -52,12 +53,12 @@ type Service struct {
 	calls []Call
 }
 
-// Call is one request, taken or not.
+// Call is a request, accepted or not.
 type Call struct {
 	Datums     int
 	Bytes      int // as sent
 	Compressed bool
-	Refused    string // the code of the error; "" if it was taken
+	Refused    string // the code of the error; "" if the request was accepted
 }
 
 // Set changes the mood.
@@ -67,37 +68,45 @@ func (s *Service) Set(m Mood) {
 	s.mood = m
 }
 
-// Taken are all data so far, in order.
+// Taken returns all accepted data so far, in order.
 func (s *Service) Taken() []Datum {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]Datum(nil), s.taken...)
+	return slices.Clone(s.taken)
 }
 
-// Calls are all requests so far, in order.
+// Calls returns all requests so far, in order.
 func (s *Service) Calls() []Call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]Call(nil), s.calls...)
+	return slices.Clone(s.calls)
 }
 
-// Reset forgets what was taken and called.
+// Reset discards all data and calls.
 func (s *Service) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.taken, s.calls = nil, nil
 }
 
-// problem is an error as the service answers it.
-type problem struct {
+// failure is an error in the service's answer.
+type failure struct {
 	status        int
 	code, message string
 }
 
-func (p *problem) Error() string { return p.code + ": " + p.message }
+func (f *failure) Error() string { return f.code + ": " + f.message }
 
 func invalid(format string, args ...any) error {
-	return &problem{http.StatusBadRequest, "InvalidParameterValueException", fmt.Sprintf(format, args...)}
+	return &failure{http.StatusBadRequest, "InvalidParameterValueException", fmt.Sprintf(format, args...)}
+}
+
+func malformed(err error) error {
+	return &failure{http.StatusBadRequest, "SerializationException", err.Error()}
+}
+
+func tooLarge(message string) error {
+	return &failure{http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", message}
 }
 
 // ServeHTTP implements [http.Handler].
@@ -114,76 +123,71 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	data, err := s.answer(mood, r, &call)
 	w.Header().Set("smithy-protocol", "rpc-v2-cbor")
 	w.Header().Set("Content-Type", "application/cbor")
-	var p *problem
-	if errors.As(err, &p) {
-		call.Refused = p.code
-		w.WriteHeader(p.status)
-		_, _ = w.Write(cbor.Encode(cbor.Map{"__type": cbor.String("com.amazonaws.cloudwatch#" + p.code), "message": cbor.String(p.message)}))
-	} else {
-		_, _ = w.Write(cbor.Encode(cbor.Map{}))
+	answer := cbor.Map{}
+	var f *failure
+	if errors.As(err, &f) {
+		call.Refused = f.code
+		w.WriteHeader(f.status)
+		answer = cbor.Map{"__type": cbor.String("com.amazonaws.cloudwatch#" + f.code), "message": cbor.String(f.message)}
 	}
+	_, _ = w.Write(cbor.Encode(answer))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls = append(s.calls, call)
 	s.taken = append(s.taken, data...)
 }
 
-// maxRequest is 1 MB, as sent; maxPlain is our own bound on what it inflates to.
-const (
-	maxRequest = 1 << 20
-	maxPlain   = 1 << 20
-)
+// maxSize limits a request, as sent and as decompressed.
+const maxSize = 1 << 20
 
 func (s *Service) answer(mood Mood, r *http.Request, call *Call) ([]Datum, error) {
 	switch {
 	case r.Method != http.MethodPost || r.URL.Path != path:
-		return nil, &problem{http.StatusNotFound, "UnknownOperationException", r.Method + " " + r.URL.Path}
+		return nil, &failure{http.StatusNotFound, "UnknownOperationException", r.Method + " " + r.URL.Path}
 	case r.Header.Get("smithy-protocol") != "rpc-v2-cbor" || r.Header.Get("Content-Type") != "application/cbor":
-		return nil, &problem{http.StatusBadRequest, "SerializationException", "not rpc-v2-cbor"}
+		return nil, malformed(errors.New("not rpc-v2-cbor"))
 	case r.Header.Get("Authorization") == "":
-		return nil, &problem{http.StatusForbidden, "MissingAuthenticationToken", "the request is not signed"}
+		return nil, &failure{http.StatusForbidden, "MissingAuthenticationToken", "the request is not signed"}
 	}
 	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return nil, &problem{http.StatusBadRequest, "SerializationException", err.Error()}
-	}
 	call.Bytes = len(body)
-	if len(body) > maxRequest {
-		return nil, &problem{http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", "more than 1 MB"}
-	}
-	switch mood {
-	case Throttling:
-		return nil, &problem{http.StatusBadRequest, "ThrottlingException", "Rate exceeded"}
-	case Failing:
-		return nil, &problem{http.StatusServiceUnavailable, "InternalServiceFault", "the stand-in fails"}
+	switch {
+	case err != nil:
+		return nil, malformed(err)
+	case len(body) > maxSize:
+		return nil, tooLarge("more than 1 MB")
+	case mood == Throttling:
+		return nil, &failure{http.StatusBadRequest, "ThrottlingException", "Rate exceeded"}
+	case mood == Failing:
+		return nil, &failure{http.StatusServiceUnavailable, "InternalServiceFault", "the fake service fails"}
 	}
 	if call.Compressed {
-		if body, err = inflate(body); err != nil {
+		if body, err = decompress(body); err != nil {
 			return nil, err
 		}
 	}
 	value, err := cbor.Decode(body)
 	if err != nil {
-		return nil, &problem{http.StatusBadRequest, "SerializationException", err.Error()}
+		return nil, malformed(err)
 	}
-	now := time.Now
+	now := time.Now()
 	if s.Now != nil {
-		now = s.Now
+		now = s.Now()
 	}
-	return read(value, now(), call)
+	return read(value, now, call)
 }
 
-func inflate(body []byte) ([]byte, error) {
+func decompress(body []byte) ([]byte, error) {
 	z, err := gzip.NewReader(bytes.NewReader(body))
 	if err != nil {
-		return nil, &problem{http.StatusBadRequest, "SerializationException", err.Error()}
+		return nil, malformed(err)
 	}
-	plain, err := io.ReadAll(io.LimitReader(z, maxPlain+1))
+	plain, err := io.ReadAll(io.LimitReader(z, maxSize+1))
 	if err != nil {
-		return nil, &problem{http.StatusBadRequest, "SerializationException", err.Error()}
+		return nil, malformed(err)
 	}
-	if len(plain) > maxPlain {
-		return nil, &problem{http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", "more than 1 MB when inflated"}
+	if len(plain) > maxSize {
+		return nil, tooLarge("more than 1 MB after decompression")
 	}
 	return plain, nil
 }

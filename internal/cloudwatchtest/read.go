@@ -11,7 +11,7 @@ import (
 	"github.com/aws/smithy-go/encoding/cbor"
 )
 
-// The limits of PutMetricData, as its reference has them.
+// The documented limits of PutMetricData.
 const (
 	maxDatums     = 1000
 	maxValues     = 150
@@ -26,7 +26,7 @@ var (
 	ascii         = regexp.MustCompile(`^[\x20-\x7e]*[\x21-\x7e][\x20-\x7e]*$`)
 )
 
-// read checks the input as a whole: one bad datum refuses all.
+// read returns the data of a request. One invalid datum rejects the whole request.
 func read(value cbor.Value, now time.Time, call *Call) ([]Datum, error) {
 	input, _ := value.(cbor.Map)
 	namespace, _ := input["Namespace"].(cbor.String)
@@ -92,7 +92,7 @@ func dimensions(value cbor.Value) (map[string]string, error) {
 func timestamp(value cbor.Value, now time.Time) (time.Time, error) {
 	tag, ok := value.(*cbor.Tag)
 	if !ok || tag.ID != 1 {
-		return time.Time{}, invalid("The parameter Timestamp is no timestamp: %v.", value)
+		return time.Time{}, invalid("The parameter Timestamp is not a timestamp: %v.", value)
 	}
 	seconds, ok := number(tag.Value)
 	at := time.UnixMilli(int64(seconds * 1000)).UTC()
@@ -102,12 +102,12 @@ func timestamp(value cbor.Value, now time.Time) (time.Time, error) {
 	return at, nil
 }
 
-// readValues wants exactly one of Value and Values.
+// readValues requires either Value or Values.
 func (d *Datum) readValues(m cbor.Map) error {
 	_, statistics := m["StatisticValues"]
 	value, single := number(m["Value"])
-	values, many := m["Values"].(cbor.List)
-	if statistics || single == many {
+	values, several := m["Values"].(cbor.List)
+	if statistics || single == several {
 		return invalid("The parameters Value and Values are mutually exclusive and you have specified neither or both.")
 	}
 	if single {

@@ -15,7 +15,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
-// demo is what the steps share.
+// demo is the state that the steps share.
 type demo struct {
 	source string // the checkout
 	dir    string // everything that the demo writes
@@ -23,11 +23,11 @@ type demo struct {
 	passwords
 	terraform string
 	exporter  *exec.Cmd
-	exited    chan error // the exporter's end
+	exited    chan error // receives the exporter's exit
 	api       string     // its URL
 }
 
-// passwords are made anew for each demo.
+// passwords are random.
 type passwords struct{ adminPassword, exporterPassword, realTimePassword string }
 
 const (
@@ -45,7 +45,7 @@ func (d *demo) build(ctx context.Context) error {
 	if d.dir, err = os.MkdirTemp("", "matview-demo-"); err != nil {
 		return err
 	}
-	// Where Terraform looks for the provider: an unpacked filesystem mirror.
+	// Terraform finds the provider in an unpacked filesystem mirror.
 	for target, pkg := range map[string]string{d.providerBinary(): ".", d.exporterBinary(): "./exporter"} {
 		if _, err := output(ctx, d.source, nil, "go", "build", "-o", target, pkg); err != nil {
 			return err
@@ -58,54 +58,42 @@ func (d *demo) exporterBinary() string { return filepath.Join(d.dir, "matview-ex
 
 func (d *demo) startDatabase(ctx context.Context) error {
 	var err error
-	if d.server, err = postgrestest.Start(ctx, postgrestest.Options{Settings: map[string]string{"shared_buffers": "256MB", "max_wal_size": "4GB"}}); err != nil {
+	settings := map[string]string{"shared_buffers": "256MB", "max_wal_size": "4GB"}
+	if d.server, err = postgrestest.Start(ctx, postgrestest.Options{Settings: settings}); err != nil {
 		return err
 	}
 	d.passwords = passwords{rand.Text(), rand.Text(), rand.Text()}
-	conn, err := pgx.Connect(ctx, d.server.URL("postgres"))
+	err = query(ctx, d.server.URL("postgres"), func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "CREATE ROLE "+admin+" LOGIN CREATEROLE PASSWORD '"+d.adminPassword+"'")
+		if err == nil {
+			_, err = conn.Exec(ctx, "CREATE DATABASE "+database+" OWNER "+admin)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close(ctx) }()
-	for _, sql := range []string{
-		"CREATE ROLE " + admin + " LOGIN CREATEROLE PASSWORD '" + d.adminPassword + "'",
-		"CREATE DATABASE " + database + " OWNER " + admin,
-	} {
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			return err
-		}
-	}
-	if err := d.load(ctx); err != nil {
+	if err := query(ctx, d.server.URL(database), func(conn *pgx.Conn) error { return d.load(ctx, conn) }); err != nil {
 		return err
 	}
 	say("PostgreSQL %d.%d at %s:%d, database %s.", d.server.Version()/10000, d.server.Version()%10000, d.server.Host(), d.server.Port(), database)
 	return nil
 }
 
-// load makes the application's tables and rows, and the logins.
-func (d *demo) load(ctx context.Context) error {
-	// As the administrator who hands out roles; the tables belong to scanner_admin.
-	conn, err := pgx.Connect(ctx, d.server.URL(database))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	if _, err := conn.Exec(ctx, "ALTER SCHEMA public OWNER TO "+admin+"; SET ROLE "+admin); err != nil {
-		return err
-	}
-	for _, file := range []string{"schema.sql", "load.sql", "roles.sql"} {
-		sql, err := os.ReadFile(filepath.Join(d.source, example, file))
+// load creates the application's tables as their owner, and the logins as superuser.
+func (d *demo) load(ctx context.Context, conn *pgx.Conn) error {
+	passwords := strings.NewReplacer(":'exporter_password'", "'"+d.exporterPassword+"'", ":'api_password'", "'"+d.realTimePassword+"'")
+	for _, step := range []struct{ before, file string }{
+		{"ALTER SCHEMA public OWNER TO " + admin + "; SET ROLE " + admin, "schema.sql"},
+		{"", "load.sql"},
+		{"RESET ROLE", "roles.sql"},
+	} {
+		sql, err := os.ReadFile(filepath.Join(d.source, example, step.file))
 		if err != nil {
 			return err
 		}
-		if file == "roles.sql" {
-			if _, err := conn.Exec(ctx, "RESET ROLE"); err != nil {
-				return err
-			}
-		}
-		text := strings.NewReplacer(":'exporter_password'", "'"+d.exporterPassword+"'", ":'api_password'", "'"+d.realTimePassword+"'").Replace(string(sql))
-		if _, err := conn.Exec(ctx, text); err != nil {
-			return fmt.Errorf("%s: %w", file, err)
+		if _, err := conn.Exec(ctx, step.before+";"+passwords.Replace(string(sql))); err != nil {
+			return fmt.Errorf("%s: %w", step.file, err)
 		}
 	}
 	var jobs, objects int
@@ -115,22 +103,21 @@ func (d *demo) load(ctx context.Context) error {
 	return want("jobs and objects", [2]int{jobs, objects}, [2]int{150, 1_250_000})
 }
 
-// exec runs SQL as the owner of the application's tables.
-func (d *demo) exec(ctx context.Context, sql string) error {
-	conn, err := pgx.Connect(ctx, d.url(admin, d.adminPassword))
+// query runs do with a connection.
+func query(ctx context.Context, url string, do func(*pgx.Conn) error) error {
+	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	_, err = conn.Exec(ctx, sql)
-	return err
+	return do(conn)
 }
 
 func (d *demo) url(user, password string) string {
 	return fmt.Sprintf("postgres://%s:%s@%s:%d/%s?sslmode=disable", user, password, d.server.Host(), d.server.Port(), database)
 }
 
-// want compares a thing with what it must be.
+// want returns an error unless got is the wanted value.
 func want[T comparable](what string, got, wanted T) error {
 	if got != wanted {
 		return fmt.Errorf("%s: %v, want %v", what, got, wanted)
@@ -138,7 +125,7 @@ func want[T comparable](what string, got, wanted T) error {
 	return nil
 }
 
-// output runs a program to its end. An error holds what it printed.
+// output runs a program and returns its output, which an error contains, too.
 func output(ctx context.Context, dir string, env []string, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir

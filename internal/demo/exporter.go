@@ -35,7 +35,7 @@ func (d *demo) startExporter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Not under ctx: it is told to stop in the order that suits it.
+	// Not under ctx: cleanUp stops it with SIGTERM, before the server.
 	d.exporter = exec.CommandContext(context.WithoutCancel(ctx), d.exporterBinary(), "run",
 		"--config.file="+filepath.Join(d.source, example, "exporter.yml"), "--web.listen-address="+address)
 	d.exporter.Env = append(os.Environ(),
@@ -56,27 +56,20 @@ func (d *demo) startExporter(ctx context.Context) error {
 	return nil
 }
 
-// assertFewRights: neither login is a superuser or may become one, nor write the
-// application's tables.
+// assertFewRights checks that neither login is a superuser, may become one, or may
+// write the application's tables.
 func (d *demo) assertFewRights(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, d.server.URL(database))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	for _, login := range []string{"matview_exporter", "matview_real_time"} {
-		var super, writes bool
+	return query(ctx, d.server.URL(database), func(conn *pgx.Conn) error {
+		var excessive *string
 		err := conn.QueryRow(ctx, `
-SELECT EXISTS (SELECT FROM pg_roles WHERE rolsuper AND pg_has_role($1, oid, 'MEMBER')), has_table_privilege($1, 'jobs', 'INSERT, UPDATE, DELETE')`,
-			login).Scan(&super, &writes)
-		if err != nil {
-			return err
+SELECT string_agg(login, ', ') FROM unnest(ARRAY['matview_exporter', 'matview_real_time']) AS login
+WHERE EXISTS (SELECT FROM pg_roles WHERE rolsuper AND pg_has_role(login, oid, 'MEMBER'))
+   OR has_table_privilege(login, 'jobs', 'INSERT, UPDATE, DELETE')`).Scan(&excessive)
+		if err == nil && excessive != nil {
+			err = fmt.Errorf("more rights than necessary: %s", *excessive)
 		}
-		if super || writes {
-			return fmt.Errorf("%s has more rights than it needs: superuser %v, writes jobs %v", login, super, writes)
-		}
-	}
-	return nil
+		return err
+	})
 }
 
 func (d *demo) awaitReady(ctx context.Context) error {
@@ -89,7 +82,7 @@ func (d *demo) awaitReady(ctx context.Context) error {
 		select {
 		case err := <-d.exited:
 			d.exited <- err
-			return fmt.Errorf("the exporter ended: %v", err) //nolint:errorlint // nil is one
+			return fmt.Errorf("the exporter exited: %v", err) //nolint:errorlint // may be nil
 		case <-ctx.Done():
 			return errors.New("the exporter is not ready after 30 s")
 		case <-time.After(50 * time.Millisecond):
@@ -108,7 +101,7 @@ func (d *demo) stopExporter() error {
 		}
 		return nil
 	case <-time.After(time.Minute):
-		return errors.Join(errors.New("the exporter does not end on SIGTERM"), d.exporter.Process.Kill())
+		return errors.Join(errors.New("the exporter does not exit on SIGTERM"), d.exporter.Process.Kill())
 	}
 }
 
@@ -134,18 +127,26 @@ func (d *demo) get(ctx context.Context, path string) (int, []byte, error) {
 	return resp.StatusCode, body, err
 }
 
-// getJSON fetches path into v and prints the command and the answer.
-func (d *demo) getJSON(ctx context.Context, path string, v any) error {
+// getJSON decodes the answer to a GET, which must be 200, into v and returns its body.
+func (d *demo) getJSON(ctx context.Context, path string, v any) ([]byte, error) {
 	code, body, err := d.get(ctx, path)
+	if err == nil && code != http.StatusOK {
+		err = fmt.Errorf("GET %s: %d: %s", path, code, body)
+	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if code != http.StatusOK {
-		return fmt.Errorf("GET %s: %d: %s", path, code, body)
+	return body, json.Unmarshal(body, v)
+}
+
+// showJSON is getJSON, and prints the command and the answer.
+func (d *demo) showJSON(ctx context.Context, path string, v any) error {
+	body, err := d.getJSON(ctx, path, v)
+	if err == nil {
+		say("curl %s%s", d.api, path)
+		say("%s", strings.TrimSpace(string(body)))
 	}
-	say("curl %s%s", d.api, path)
-	say("%s", strings.TrimSpace(string(body)))
-	return json.Unmarshal(body, v)
+	return err
 }
 
 type progress struct {
@@ -164,18 +165,15 @@ const job = "/jobs/job-007"
 
 func (d *demo) showCached(ctx context.Context) error {
 	var p progress
-	if err := d.getJSON(ctx, job, &p); err != nil {
+	if err := d.showJSON(ctx, job, &p); err != nil {
 		return err
 	}
 	if p.CacheRefreshedAt == nil || p.CacheRefreshDurMS == nil || p.CacheDataAsOf == nil || p.ProgressPercent == nil {
 		return errors.New("the cached answer lacks a field")
 	}
 	refreshed, err := time.Parse("2006-01-02T15:04:05.000Z", *p.CacheRefreshedAt)
-	if err != nil {
-		return fmt.Errorf("cache_refreshed_at: %w", err)
-	}
-	if age := time.Since(refreshed); age < 0 || age > time.Minute {
-		return fmt.Errorf("cache_refreshed_at is %s ago", age)
+	if age := time.Since(refreshed); err != nil || age < 0 || age > time.Minute {
+		return fmt.Errorf("implausible cache_refreshed_at: %s", *p.CacheRefreshedAt)
 	}
 	return errors.Join(want("data_source", p.DataSource, "cached"), want("job_id", p.JobID, "job-007"), p.plausible())
 }
@@ -187,27 +185,25 @@ func (p progress) plausible() error {
 	return nil
 }
 
-// showRealTime changes an object first, so that the two answers differ until the
-// next refresh.
+// showRealTime changes an object between two answers in real time.
 func (d *demo) showRealTime(ctx context.Context) error {
+	const change = "UPDATE job_objects SET state = 'failed' WHERE (job_id, object_id) = (SELECT job_id, min(object_id) FROM job_objects WHERE job_id = 'job-007' AND state = 'succeeded' GROUP BY job_id)"
 	var before, p progress
-	if err := d.getJSON(ctx, job+"?real_time=true", &before); err != nil {
+	if err := d.showJSON(ctx, job+"?real_time=true", &before); err != nil {
 		return err
 	}
-	if err := d.exec(ctx, "UPDATE job_objects SET state = 'failed' WHERE (job_id, object_id) = (SELECT job_id, min(object_id) FROM job_objects WHERE job_id = 'job-007' AND state = 'succeeded' GROUP BY job_id)"); err != nil {
+	err := query(ctx, d.url(admin, d.adminPassword), func(conn *pgx.Conn) error { _, err := conn.Exec(ctx, change); return err })
+	if err != nil {
 		return err
 	}
 	say("One of its objects fails:")
-	if err := d.getJSON(ctx, job+"?real_time=true", &p); err != nil {
-		return err
-	}
-	if err := want("failed objects in real time", p.Failed, before.Failed+1); err != nil {
+	if err := d.showJSON(ctx, job+"?real_time=true", &p); err != nil {
 		return err
 	}
 	if p.CacheRefreshedAt != nil || p.CacheRefreshDurMS != nil || p.CacheDataAsOf != nil {
 		return errors.New("the real-time answer has cache fields")
 	}
-	return errors.Join(want("data_source", p.DataSource, "real_time"), p.plausible())
+	return errors.Join(want("failed objects in real time", p.Failed, before.Failed+1), want("data_source", p.DataSource, "real_time"), p.plausible())
 }
 
 type viewStatus struct {
@@ -221,38 +217,29 @@ type viewStatus struct {
 	LastOutcome      string    `json:"last_outcome"`
 }
 
-// status is what /cache/status says of job_progress.
+// status returns what /cache/status reports about job_progress.
 func (d *demo) status(ctx context.Context) (viewStatus, error) {
-	code, body, err := d.get(ctx, "/cache/status/job_progress")
-	if err != nil {
-		return viewStatus{}, err
-	}
-	if code != http.StatusOK {
-		return viewStatus{}, fmt.Errorf("GET /cache/status/job_progress: %d: %s", code, body)
-	}
 	var s viewStatus
-	if err := json.Unmarshal(body, &s); err != nil {
-		return viewStatus{}, err
+	body, err := d.getJSON(ctx, "/cache/status/job_progress", &s)
+	if err == nil && (s.StalenessSeconds == nil || s.IsStale == nil) {
+		err = fmt.Errorf("the staleness is unknown: %s", body)
 	}
-	if s.StalenessSeconds == nil || s.IsStale == nil {
-		return viewStatus{}, fmt.Errorf("staleness is unknown: %s", body)
-	}
-	return s, nil
+	return s, err
 }
 
 func (d *demo) showStatus(ctx context.Context) error {
-	// The totals come with the first refresh by the exporter.
+	// The exporter's first refresh adds the totals.
 	if _, err := d.awaitRefresh(ctx, time.Time{}); err != nil {
 		return err
 	}
 	var all struct {
 		Views []viewStatus `json:"views"`
 	}
-	if err := d.getJSON(ctx, "/cache/status", &all); err != nil {
+	if err := d.showJSON(ctx, "/cache/status", &all); err != nil {
 		return err
 	}
 	if len(all.Views) != 1 || all.Views[0].IsStale == nil {
-		return errors.New("want the one view, with its freshness")
+		return errors.New("want one view, with its freshness")
 	}
 	v := all.Views[0]
 	return errors.Join(want("view_name", v.ViewName, "job_progress"), want("is_stale", *v.IsStale, false),
@@ -281,7 +268,7 @@ func (d *demo) showMetrics(ctx context.Context) error {
 	}
 	one := `{view="job_progress"}`
 	if found["matview_refreshes_total"+one] < 1 || found["matview_staleness_seconds"+one] <= 0 || found["matview_staleness_seconds"+one] > 60 {
-		return errors.New("matview_refreshes_total or matview_staleness_seconds is implausible")
+		return errors.New("implausible matview_refreshes_total or matview_staleness_seconds")
 	}
 	return errors.Join(want("matview_up", found["matview_up"], 1), want("matview_stale", found["matview_stale"+one], 0),
 		want("matview_refresh_failures_total", found["matview_refresh_failures_total"+one], 0),
@@ -295,14 +282,14 @@ func (d *demo) showCheck(ctx context.Context) error {
 		return err
 	}
 	if !strings.HasPrefix(out, "job_progress: fresh, data as of ") {
-		return fmt.Errorf("check says %s", out)
+		return fmt.Errorf("check printed %s", out)
 	}
 	say("matview-exporter check --max-age=5m job_progress")
 	say("%s(exit 0)", strings.Replace(out, "\n", " ", 1))
 	return nil
 }
 
-// awaitRefresh waits for a refresh by the exporter that finished after the given time.
+// awaitRefresh waits for a refresh by the exporter that finished after a time.
 func (d *demo) awaitRefresh(ctx context.Context, after time.Time) (viewStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -332,7 +319,7 @@ func (d *demo) showStaleness(ctx context.Context) error {
 	}
 	for range 2 {
 		var grown viewStatus
-		// Until just before the next refresh is seen.
+		// Poll until the next refresh.
 		for s := last; s.LastRefreshedAt.Equal(last.LastRefreshedAt); {
 			if grown.StalenessSeconds != nil && *s.StalenessSeconds <= *grown.StalenessSeconds {
 				return fmt.Errorf("staleness fell from %.3f s to %.3f s without a refresh", *grown.StalenessSeconds, *s.StalenessSeconds)

@@ -1,6 +1,6 @@
-// demo shows the whole of matview on a PostgreSQL of its own: a view declared
-// in Terraform, refreshed by the exporter under a login with few rights, and its
-// freshness read back in every way there is. Each step asserts what it shows.
+// demo shows matview on a PostgreSQL server of its own: a view declared in Terraform
+// and refreshed by the exporter, which logs in with few rights; and its freshness,
+// read in every way there is. Each step asserts what it shows.
 package main
 
 import (
@@ -35,17 +35,17 @@ func run(ctx context.Context, keep bool) (err error) {
 	defer func() { err = errors.Join(err, d.cleanUp()) }()
 	steps := []step{
 		{"Build both programs from this checkout.", d.build},
-		{"Start a PostgreSQL of its own, with 150 jobs and 1,250,000 objects.", d.startDatabase},
+		{"Start a PostgreSQL server, with 150 jobs and 1,250,000 objects.", d.startDatabase},
 		{"terraform init and apply: the refresh log, the view job_progress, its schedule.", d.apply},
-		{"Run the exporter under its own login, which is no superuser.", d.startExporter},
-		{"A cached answer says when it was cached, and how long that took.", d.showCached},
-		{"With ?real_time=true the same comes from the tables themselves.", d.showRealTime},
+		{"Run the exporter with a login of its own, which is not a superuser.", d.startExporter},
+		{"A cached answer says when it was cached and how long that took.", d.showCached},
+		{"With ?real_time=true, the answer comes from the tables themselves.", d.showRealTime},
 		{"/cache/status: how fresh each view is.", d.showStatus},
-		{"The same for Prometheus.", d.showMetrics},
+		{"The metrics say the same to Prometheus.", d.showMetrics},
 		{"matview-exporter check, for scripts: exit 0 while everything is fresh.", d.showCheck},
 		{"Staleness grows, and falls with each refresh.", d.showStaleness},
-		{"A second plan is empty, also while the exporter refreshes.", d.showEmptyPlan},
-		{"last_refreshed_at, read back into Terraform by the data source.", d.showDataSource},
+		{"A second plan is empty, even while the exporter refreshes.", d.showEmptyPlan},
+		{"The data source reads last_refreshed_at back into Terraform.", d.showDataSource},
 	}
 	for i, s := range steps {
 		fmt.Printf("\n%2d. %s\n", i+1, s.title)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -15,7 +14,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/terraformcli"
 )
 
-// providerVersion is what the demo calls the provider that it has built.
+// providerVersion is the version of the provider that the demo has built.
 const providerVersion = "0.0.1"
 
 func (d *demo) mirror() string       { return filepath.Join(d.dir, "plugins") }
@@ -26,8 +25,8 @@ func (d *demo) providerBinary() string {
 		runtime.GOOS+"_"+runtime.GOARCH, "terraform-provider-matview_v"+providerVersion)
 }
 
-// env is what Terraform runs under: the provider just built, the database by
-// PG* variables, and nothing of this machine's own Terraform settings.
+// env is Terraform's environment: the provider just built, the database in PG*
+// variables, and none of this machine's Terraform settings.
 func (d *demo) env() []string {
 	return []string{
 		"TF_CLI_CONFIG_FILE=" + filepath.Join(d.dir, "terraformrc"), "CHECKPOINT_DISABLE=1", "TF_IN_AUTOMATION=1", "TF_CLI_ARGS=",
@@ -59,6 +58,10 @@ func (d *demo) writeConfig() error {
 	return os.WriteFile(filepath.Join(d.terraformDir(), "env"), []byte(env.String()), 0o600)
 }
 
+func (d *demo) run(ctx context.Context, args ...string) (string, error) {
+	return output(ctx, d.terraformDir(), d.env(), d.terraform, args...)
+}
+
 func (d *demo) apply(ctx context.Context) error {
 	var err error
 	if d.terraform, err = terraformcli.Find(ctx, d.dir); err != nil {
@@ -67,10 +70,10 @@ func (d *demo) apply(ctx context.Context) error {
 	if err := d.writeConfig(); err != nil {
 		return err
 	}
-	if _, err := output(ctx, d.terraformDir(), d.env(), d.terraform, "init", "-no-color"); err != nil {
+	if _, err := d.run(ctx, "init", "-no-color"); err != nil {
 		return err
 	}
-	out, err := output(ctx, d.terraformDir(), d.env(), d.terraform, "apply", "-no-color", "-auto-approve")
+	out, err := d.run(ctx, "apply", "-no-color", "-auto-approve")
 	if err != nil {
 		return err
 	}
@@ -78,21 +81,30 @@ func (d *demo) apply(ctx context.Context) error {
 	if !strings.Contains(out, summary) {
 		return fmt.Errorf("apply did not end with %q:\n%s", summary, out)
 	}
-	if strings.Contains(out, "Check block assertion failed") {
-		return fmt.Errorf("the check block does not find the new view fresh:\n%s", out)
-	}
 	say("%s", summary)
+	return checksPass(out)
+}
+
+func checksPass(out string) error {
+	if strings.Contains(out, "Check block assertion failed") {
+		return fmt.Errorf("the check block does not find the view fresh:\n%s", out)
+	}
 	return nil
 }
 
-// showEmptyPlan plans until a refresh has happened during a plan.
+// showEmptyPlan plans until the exporter refreshes during a plan.
 func (d *demo) showEmptyPlan(ctx context.Context) error {
 	for plans := 1; plans <= 30; plans++ {
 		before, err := d.status(ctx)
 		if err != nil {
 			return err
 		}
-		if err := d.emptyPlan(ctx); err != nil {
+		// It exits with 2 if there is something to do.
+		out, err := d.run(ctx, "plan", "-no-color", "-detailed-exitcode")
+		if err != nil {
+			return fmt.Errorf("the second plan failed or is not empty: %w", err)
+		}
+		if err := checksPass(out); err != nil {
 			return err
 		}
 		after, err := d.status(ctx)
@@ -105,22 +117,6 @@ func (d *demo) showEmptyPlan(ctx context.Context) error {
 		}
 	}
 	return errors.New("no refresh happened during 30 plans")
-}
-
-func (d *demo) emptyPlan(ctx context.Context) error {
-	// 0: nothing to do; 1: failed; 2: there is something to do.
-	out, err := output(ctx, d.terraformDir(), d.env(), d.terraform, "plan", "-no-color", "-detailed-exitcode")
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() == 2 {
-		return fmt.Errorf("the second plan is not empty:\n%s", out)
-	}
-	if err != nil {
-		return err
-	}
-	if strings.Contains(out, "Check block assertion failed") {
-		return fmt.Errorf("the check block does not find the view fresh:\n%s", out)
-	}
-	return nil
 }
 
 const readBack = `terraform {
@@ -170,14 +166,14 @@ func (d *demo) showDataSource(ctx context.Context) error {
 	value := plan.PlannedValues.Outputs["last_refreshed_at"].Value
 	read, err := time.Parse(time.RFC3339, value)
 	if err != nil {
-		return fmt.Errorf("the data source's last_refreshed_at: %w", err)
+		return err
 	}
 	after, err := d.status(ctx)
 	if err != nil {
 		return err
 	}
 	if read.Before(before.LastRefreshedAt) || read.After(after.LastRefreshedAt) {
-		return fmt.Errorf("the data source read %s, but the API said %s before and %s after", read, before.LastRefreshedAt, after.LastRefreshedAt)
+		return fmt.Errorf("the data source read %s, but the API reported %s before and %s after", read, before.LastRefreshedAt, after.LastRefreshedAt)
 	}
 	say("data.matview_freshness.job_progress.last_refreshed_at = %q", value)
 	return nil

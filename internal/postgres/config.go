@@ -4,10 +4,12 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,11 +20,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Config is how to connect. What is empty comes from the PG* environment
+// Config says how to connect. Empty fields are taken from the PG* environment
 // variables, the service file and the password file, as in libpq.
 type Config struct {
-	// URL is a postgres:// URL or a keyword=value string; the other fields
-	// override what it says.
+	// URL is a postgres:// URL or a keyword=value string. The other fields override it.
 	URL string
 
 	Host     string
@@ -32,45 +33,46 @@ type Config struct {
 	Password string
 
 	SSLMode string
-	// Each of these is the name of a file, or a PEM text itself.
+	// Each of these is the name of a file or a PEM text.
 	SSLRootCert string
 	SSLCert     string
 	SSLKey      string
 
-	// ConnectTimeout is for each of several hosts; 0 is [DefaultConnectTimeout].
+	// ConnectTimeout applies to each of several hosts; 0 means [DefaultConnectTimeout].
 	ConnectTimeout time.Duration
-	// MaxConnections caps the pool; 0 means pgxpool's default.
+	// MaxConnections limits the pool; 0 means pgxpool's default.
 	MaxConnections  int
 	ApplicationName string
 
-	// IAM logs in with tokens of Amazon RDS; nil with the password.
+	// IAM logs in with tokens of Amazon RDS; nil means with the password.
 	IAM *IAM
 
-	// PgBouncer says that a pooler in transaction mode is between, which gives
-	// each transaction any of its sessions: no prepared statements then, and
-	// nothing that a session would have to remember.
+	// PgBouncer says that the connection goes through a pooler in transaction mode, which
+	// runs each transaction in any of its sessions: neither prepared statements nor
+	// session state can be used.
 	PgBouncer bool
 }
 
-// DefaultConnectTimeout is for those who say nothing of it. A server that takes
-// connections and answers none, as behind a proxy, would be waited for without end.
+// DefaultConnectTimeout applies if no other timeout is configured. Without it, a
+// server that accepts connections and never answers, as behind a proxy, would block for
+// ever.
 const DefaultConnectTimeout = 30 * time.Second
 
-// maxIdle is how long an unused connection is kept: long enough for a plan and
-// for a scheduler's poll, short enough not to hold a slot of a busy server.
+// maxIdle is how long an idle connection stays open: long enough for a plan and for a
+// scheduler's poll, short enough not to occupy a slot of a busy server.
 const maxIdle = 5 * time.Minute
 
-// cancelGrace is how long a server may take to act on a cancel request before
-// the connection is cut.
+// cancelGrace is how long the server has to act on a cancel request before the
+// connection is closed.
 const cancelGrace = 2 * time.Second
 
 // PoolConfig resolves the configuration without connecting.
 func (c Config) PoolConfig() (*pgxpool.Config, error) {
-	cleanUp, err := c.writeTexts()
+	cleanUp, err := c.writePEM()
+	defer cleanUp() // pgx has read the files by then
 	if err != nil {
 		return nil, err
 	}
-	defer cleanUp() // pgx has read them by then
 	dsn, err := c.dsn()
 	if err != nil {
 		return nil, err
@@ -85,26 +87,26 @@ func (c Config) PoolConfig() (*pgxpool.Config, error) {
 	if err := libpqSettings(&config.ConnConfig.Config); err != nil {
 		return nil, err
 	}
-	if config.ConnConfig.ConnectTimeout == 0 && !c.waitsForEver() {
+	if config.ConnConfig.ConnectTimeout == 0 && !c.setsConnectTimeout() {
 		config.ConnConfig.ConnectTimeout = DefaultConnectTimeout
 	}
 	if c.MaxConnections > 0 {
 		config.MaxConns = int32(c.MaxConnections) //nolint:gosec // validated where it is set
 	}
 	config.MaxConnIdleTime = maxIdle
-	// A server that has gone without a word is noticed within half a minute.
+	// Keepalives detect within half a minute that the server's machine has gone.
 	config.ConnConfig.DialFunc = (&net.Dialer{
 		Timeout:         config.ConnConfig.ConnectTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4},
 	}).DialContext
-	// Ending a context ends the statement on the server too, not only our wait
-	// for it: a refresh that goes on alone would keep its locks.
+	// The end of a context cancels the statement on the server, too: a refresh that
+	// continued alone would keep its locks.
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelGrace}
 	}
 	if c.PgBouncer {
-		// Types are asked for once, with the unnamed statement, and each query is
-		// one round trip after that, which a pooler does not split.
+		// The first use of a query describes it through the unnamed statement. After that
+		// each query is one round trip, which a pooler does not split.
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		config.ConnConfig.StatementCacheCapacity = 0
 	}
@@ -120,7 +122,7 @@ func (c Config) PoolConfig() (*pgxpool.Config, error) {
 	return config, nil
 }
 
-// Open makes a pool that connects when it is first used.
+// Open creates a pool that connects when it is first used.
 func Open(ctx context.Context, c Config) (*pgxpool.Pool, error) {
 	config, err := c.PoolConfig()
 	if err != nil {
@@ -129,7 +131,7 @@ func Open(ctx context.Context, c Config) (*pgxpool.Pool, error) {
 	return OpenPool(ctx, config)
 }
 
-// OpenPool makes a pool from a resolved configuration.
+// OpenPool creates a pool from a resolved configuration.
 func OpenPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error) {
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
@@ -143,8 +145,8 @@ func IsPooled(pool *pgxpool.Pool) bool {
 	return pool.Config().ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheDescribe
 }
 
-// Connect makes a connection like those of pool, outside of it, for a session
-// that is kept. Close it.
+// Connect opens a connection with the pool's configuration but outside of the pool, for
+// a long-lived session. Close it.
 func Connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
 	config := pool.Config()
 	if config.BeforeConnect != nil {
@@ -155,15 +157,16 @@ func Connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, config.ConnConfig)
 }
 
-// waitsForEver reports whether a connect_timeout of 0 is what was asked for.
-func (c Config) waitsForEver() bool {
+// setsConnectTimeout reports whether a connect_timeout of 0 was requested, which means
+// to wait for ever.
+func (c Config) setsConnectTimeout() bool {
 	return os.Getenv("PGCONNECT_TIMEOUT") != "" || strings.Contains(c.URL, "connect_timeout")
 }
 
-// dsn folds the fields into the URL, or into a keyword=value string: either way
-// a field that is set wins.
+// dsn merges the fields into the URL or the keyword=value string. A field that is set
+// wins.
 func (c Config) dsn() (string, error) {
-	c.URL = strings.TrimSpace(c.URL) // a file of one line ends with a newline
+	c.URL = strings.TrimSpace(c.URL) // a URL from a file ends with a newline
 	if strings.HasPrefix(c.URL, "postgres://") || strings.HasPrefix(c.URL, "postgresql://") {
 		return c.overriddenURL(), nil
 	}
@@ -178,13 +181,13 @@ func (c Config) dsn() (string, error) {
 	return b.String(), nil
 }
 
-// overriddenURL puts the fields behind the URL as parameters: the last one of a
-// name wins, also over what comes before the query. The URL is left as it is,
-// since libpq's syntax (a list of hosts, a plus for a plus) is not that of net/url.
+// overriddenURL appends the fields to the URL as parameters: the last parameter of a
+// name wins, also over what comes before the query. The URL is not parsed, as libpq's
+// syntax (several hosts, a literal plus) differs from net/url's.
 func (c Config) overriddenURL() string {
 	_, rest, _ := strings.Cut(c.URL, "://")
 	if i := strings.IndexAny(rest, "@/"); i >= 0 && rest[i] == '@' {
-		rest = rest[i:] // a question mark in the password starts no query
+		rest = rest[i:] // a question mark in the password does not start the query
 	}
 	separator := "?"
 	if _, query, found := strings.Cut(rest, "?"); found {
@@ -205,28 +208,56 @@ func (c Config) overriddenURL() string {
 type setting struct{ key, value string }
 
 func (c Config) settings() []setting {
-	var set []setting
-	add := func(key, value string) {
-		if value != "" {
-			set = append(set, setting{key, value})
-		}
+	seconds := int((c.ConnectTimeout + time.Second - 1) / time.Second)
+	all := []setting{
+		{"host", c.Host},
+		{"port", numberOrEmpty(c.Port)},
+		{"dbname", c.Database},
+		{"user", c.Username},
+		{"password", c.Password},
+		{"sslmode", c.SSLMode},
+		{"sslrootcert", c.SSLRootCert},
+		{"sslcert", c.SSLCert},
+		{"sslkey", c.SSLKey},
+		{"connect_timeout", numberOrEmpty(seconds)},
 	}
-	add("host", c.Host)
-	if c.Port != 0 {
-		add("port", strconv.Itoa(c.Port))
-	}
-	add("dbname", c.Database)
-	add("user", c.Username)
-	add("password", c.Password)
-	add("sslmode", c.SSLMode)
-	add("sslrootcert", c.SSLRootCert)
-	add("sslcert", c.SSLCert)
-	add("sslkey", c.SSLKey)
-	if c.ConnectTimeout > 0 {
-		add("connect_timeout", strconv.Itoa(int((c.ConnectTimeout+time.Second-1)/time.Second)))
-	}
-	return set
+	return slices.DeleteFunc(all, func(s setting) bool { return s.value == "" })
 }
 
-// QuoteIdent quotes an identifier, or a qualified one from its parts.
+func numberOrEmpty(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+// QuoteIdent quotes an identifier, or a qualified name from its parts.
 func QuoteIdent(parts ...string) string { return pgx.Identifier(parts).Sanitize() }
+
+// writePEM writes certificates and keys that are given as PEM texts to files, which
+// pgx reads, and replaces the texts by the files' names. cleanUp removes the files,
+// also after an error.
+func (c *Config) writePEM() (cleanUp func(), err error) {
+	var written []string
+	cleanUp = func() {
+		for _, name := range written {
+			_ = os.Remove(name)
+		}
+	}
+	for _, text := range []*string{&c.SSLRootCert, &c.SSLCert, &c.SSLKey} {
+		if !strings.Contains(*text, "-----BEGIN ") {
+			continue
+		}
+		file, err := os.CreateTemp("", "matview-*.pem") // only this user may read it
+		if err == nil {
+			written = append(written, file.Name())
+			_, err = file.WriteString(*text)
+			err = errors.Join(err, file.Close())
+		}
+		if err != nil {
+			return cleanUp, fmt.Errorf("connection settings of PostgreSQL: write a certificate to a temporary file: %w", err)
+		}
+		*text = file.Name()
+	}
+	return cleanUp, nil
+}

@@ -10,7 +10,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// noEnvironment hides what the machine says about PostgreSQL.
+// noEnvironment hides this machine's settings for PostgreSQL.
 func noEnvironment(t *testing.T) {
 	t.Helper()
 	for _, name := range []string{
@@ -119,7 +119,7 @@ func TestConnectTimeout(t *testing.T) {
 	}
 }
 
-// What libpq knows and pgx does not is no setting of the server's.
+// Keywords of libpq that pgx does not know are not sent to the server as settings.
 func TestLibpqKeywords(t *testing.T) {
 	noEnvironment(t)
 	const harmless = "keepalives=1 keepalives_idle=30 tcp_user_timeout=0 gssencmode=prefer sslcompression=0 fallback_application_name=x client_encoding=auto"
@@ -142,7 +142,7 @@ func TestLibpqKeywords(t *testing.T) {
 	}
 }
 
-// A URL that does not parse may be all password.
+// Any part of a malformed URL may be the password.
 func TestConfigErrorsHideSecrets(t *testing.T) {
 	noEnvironment(t)
 	for name, url := range map[string]string{

@@ -15,7 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// SQLState is the SQLSTATE of err, or "" if it does not come from the server.
+// SQLState returns the SQLSTATE of err, or "" if err does not come from the server.
 func SQLState(err error) string {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
@@ -24,9 +24,9 @@ func SQLState(err error) string {
 	return ""
 }
 
-// Message is err in one line for a person: for a server's error its message,
-// detail and hint without pgx's prefix, for a failed connection the host, the
-// user and the cause. It never holds a password.
+// Message returns err as one line for a person: for an error of the server its
+// message, detail and hint without pgx's prefix; for a failed connection the host, the
+// user and the cause. It never contains a password.
 func Message(err error) string {
 	var connectErr *pgconn.ConnectError
 	if errors.As(err, &connectErr) {
@@ -38,7 +38,7 @@ func Message(err error) string {
 	}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		// Keep what our own code wrapped around the server's error, but not pgx.
+		// Keep the context that our code adds to the server's error, but not pgx's.
 		text := strings.Replace(err.Error(), pgErr.Error(), serverMessage(pgErr), 1)
 		return oneLine(strings.ReplaceAll(text, "error preprocessing batch (prepare): ", ""))
 	}
@@ -64,16 +64,16 @@ func connectMessage(c *pgconn.Config, cause string) string {
 	return fmt.Sprintf("cannot connect to PostgreSQL at %s, database %q, as user %q: %s", endpoints(c), cmp.Or(c.Database, c.User), c.User, cause)
 }
 
-// Unreachable reports whether err says that no connection could be made for now: a
-// later attempt may find the server up, the login made and the certificate written.
+// Unreachable reports whether err says that no connection could be made for now. A
+// later attempt may succeed: the server is up, the role or the certificate's file exists.
 func Unreachable(err error) bool {
 	var connectErr *pgconn.ConnectError
 	var tokenErr *tokenError
 	return errors.As(err, &connectErr) || errors.As(err, &tokenErr) || errors.Is(err, fs.ErrNotExist)
 }
 
-// endpoints lists where it was tried, each once: the same server may be tried
-// with TLS and without.
+// endpoints lists the addresses of all attempts, each once: pgx may try the same server
+// with and without TLS.
 func endpoints(c *pgconn.Config) string {
 	all := []string{endpoint(c.Host, c.Port)}
 	for _, f := range c.Fallbacks {
@@ -91,7 +91,7 @@ func endpoint(host string, port uint16) string {
 	return net.JoinHostPort(host, fmt.Sprint(port))
 }
 
-// connectCause names the cause, for each host where they differ.
+// connectCause names the cause, or the cause at each host if they differ.
 func connectCause(e *pgconn.ConnectError) string {
 	attempts := []error{e.Unwrap()}
 	var several interface{ Unwrap() []error }
@@ -99,31 +99,31 @@ func connectCause(e *pgconn.ConnectError) string {
 		attempts = several.Unwrap()
 	}
 	var hosts []string
-	most := map[string]error{}
+	decisive := map[string]error{}
 	for _, err := range attempts {
 		host := attemptedHost(err)
-		known, found := most[host]
+		known, found := decisive[host]
 		if !found {
 			hosts = append(hosts, host)
 		}
 		if !found || weight(err) > weight(known) {
-			most[host] = err
+			decisive[host] = err
 		}
 	}
-	var causes []string
-	alike := true
-	for _, host := range hosts {
-		cause := attemptCause(e.Config, most[host])
-		alike = alike && cause == attemptCause(e.Config, most[hosts[0]])
-		causes = append(causes, host+": "+cause)
+	first := attemptCause(e.Config, decisive[hosts[0]])
+	same := true
+	for i, host := range hosts {
+		cause := attemptCause(e.Config, decisive[host])
+		same = same && cause == first
+		hosts[i] = host + ": " + cause
 	}
-	if alike {
-		return attemptCause(e.Config, most[hosts[0]])
+	if same {
+		return first
 	}
-	return strings.Join(causes, "; and at ")
+	return strings.Join(hosts, "; and at ")
 }
 
-// attemptedHost is where an attempt went: pgconn tells it only in the text, which
+// attemptedHost returns the host of an attempt. pgconn has it only in the text, which
 // begins with ADDRESS (HOST).
 func attemptedHost(err error) string {
 	var dns *net.DNSError
@@ -138,8 +138,8 @@ func attemptedHost(err error) string {
 	return address
 }
 
-// weight orders the attempts at one host, at each of its addresses and, for sslmode
-// allow and prefer, with TLS and without, by how much each says about the cause.
+// weight ranks the attempts at one host by how much they say about the cause. There is
+// one for each address and, with sslmode allow and prefer, with and without TLS.
 func weight(err error) int {
 	var pgErr *pgconn.PgError
 	var op *net.OpError
@@ -156,8 +156,8 @@ func weight(err error) int {
 	return 3
 }
 
-// attemptCause names the cause without the addresses that Go's network errors
-// repeat, and says what to do where that is known.
+// attemptCause names the cause without the addresses that Go's network errors repeat,
+// and the remedy if it is known.
 func attemptCause(c *pgconn.Config, err error) string {
 	var pgErr *pgconn.PgError
 	var dns *net.DNSError
@@ -173,11 +173,11 @@ func attemptCause(c *pgconn.Config, err error) string {
 		case pgerrcode.CannotConnectNow:
 			return pgErr.Message + "; try again when it is up"
 		case pgerrcode.TooManyConnections:
-			return serverMessage(pgErr) + "; take fewer (max_connections in Terraform, --max-concurrent of the exporter), or raise the limit"
+			return serverMessage(pgErr) + "; use fewer (max_connections in Terraform, --max-concurrent of the exporter), or raise the limit"
 		}
 		return serverMessage(pgErr)
 	case errors.Is(err, context.DeadlineExceeded):
-		return "no answer in time; check the host, the port and the network between"
+		return "no answer in time; check the host, the port and the network"
 	case errors.As(err, &dns):
 		return "the host name does not resolve"
 	case errors.As(err, &unknownAuthority):
@@ -189,25 +189,21 @@ func attemptCause(c *pgconn.Config, err error) string {
 		return "the server's certificate is not valid: " + strings.TrimPrefix(invalid.Error(), "x509: ")
 	case errors.As(err, &op) && op.Op == "remote error":
 		return "the server refused TLS: " + op.Err.Error() + "; check the client certificate"
-	case errors.As(err, &op) && op.Op != "dial" && hasCertificate(c):
-		// With TLS 1.3 the server refuses it after the handshake, and the connection
-		// may be gone before its word is read.
+	case errors.As(err, &op) && op.Op != "dial" && c.TLSConfig != nil && len(c.TLSConfig.Certificates) > 0:
+		// With TLS 1.3 the server rejects the certificate after the handshake, and the
+		// connection may be closed before its alert is read.
 		return op.Err.Error() + "; check the client certificate, which the server may have refused"
 	case errors.As(err, &op):
 		return op.Err.Error() + "; is the server running there?"
 	case refusesTLS(err):
-		return "the server offers no TLS; set sslmode to disable if that is intended"
+		return "the server does not support TLS; set sslmode to disable if that is intended"
 	}
 	causes := strings.Split(oneLine(err.Error()), "): ")
 	cause := causes[len(causes)-1]
 	if unwanted, found := strings.CutPrefix(cause, "ValidateConnect failed: "); found {
-		return unwanted + "; target_session_attrs asks for another"
+		return unwanted + "; target_session_attrs requires another"
 	}
 	return cause
-}
-
-func hasCertificate(c *pgconn.Config) bool {
-	return c.TLSConfig != nil && len(c.TLSConfig.Certificates) > 0
 }
 
 func refusesTLS(err error) bool {
@@ -216,7 +212,7 @@ func refusesTLS(err error) bool {
 
 func notListed(e *pgconn.PgError) bool { return strings.HasPrefix(e.Message, "no pg_hba.conf entry") }
 
-// authRemedy goes by the English message, as no other field tells these apart.
+// authRemedy reads the English message, as no other field distinguishes these errors.
 func authRemedy(c *pgconn.Config, e *pgconn.PgError) string {
 	plain := strings.HasSuffix(e.Message, "no encryption") || strings.HasSuffix(e.Message, "SSL off") // before 14
 	switch {
@@ -227,9 +223,9 @@ func authRemedy(c *pgconn.Config, e *pgconn.PgError) string {
 	case strings.Contains(e.Message, "client certificate"):
 		return "set clientcert, or sslcert and sslkey in a URL, to a certificate of this user"
 	case strings.HasPrefix(e.Message, "certificate authentication failed"):
-		return "the client certificate is not this user's"
+		return "the client certificate belongs to another user"
 	case strings.HasPrefix(e.Message, "Peer authentication failed"):
-		return "on this socket a user of the operating system logs in as the role of the same name; set host to log in with a password"
+		return "on this socket, each user of the operating system logs in as the role of the same name; set host to log in with a password"
 	case strings.HasPrefix(e.Message, "PAM authentication failed"):
 		return "check username and password; with IAM on Amazon RDS, that the role is a member of rds_iam and the policy allows rds-db:connect"
 	case e.Code == pgerrcode.InvalidPassword && c.Password == "":
@@ -249,7 +245,7 @@ func namesOf(c *x509.Certificate) string {
 	return strings.Join(names, ", ")
 }
 
-// oneLine joins lines as sentences are joined: errors.Join puts each on its own.
+// oneLine joins lines with semicolons, as errors.Join separates errors by newlines.
 func oneLine(s string) string {
 	var lines []string
 	for line := range strings.Lines(s) {

@@ -17,7 +17,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
-// connect is the message of a connection that fails.
+// connect returns the message of a connection that fails.
 func connect(t *testing.T, c postgres.Config) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -32,15 +32,15 @@ func connect(t *testing.T, c postgres.Config) string {
 		t.Fatal("connected")
 	}
 	if !postgres.Unreachable(err) {
-		t.Errorf("a later attempt is no use after %v", err)
+		t.Errorf("Unreachable is false for %v", err)
 	}
-	// As code that was about to do something wraps it.
+	// Wrapped, as callers do.
 	message := postgres.Message(fmt.Errorf("read freshness: %w", err))
 	if strings.ContainsRune(message, '\n') {
 		t.Errorf("more than one line: %s", message)
 	}
 	if c.Password != "" && strings.Contains(message, c.Password) {
-		t.Errorf("it holds the password: %s", message)
+		t.Errorf("it contains the password: %s", message)
 	}
 	return message
 }
@@ -52,7 +52,7 @@ func wantMessage(t *testing.T, got, want string) {
 	}
 }
 
-// server is where the test server listens, and a role's login.
+// server returns the address of the test server with the login of a role.
 func server(t *testing.T) (postgres.Config, string) {
 	t.Helper()
 	noEnvironment(t)
@@ -88,7 +88,7 @@ func TestMessageMissingDatabase(t *testing.T) {
 func TestMessageNoTLS(t *testing.T) {
 	config, where := server(t)
 	config.SSLMode = "require"
-	wantMessage(t, connect(t, config), where+"the server offers no TLS; set sslmode to disable if that is intended")
+	wantMessage(t, connect(t, config), where+"the server does not support TLS; set sslmode to disable if that is intended")
 }
 
 func TestMessageUnreachable(t *testing.T) {
@@ -112,7 +112,7 @@ func TestMessageUnreachable(t *testing.T) {
 		"nobody listens, preferring TLS": {host: "127.0.0.1", mode: "prefer", port: 1, want: `at 127.0.0.1:1, database "db", as user "me": connect: connection refused; is the server running there?`},
 		"no database named":              {host: "127.0.0.1", port: 1, database: "-", want: `at 127.0.0.1:1, database "me", as user "me": connect: connection refused; is the server running there?`},
 		"no socket":                      {host: "/nowhere", port: 5432, want: `at /nowhere/.s.PGSQL.5432, database "db", as user "me": connect: no such file or directory; is the server running there?`},
-		"no answer":                      {host: "127.0.0.1", port: silent, timeout: time.Second, want: fmt.Sprintf(`at 127.0.0.1:%d, database "db", as user "me": no answer in time; check the host, the port and the network between`, silent)},
+		"no answer":                      {host: "127.0.0.1", port: silent, timeout: time.Second, want: fmt.Sprintf(`at 127.0.0.1:%d, database "db", as user "me": no answer in time; check the host, the port and the network`, silent)},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -151,12 +151,12 @@ func TestMessageOfOthers(t *testing.T) {
 	}
 }
 
-// A server that refuses with an error of its own.
+// The server refuses the login with an error.
 func TestMessageRefusal(t *testing.T) {
 	noEnvironment(t)
 	for code, want := range map[string]string{
 		pgerrcode.CannotConnectNow:   "the database system is starting up; try again when it is up",
-		pgerrcode.TooManyConnections: "the database system is starting up (SQLSTATE 53300); take fewer (max_connections in Terraform, --max-concurrent of the exporter), or raise the limit",
+		pgerrcode.TooManyConnections: "the database system is starting up (SQLSTATE 53300); use fewer (max_connections in Terraform, --max-concurrent of the exporter), or raise the limit",
 	} {
 		port := refusing(t, code, "the database system is starting up")
 		got := connect(t, postgres.Config{Host: "127.0.0.1", Port: port, Database: "db", Username: "me", Password: "secret", SSLMode: "disable"})
@@ -164,7 +164,7 @@ func TestMessageRefusal(t *testing.T) {
 	}
 }
 
-// refusing is the port of a server that answers each login with an error.
+// refusing returns the port of a server that answers each login with an error.
 func refusing(t *testing.T, code, message string) int {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

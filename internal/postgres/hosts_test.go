@@ -24,7 +24,7 @@ func TestSeveralHosts(t *testing.T) {
 		"the first is down": {hosts: where},
 		"read-write":        {hosts: where, attributes: "read-write"},
 		"primary":           {hosts: where, attributes: "primary"},
-		"none is a standby": {hosts: where, attributes: "standby", want: fmt.Sprintf("127.0.0.1:1: connect: connection refused; is the server running there?; and at %s:%d: server is not in hot standby mode; target_session_attrs asks for another",
+		"none is a standby": {hosts: where, attributes: "standby", want: fmt.Sprintf("127.0.0.1:1: connect: connection refused; is the server running there?; and at %s:%d: server is not in hot standby mode; target_session_attrs requires another",
 			config.Host, config.Port)},
 		"a standby if there is one": {hosts: where, attributes: "prefer-standby"},
 		"the first has no name":     {hosts: "host.invalid," + where, attributes: "standby", want: "host.invalid: the host name does not resolve; and at 127.0.0.1:1: connect"},
@@ -46,8 +46,8 @@ func TestSeveralHosts(t *testing.T) {
 	}
 }
 
-// Of a server that gives no answer, a standby and its primary, the one is found that
-// target_session_attrs asks for.
+// target_session_attrs selects the right one of an unresponsive server, a standby and
+// its primary.
 func TestTargetSession(t *testing.T) {
 	noEnvironment(t)
 	primary, err := postgrestest.Start(t.Context(), postgrestest.Options{})
@@ -98,7 +98,7 @@ func TestTargetSession(t *testing.T) {
 	}
 }
 
-// What psql reads is read here too.
+// The service file and the password file apply, as in psql.
 func TestServiceAndPasswordFile(t *testing.T) {
 	config, _ := server(t)
 	dir := t.TempDir()
@@ -117,7 +117,7 @@ func TestServiceAndPasswordFile(t *testing.T) {
 	mustConnect(t, postgres.Config{})
 }
 
-// What the server makes of the environment, where nothing else is given.
+// The environment variables apply if nothing else is configured.
 func TestEnvironment(t *testing.T) {
 	config, _ := server(t)
 	for name, value := range map[string]string{
@@ -158,7 +158,7 @@ func TestUnixSocket(t *testing.T) {
 	if !strings.HasPrefix(dir, "/") {
 		t.Skipf("the server has no socket in a folder, but %q", dir)
 	}
-	// The socket trusts whoever reaches it.
+	// The socket asks for no password.
 	mustConnect(t, postgres.Config{Host: dir, Port: int(conn.Port), Database: conn.Database, Username: conn.User})
 }
 

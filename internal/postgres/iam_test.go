@@ -24,8 +24,8 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// noAWS hides what the machine says about AWS, and sets the credentials that the
-// tests expect.
+// noAWS hides this machine's settings for AWS, and sets the credentials that the tests
+// expect.
 func noAWS(t *testing.T) {
 	t.Helper()
 	for _, name := range []string{"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_WEB_IDENTITY_TOKEN_FILE"} {
@@ -51,8 +51,8 @@ func TestIAMLogsInWithTokens(t *testing.T) {
 	}
 }
 
-// A token lives for 15 minutes, and its signature holds the time: each
-// connection of one pool must have one of its own.
+// A token is valid for 15 minutes from the time in its signature, so each connection of
+// a pool must have a token of its own.
 func TestIAMTokensAreNew(t *testing.T) {
 	noEnvironment(t)
 	noAWS(t)
@@ -71,7 +71,7 @@ func TestIAMTokensAreNew(t *testing.T) {
 		}
 		_ = conn.Conn().Close(t.Context()) // so that the next one is new
 		conn.Release()
-		// Signed times are whole seconds.
+		// The signed time has a resolution of a second.
 		for second := time.Now().Unix(); time.Now().Unix() == second; {
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -128,7 +128,7 @@ func TestIAMRefuses(t *testing.T) {
 	}{
 		"without TLS":   {postgres.Config{Host: "h", SSLMode: "disable"}, "a token must not be sent without TLS"},
 		"TLS at will":   {postgres.Config{Host: "h", SSLMode: "allow"}, "a token must not be sent without TLS"},
-		"several hosts": {postgres.Config{URL: "postgres://a,b/db?sslmode=require"}, "a token is for one server"},
+		"several hosts": {postgres.Config{URL: "postgres://a,b/db?sslmode=require"}, "a token is valid for one server"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.config.IAM = &postgres.IAM{Region: "eu-west-1"}
@@ -143,8 +143,8 @@ func TestIAMRefuses(t *testing.T) {
 		env  string // to empty
 		want string
 	}{
-		"no region":      {iam: postgres.IAM{}, want: "no region is known; set aws_rds_iam_region, or AWS_REGION"},
-		"no credentials": {iam: postgres.IAM{Region: "eu-west-1"}, env: "AWS_ACCESS_KEY_ID", want: `database "db", as user "me": IAM authentication: no credentials of AWS to sign a token with: `},
+		"no region":      {iam: postgres.IAM{}, want: "no region is configured; set aws_rds_iam_region, or AWS_REGION"},
+		"no credentials": {iam: postgres.IAM{Region: "eu-west-1"}, env: "AWS_ACCESS_KEY_ID", want: `database "db", as user "me": IAM authentication: retrieve AWS credentials to sign a token: `},
 		"no profile":     {iam: postgres.IAM{Region: "eu-west-1", Profile: "gone"}, want: "gone"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -163,8 +163,8 @@ func TestIAMRefuses(t *testing.T) {
 	}
 }
 
-// A server that offers no TLS gets no token, though sslmode prefer, the default, goes
-// on without.
+// A server without TLS gets no token, although sslmode prefer, the default, would
+// continue without TLS.
 func TestIAMNeedsTLS(t *testing.T) {
 	noEnvironment(t)
 	noAWS(t)
@@ -190,7 +190,7 @@ func TestIAMNeedsTLS(t *testing.T) {
 		}
 	}()
 	got := connect(t, postgres.Config{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, Database: "db", Username: "me", Password: "ignored", IAM: &postgres.IAM{Region: "eu-west-1"}})
-	if !strings.Contains(got, "the server offers no TLS") {
+	if !strings.Contains(got, "the server does not support TLS") {
 		t.Error(got)
 	}
 	if first, then := <-asked, <-asked; fmt.Sprintf("%T", first) != "*pgproto3.SSLRequest" || then != nil || len(asked) > 0 {
@@ -198,13 +198,13 @@ func TestIAMNeedsTLS(t *testing.T) {
 	}
 }
 
-// token is what a token must say.
+// token is the content of a token.
 type token struct {
 	port                               int
 	user, region, key, secret, session string
 }
 
-// checkToken verifies the signature as the server of AWS would.
+// checkToken verifies the signature like AWS.
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html
 func checkToken(t *testing.T, got string, want token) {
 	t.Helper()
@@ -248,8 +248,8 @@ func checkToken(t *testing.T, got string, want token) {
 	}
 }
 
-// rds is a server that asks for a password in clear, over TLS, as RDS does for
-// tokens, and takes any.
+// rds is a server that asks for a cleartext password over TLS, as RDS does for tokens,
+// and accepts any.
 type rds struct {
 	port int
 	got  chan string

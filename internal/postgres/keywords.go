@@ -9,10 +9,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// libpqKeywords are those of libpq that pgx does not know, and would send to the
-// server as settings, which it refuses. The true ones change nothing here: what they
-// are about is not done, or done in any case. To ignore one of the others would be
-// to connect elsewhere, or less safely, than was asked.
+// libpqKeywords are keywords of libpq that pgx does not know. It would send them to the
+// server as settings, which the server rejects. Those with true can be ignored: they
+// are about something that is not done here, or is done anyway. Ignoring one of the
+// others would connect to another server, or less securely, than requested.
 // https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 var libpqKeywords = map[string]bool{
 	"fallback_application_name": true,
@@ -36,8 +36,7 @@ var libpqKeywords = map[string]bool{
 	"sslcrldir":                false,
 }
 
-// libpqSettings takes libpq's keywords out of the settings that are sent to the
-// server.
+// libpqSettings removes libpq's keywords from the settings that are sent to the server.
 func libpqSettings(config *pgconn.Config) error {
 	if os.Getenv("PGHOSTADDR") != "" {
 		return settingsError("PGHOSTADDR is not supported; set PGHOST")
@@ -52,16 +51,16 @@ func libpqSettings(config *pgconn.Config) error {
 		}
 		delete(config.RuntimeParams, keyword)
 	}
-	// pgx speaks UTF8 only; auto is the terminal's, which is not asked here.
+	// pgx supports only UTF8; auto means the terminal's encoding.
 	if config.RuntimeParams["client_encoding"] == "auto" {
 		delete(config.RuntimeParams, "client_encoding")
 	}
 	return nil
 }
 
-// misreadPassword finds what comes of a password in a URL with an @ or a / that is
-// not percent-encoded: part of it would be taken for the host or for the database,
-// which messages name.
+// misreadPassword detects a password in a URL with an @ or a / that is not
+// percent-encoded. Part of it would be read as the host or the database, and appear in
+// messages.
 func misreadPassword(dsn string, config *pgconn.Config) error {
 	var path string
 	if _, rest, isURL := strings.Cut(dsn, "://"); isURL && !strings.ContainsRune(dsn[:len(dsn)-len(rest)], '=') {
@@ -73,7 +72,7 @@ func misreadPassword(dsn string, config *pgconn.Config) error {
 		hosts = append(hosts, f.Host)
 	}
 	if strings.Contains(path, "@") || slices.ContainsFunc(hosts, func(h string) bool { return strings.Contains(h, "@") && !strings.HasPrefix(h, "/") }) {
-		return settingsError("an @ is where none can be; in the user name and password of a url write %%40 for it, and %%2F for a /")
+		return settingsError("unexpected @; in the user name and password of a url, write %%40 for @ and %%2F for /")
 	}
 	return nil
 }
@@ -82,9 +81,9 @@ func settingsError(format string, args ...any) error {
 	return fmt.Errorf("connection settings of PostgreSQL: "+format, args...)
 }
 
-// unreadable is an error of pgx about the settings, without what it quotes of
-// them: it hides a password where it recognises one, and a malformed URL may be all
-// password.
+// unreadable is an error of pgx about the settings, without what it quotes of them: pgx
+// hides a password only where it recognizes one, and any part of a malformed URL may be
+// the password.
 type unreadable struct{ error }
 
 func (e *unreadable) Unwrap() error { return e.error }
@@ -96,9 +95,9 @@ func (e *unreadable) Error() string {
 	}
 	switch {
 	case strings.HasPrefix(text, "failed to parse as URL"):
-		text = "the url cannot be read; its parameters are name=value with & between, and what is no letter or digit in a user name, password or value is written as % and two hexadecimal digits"
+		text = "the url cannot be parsed; separate its parameters, name=value, by &, and write each character of a user name, password or value that is neither a letter nor a digit as % and two hexadecimal digits"
 	case strings.HasPrefix(text, "failed to parse as keyword/value"):
-		text = "the url is no list of keyword=value; put a value with spaces between single quotes, with \\ before each ' and \\ in it"
+		text = "the url is not a list of keyword=value; enclose a value with spaces in single quotes, and write \\ before each ' and \\ in it"
 	case strings.Contains(text, "failed to parse private key"):
 		text += "; if the key is encrypted, decrypt it (openssl pkey -in KEY -out DECRYPTED)"
 	case strings.Contains(text, "unable to find sslpassword"):

@@ -52,7 +52,7 @@ func newAuthority(t *testing.T) authority {
 	return authority{certificate: certificate, key: key, pem: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}
 }
 
-// issue makes a certificate for a host or a user.
+// issue issues a certificate for a host or a user.
 func (a authority) issue(t *testing.T, name string) (certificate, key []byte) {
 	t.Helper()
 	return a.issueUntil(t, name, time.Now().Add(time.Hour))
@@ -85,7 +85,7 @@ func (a authority) issueUntil(t *testing.T, name string, until time.Time) (certi
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 }
 
-// tlsServer is a real server with TLS, and what it lets in by which means.
+// tlsServer is a PostgreSQL server with TLS and roles for each authentication method.
 func tlsServer(t *testing.T, ca authority) postgres.Config {
 	t.Helper()
 	noEnvironment(t)
@@ -109,7 +109,7 @@ func tlsServer(t *testing.T, ca authority) postgres.Config {
 			t.Fatalf("%s: %v", sql, err)
 		}
 	}
-	// The server writes its own files, since the key must be its own.
+	// The server writes these files itself, as it must own the key.
 	write := func(name, text string) {
 		t.Helper()
 		exec(fmt.Sprintf("COPY (SELECT unnest(string_to_array($text$%s$text$, E'\\n'))) TO PROGRAM 'umask 077; cat > %s' WITH (FORMAT csv, QUOTE E'\\x01')",
@@ -234,13 +234,13 @@ func TestTLS(t *testing.T) {
 		"a certificate of another user": {with(func(c *postgres.Config) {
 			cert, key := ca.issue(t, "somebody")
 			c.Username, c.SSLCert, c.SSLKey = "cert_user", string(cert), string(key)
-		}), `certificate authentication failed for user "cert_user"; the client certificate is not this user's`},
+		}), `certificate authentication failed for user "cert_user"; the client certificate belongs to another user`},
 		"a certificate of another authority": {with(func(c *postgres.Config) {
 			cert, key := other.issue(t, "cert_user")
 			c.Username, c.SSLCert, c.SSLKey = "cert_user", string(cert), string(key)
 		}), "; check the client certificate"},
-		// Of what sslmode prefer tries, the attempt without TLS tells nothing here.
-		"no standby":                      {with(func(c *postgres.Config) { c.URL = "target_session_attrs=standby" }), "server is not in hot standby mode; target_session_attrs asks for another"},
+		// The attempt without TLS, which sslmode prefer adds, says nothing about the cause.
+		"no standby":                      {with(func(c *postgres.Config) { c.URL = "target_session_attrs=standby" }), "server is not in hot standby mode; target_session_attrs requires another"},
 		"no channel binding":              {with(func(c *postgres.Config) { c.URL, c.Username = "channel_binding=require", "md5_user" }), "channel binding required but server did not authenticate using channel binding"},
 		"no client certificate":           {with(func(c *postgres.Config) { c.Username, c.SSLMode = "cert_user", "require" }), "client certificate; set clientcert,"},
 		"wrong password, scram":           {with(func(c *postgres.Config) { c.Password = "not this" }), "check username and password"},

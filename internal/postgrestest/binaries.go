@@ -67,10 +67,8 @@ func (f finder) find(ctx context.Context) (binaries, error) {
 		return binaries{}, fmt.Errorf("look for a PostgreSQL server: %w", err)
 	}
 	installErr := f.install(ctx)
-	if installErr == nil {
-		if b, err = f.installed(ctx); err == nil {
-			return b, nil
-		}
+	if b, err = f.installed(ctx); err == nil {
+		return b, nil
 	}
 	return binaries{}, fmt.Errorf("no PostgreSQL server found: install PostgreSQL %d or later "+
 		"(such as apt-get install postgresql, dnf install postgresql-server, brew install postgresql), "+

@@ -35,7 +35,7 @@ func script(t *testing.T, file, body string) {
 	}
 }
 
-// fakeServer writes a postgres that knows its version, and an initdb.
+// fakeServer writes a postgres that prints a version, and an initdb.
 func fakeServer(t *testing.T, dir, version string) {
 	t.Helper()
 	script(t, filepath.Join(dir, "postgres"), fmt.Sprintf("echo 'postgres (PostgreSQL) %s'", version))
@@ -148,33 +148,6 @@ func TestFind(t *testing.T) {
 			}
 			if want := filepath.Join(root, test.want); got.dir != want || got.version/10000 != test.wantMajor {
 				t.Errorf("found %v, want %s, PostgreSQL %d", got, want, test.wantMajor)
-			}
-		})
-	}
-}
-
-func TestForbidDebianClusters(t *testing.T) {
-	for _, existing := range []string{"", "admin.conf"} {
-		t.Run("existing "+existing, func(t *testing.T) {
-			etc := filepath.Join(t.TempDir(), "postgresql-common")
-			folder := filepath.Join(etc, "createcluster.d")
-			if existing != "" {
-				script(t, filepath.Join(folder, existing), "")
-			}
-			allow, err := forbidDebianClusters(folder)
-			if err != nil {
-				t.Fatal(err)
-			}
-			file := filepath.Join(folder, "postgrestest.conf")
-			if content, err := os.ReadFile(file); string(content) != "create_main_cluster = false\n" {
-				t.Errorf("wrote %q (%v)", content, err)
-			}
-			allow()
-			if exists(file) {
-				t.Error("the file is still there")
-			}
-			if got, want := exists(etc), existing != ""; got != want {
-				t.Errorf("the directory exists: %v, want %v", got, want)
 			}
 		})
 	}

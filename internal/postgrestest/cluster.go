@@ -39,8 +39,7 @@ type cluster struct {
 	// other processes that the databases of this run are in use.
 	admin *pgxpool.Pool
 
-	mu        sync.Mutex // guards templates
-	templates map[string]*template
+	templates sync.Map // by key: a function that returns a database's name and an error
 }
 
 // shared returns the cluster of this test binary, started by the first call.
@@ -65,9 +64,7 @@ var shared = sync.OnceValues(func() (*cluster, error) {
 func useServer(ctx context.Context, given string) (*cluster, error) {
 	c, err := openCluster(ctx, given)
 	if err == nil {
-		if err = c.dropLeftovers(ctx); err != nil {
-			c.admin.Close()
-		}
+		err = c.dropLeftovers(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", urlEnv, err)
@@ -76,7 +73,7 @@ func useServer(ctx context.Context, given string) (*cluster, error) {
 }
 
 func openCluster(ctx context.Context, superuserURL string) (*cluster, error) {
-	c := &cluster{run: newRun(), templates: map[string]*template{}}
+	c := &cluster{run: newRun()}
 	var err error
 	if c.admin, err = openAdmin(ctx, superuserURL, c.run); err != nil {
 		return nil, err
@@ -194,11 +191,29 @@ func (c *cluster) create(ctx context.Context, template string) (string, error) {
 	return name, nil
 }
 
-func (c *cluster) drop(ctx context.Context, database string) error {
-	if err := c.do(ctx, "DROP DATABASE IF EXISTS "+quote(database)+" WITH (FORCE)"); err != nil {
-		return fmt.Errorf("drop test database %q: %w", database, err)
+// template returns the name of the template database for a key, which the first
+// caller's setup fills. On a given server it stays until a later run drops the
+// leftovers, as nothing says which test is the last.
+func (c *cluster) template(ctx context.Context, key string, setup func(context.Context, *pgx.Conn) error) (string, error) {
+	once, _ := c.templates.LoadOrStore(key, sync.OnceValues(func() (string, error) { return c.fill(ctx, setup) }))
+	return once.(func() (string, error))() //nolint:forcetypeassert // stored above
+}
+
+func (c *cluster) fill(ctx context.Context, setup func(context.Context, *pgx.Conn) error) (string, error) {
+	name, err := c.create(ctx, "template0")
+	if err != nil {
+		return "", err
 	}
-	return nil
+	conn, err := pgx.Connect(ctx, c.urlFor(name, "", ""))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(ctx)
+	if err := setup(ctx, conn); err != nil {
+		return "", err
+	}
+	// Any connection would make copies fail.
+	return name, errors.Join(conn.Close(ctx), c.do(ctx, "ALTER DATABASE "+quote(name)+" ALLOW_CONNECTIONS false"))
 }
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }

@@ -76,8 +76,8 @@ func (d *Database) drop(t testing.TB) {
 	t.Helper()
 	ctx, cancel := cleanupContext()
 	defer cancel()
-	if err := d.cluster.drop(ctx, d.Name); err != nil {
-		t.Errorf("postgrestest: %v", err)
+	if err := d.cluster.do(ctx, "DROP DATABASE IF EXISTS "+quote(d.Name)+" WITH (FORCE)"); err != nil {
+		t.Errorf("postgrestest: drop database %s: %v", d.Name, err)
 		return
 	}
 	d.mu.Lock()

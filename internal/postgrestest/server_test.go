@@ -64,7 +64,7 @@ func processRuns(pid int) bool {
 	}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		// On Linux it went away just now; elsewhere there is no /proc.
+		// On Linux the process has just ended; elsewhere there is no /proc.
 		return !exists("/proc/self/stat")
 	}
 	_, state, _ := strings.Cut(string(stat), ") ")
@@ -101,7 +101,7 @@ func TestStartFailureShowsTheLog(t *testing.T) {
 
 func TestStartCanceled(t *testing.T) {
 	t.Parallel()
-	// At once; in initdb; and perhaps in the server's start.
+	// Before initdb, during initdb, and perhaps while the server starts.
 	for _, after := range []time.Duration{0, 200 * time.Millisecond, time.Second} {
 		ctx, cancel := context.WithTimeout(t.Context(), after)
 		s, err := Start(ctx, Options{})

@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// childEnv makes TestChild do something; see startChild.
+// childEnv activates TestChild; see startChild.
 const childEnv = "POSTGRESTEST_CHILD"
 
-// TestChild is not a test but what the tests of this file run in a process of
-// its own, to end that in every way.
+// TestChild is not a test: the tests of this file run it in a process of its own, and
+// end that process in various ways.
 func TestChild(t *testing.T) {
 	how := os.Getenv(childEnv)
 	if how == "" {
@@ -78,7 +78,7 @@ func (c *child) interrupt(t *testing.T, sig syscall.Signal) {
 	}
 }
 
-// waitFor polls: nobody tells us about processes that are not our children.
+// waitFor polls, as nothing notifies us about processes that are not our children.
 func waitFor(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
@@ -110,7 +110,7 @@ func TestNothingIsLeft(t *testing.T) {
 				end(t, c)
 			}
 			waitFor(t, "the directory is gone", func() bool { return !exists(c.dir) })
-			// Not waited for: they must have gone first.
+			// Without waiting: they must have ended before.
 			for name, pid := range map[string]int{"postmaster": c.postmaster, "backend": c.backend} {
 				if processRuns(pid) {
 					t.Errorf("the %s outlives the directory", name)
@@ -121,7 +121,7 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
-// A killed process must not leave an initdb that still writes, either.
+// A killed process leaves no initdb that still writes, either.
 func TestNothingIsLeftOfInitdb(t *testing.T) {
 	t.Parallel()
 	tmp, err := os.MkdirTemp("/tmp", "pgt") //nolint:usetesting // the server's user cannot reach t.TempDir
@@ -151,8 +151,8 @@ func TestNothingIsLeftOfInitdb(t *testing.T) {
 	})
 }
 
-// The directory stays as long as anyone may write to it. A stopped backend holds
-// up the postmaster's immediate shutdown until that kills it, after 5 seconds.
+// The directory stays as long as a process may write to it. A stopped backend delays
+// the postmaster's immediate shutdown until the postmaster kills it, after 5 seconds.
 func TestFolderOutlivesServer(t *testing.T) {
 	t.Parallel()
 	c := startChild(t, "wait")

@@ -1,5 +1,4 @@
-// Package terraformcli finds a Terraform for the demo and for tests that run
-// one themselves.
+// Package terraformcli finds Terraform for the demo and for tests that run it.
 package terraformcli
 
 import (
@@ -12,17 +11,18 @@ import (
 	"github.com/hashicorp/hc-install/releases"
 )
 
-const fetchTimeout = 5 * time.Minute
+const downloadTimeout = 5 * time.Minute
 
-// Find is the terraform on PATH, else the latest release, fetched into dir.
+// Find returns the path of the terraform on PATH, or else downloads the latest release
+// into dir.
 func Find(ctx context.Context, dir string) (string, error) {
 	found, err := exec.LookPath("terraform")
 	if err == nil {
 		return found, nil
 	}
-	latest := &releases.LatestVersion{Product: product.Terraform, InstallDir: dir, Timeout: fetchTimeout}
+	latest := &releases.LatestVersion{Product: product.Terraform, InstallDir: dir, Timeout: downloadTimeout}
 	if found, err = latest.Install(ctx); err != nil {
-		return "", fmt.Errorf("there is no terraform on PATH, and it could not be fetched; install Terraform 1.8 or later: %w", err)
+		return "", fmt.Errorf("there is no terraform on PATH, and the download failed; install Terraform 1.8 or later: %w", err)
 	}
 	return found, nil
 }

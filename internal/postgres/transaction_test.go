@@ -17,8 +17,8 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
-// Each case is a transaction of ours that comes to wait for another's, and what
-// the server says when that has ended; in the end it has been retried.
+// In each case our transaction waits for another one, and the server reports a conflict
+// when that has ended; Retry then runs it again.
 func TestRetryWithServer(t *testing.T) {
 	const setup = `CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 0), (2, 0)`
 	cases := map[string]struct {
@@ -55,7 +55,7 @@ func TestRetryWithServer(t *testing.T) {
 			then: "COMMIT", state: "40001", retryable: true, atLast: true,
 		},
 		"deadlock": {
-			// Who detects it is who asks: not the other.
+			// The session whose deadlock_timeout ends first gets the error: ours.
 			other: []string{"SET LOCAL deadlock_timeout = '10min'; UPDATE t SET n = 1 WHERE id = 1"},
 			ours:  []string{"SET LOCAL deadlock_timeout = '2s'; UPDATE t SET n = 2 WHERE id = 2", "UPDATE t SET n = 2 WHERE id = 1"},
 			then:  "UPDATE t SET n = 1 WHERE id = 2; COMMIT", state: "40P01", retryable: true, atLast: true,
@@ -107,7 +107,7 @@ func TestRetryWithServer(t *testing.T) {
 	}
 }
 
-// run leaves no transaction open.
+// run runs statements, and rolls back after an error.
 func run(ctx context.Context, conn *pgx.Conn, statements []string) error {
 	for _, sql := range statements {
 		if _, err := conn.Exec(ctx, sql); err != nil {
@@ -127,7 +127,7 @@ func execute(t *testing.T, conn *pgx.Conn, statements ...string) {
 	}
 }
 
-// waits returns once conn waits for another session.
+// waits waits until another session blocks conn.
 func waits(t *testing.T, db *postgrestest.Database, conn *pgx.Conn) {
 	t.Helper()
 	watcher := db.Connect(t)
@@ -140,7 +140,7 @@ func waits(t *testing.T, db *postgrestest.Database, conn *pgx.Conn) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("nobody waits")
+			t.Fatal("no session is blocked")
 		}
 	}
 }
@@ -150,7 +150,7 @@ func TestRetryGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts, start := 0, time.Now()
 		err := postgres.Retry(t.Context(), func() error { attempts++; return deadlock })
-		if attempts != 10 || !errors.Is(err, deadlock) || !strings.Contains(err.Error(), "given up after 10 attempts") {
+		if attempts != 10 || !errors.Is(err, deadlock) || !strings.Contains(err.Error(), "gave up after 10 attempts") {
 			t.Errorf("%d attempts, then %v", attempts, err)
 		}
 		if took := time.Since(start); took < 4*time.Second || took > 20*time.Second {
@@ -193,7 +193,8 @@ func TestRetryable(t *testing.T) {
 	}
 }
 
-// What a COMMIT says for certain is certain; what may have been done is not retried.
+// An error of COMMIT is certain only if the server says so; an uncertain one is not
+// retried.
 func TestCommit(t *testing.T) {
 	db := postgrestest.New(t)
 	db.Exec(t, `CREATE TABLE t (n int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO t VALUES (1);
