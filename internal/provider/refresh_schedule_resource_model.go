@@ -5,19 +5,20 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 var totalsTypes = map[string]attr.Type{"jobs": types.StringType, "objects": types.StringType}
 
 // row is the table's row of a model whose values are all known.
-func (m refreshScheduleModel) row(viewName string) schedule.Row {
+func (m refreshScheduleModel) row(viewName string) store.Schedule {
 	settings := map[string]string{}
 	for name, element := range m.Settings.Elements() {
 		if value, ok := element.(types.String); ok {
 			settings[name] = value.ValueString()
 		}
 	}
-	return schedule.Row{
+	return store.Schedule{
 		ViewName: viewName,
 		Spec: schedule.Spec{
 			Cron:            m.Cron.ValueString(),
@@ -39,7 +40,7 @@ func (m refreshScheduleModel) row(viewName string) schedule.Row {
 }
 
 // set takes over what the table says; view and log_schema stay as configured.
-func (m *refreshScheduleModel) set(row schedule.Row) {
+func (m *refreshScheduleModel) set(row store.Schedule) {
 	m.Cron = stringOrNull(row.Cron)
 	m.Every = durationValue(row.Every)
 	m.TargetStaleness = durationValue(row.TargetStaleness)

@@ -12,9 +12,11 @@ import (
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // ModifyPlan fills in what is known before apply, and has the server check what
@@ -67,8 +69,8 @@ func (r *refreshScheduleResource) checkPlan(ctx context.Context, plan refreshSch
 	if diags.HasError() || plan.View.IsUnknown() || plan.LogSchema.IsUnknown() {
 		return
 	}
-	target, found, err := lookUp(ctx, func() (schedule.Target, bool, error) {
-		return schedule.Resolve(ctx, pool, plan.LogSchema.ValueString(), plan.View.ValueString())
+	target, found, err := lookUp(ctx, func() (store.ScheduleTarget, bool, error) {
+		return store.New(plan.LogSchema.ValueString()).ResolveTarget(ctx, pool, plan.View.ValueString())
 	})
 	switch {
 	case tablesMissing(err):
@@ -85,11 +87,11 @@ func (r *refreshScheduleResource) checkPlan(ctx context.Context, plan refreshSch
 }
 
 // checkMethod warns of concurrent refreshes that could only fail.
-func (r *refreshScheduleResource) checkMethod(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, pool *pgxpool.Pool, target schedule.Target, diags *diag.Diagnostics) {
+func (r *refreshScheduleResource) checkMethod(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, pool *pgxpool.Pool, target store.ScheduleTarget, diags *diag.Diagnostics) {
 	if plan.Method.ValueString() != string(refresh.Concurrently) || state != nil && state.Method.Equal(plan.Method) && state.View.Equal(plan.View) {
 		return
 	}
-	v, err := r.client.catalog.read(ctx, pool, target.View)
+	v, err := r.client.catalog.read(ctx, pool, matview.Name{Schema: target.Schema, Relation: target.Relation})
 	if err != nil || v == nil || v.SupportsConcurrentRefresh() {
 		return // what is wrong with the catalog is said elsewhere
 	}
@@ -100,18 +102,18 @@ func (r *refreshScheduleResource) checkMethod(ctx context.Context, plan refreshS
 
 // prepare finds the view that the plan means and repeats the checks, now that
 // all is known.
-func (r *refreshScheduleResource) prepare(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) schedule.Target {
+func (r *refreshScheduleResource) prepare(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) store.ScheduleTarget {
 	if diags.HasError() {
-		return schedule.Target{}
+		return store.ScheduleTarget{}
 	}
 	view := plan.View.ValueString()
 	pool, err := r.client.open(ctx)
 	if err != nil {
 		addError(diags, "Cannot store the schedule of "+view, err)
-		return schedule.Target{}
+		return store.ScheduleTarget{}
 	}
-	target, found, err := lookUp(ctx, func() (schedule.Target, bool, error) {
-		return schedule.Resolve(ctx, pool, plan.LogSchema.ValueString(), view)
+	target, found, err := lookUp(ctx, func() (store.ScheduleTarget, bool, error) {
+		return store.New(plan.LogSchema.ValueString()).ResolveTarget(ctx, pool, view)
 	})
 	switch {
 	case err != nil:
@@ -129,7 +131,7 @@ func (r *refreshScheduleResource) prepare(ctx context.Context, plan refreshSched
 
 // checkTotals looks only at what is new: parsing an expression takes a lock on
 // the view, which a blocking refresh would hold up.
-func (m refreshScheduleModel) checkTotals(ctx context.Context, pool *pgxpool.Pool, target schedule.Target, state *refreshScheduleModel, diags *diag.Diagnostics) {
+func (m refreshScheduleModel) checkTotals(ctx context.Context, pool *pgxpool.Pool, target store.ScheduleTarget, state *refreshScheduleModel, diags *diag.Diagnostics) {
 	for _, name := range []string{"jobs", "objects"} {
 		expression := m.total(name)
 		if expression.IsNull() || expression.IsUnknown() {
@@ -138,7 +140,7 @@ func (m refreshScheduleModel) checkTotals(ctx context.Context, pool *pgxpool.Poo
 		if state != nil && state.ID.ValueString() == target.ViewName && state.total(name).Equal(expression) {
 			continue
 		}
-		err := schedule.CheckTotal(ctx, pool, target.View, expression.ValueString())
+		err := store.CheckTotal(ctx, pool, target, expression.ValueString())
 		attribute := path.Root("totals").AtName(name)
 		switch {
 		case err == nil:
@@ -165,7 +167,7 @@ func (m refreshScheduleModel) checkSettings(ctx context.Context, pool *pgxpool.P
 			diags.AddAttributeError(attribute, "Invalid setting", "The value is null.")
 			continue
 		}
-		if err := schedule.CheckSetting(ctx, pool, name, value.ValueString()); err != nil {
+		if err := store.CheckSetting(ctx, pool, name, value.ValueString()); err != nil {
 			diags.AddAttributeError(attribute, "Invalid setting", postgres.Message(err))
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
-	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // scheduledView is the view of a schedule, as last seen, beside the state: a
@@ -58,8 +58,8 @@ func (v scheduledView) now(ctx context.Context, pool *pgxpool.Pool, catalog *cat
 			return v, false, err
 		}
 		if renamed != nil && renamed.ID != v.ID {
-			_, stored, err := lookUp(ctx, func() (schedule.Row, bool, error) {
-				return schedule.Get(ctx, pool, state.LogSchema.ValueString(), renamed.ID)
+			_, stored, err := lookUp(ctx, func() (store.Schedule, bool, error) {
+				return store.New(state.LogSchema.ValueString()).Schedule(ctx, pool, renamed.ID)
 			})
 			if err != nil || stored {
 				return scheduledView{renamed.OID, renamed.ID}, stored, err

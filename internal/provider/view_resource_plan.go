@@ -15,7 +15,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
-	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // viewPlan is one plan: what is planned, from what, and what is known of it.
@@ -416,7 +416,7 @@ func (p *viewPlan) schedule(ctx context.Context, logSchema string, diags *diag.D
 	if p.pool == nil || !p.exists || !p.state.SupportsConcurrentRefresh.ValueBool() || supports.IsUnknown() || supports.ValueBool() {
 		return
 	}
-	row, found, err := schedule.Of(ctx, p.pool, logSchema, p.state.ID.ValueString())
+	row, found, err := store.New(logSchema).ScheduleOf(ctx, p.pool, p.state.ID.ValueString())
 	if err != nil || !found || row.Method != string(refresh.Concurrently) { // the tables may not be there
 		return
 	}
