@@ -100,6 +100,32 @@ INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, hear
 	}
 }
 
+// A second schedule of a view is ignored once, and then counts as unplanned no more:
+// an idle round would otherwise plan it again and again. It does when it changes, and
+// when the schedule that counts is removed.
+func TestIgnoredScheduleIsNotUnplanned(t *testing.T) {
+	p, db := claiming(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS x; INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '1 d'), ('public.v', '2 d')`)
+	l := NewLoop(Options{Pool: p, Schema: "public", AttemptedBy: "test", MaxConcurrent: 1, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	expect := func(after string, want bool) {
+		t.Helper()
+		outlook, err := l.outlook(t.Context(), true)
+		if err != nil || outlook.HasUnplanned != want {
+			t.Errorf("%s: unplanned %v, %v", after, outlook.HasUnplanned, err)
+		}
+		if err := l.planner.plan(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect("inserted", true)
+	expect("planned", false)
+	db.Exec(t, `UPDATE materialized_view_refresh_schedule SET every = '3 d' WHERE view_name = 'public.v'`)
+	expect("changed", true)
+	expect("planned again", false)
+	db.Exec(t, `DELETE FROM materialized_view_refresh_schedule WHERE view_name = 'v'`)
+	expect("the other removed", true)
+	expect("planned in its place", false)
+}
+
 // claiming is a database with the tables of matview and what sql puts there.
 func claiming(t *testing.T, sql string) (*pgxpool.Pool, *postgrestest.Database) {
 	t.Helper()

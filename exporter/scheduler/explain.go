@@ -85,6 +85,21 @@ func (e *Explainer) Explain(ctx context.Context, views []freshness.View) (map[st
 	return explanations, nil
 }
 
+// NextRun explains the next run of one view, by any of its names, for the status
+// page. It leaves the error of the last attempt out, which may quote data.
+func (e *Explainer) NextRun(ctx context.Context, view string) (string, error) {
+	v, found, err := freshness.Find(ctx, e.pool, e.schema, view)
+	if err != nil || !found {
+		return "", err
+	}
+	f, err := e.readFacts(ctx)
+	if err != nil {
+		return "", err
+	}
+	v.LastError = nil
+	return f.nextRun(v), nil
+}
+
 // facts are what the explanations are made of, by canonical names.
 type facts struct {
 	now       time.Time // the database's
@@ -166,7 +181,10 @@ func (f facts) nextRun(v freshness.View) string {
 		if v.ConsecutiveFailures > 1 {
 			failures = fmt.Sprintf("%d failures in a row", v.ConsecutiveFailures)
 		}
-		parts = append(parts, fmt.Sprintf("%s, the last: %s", failures, orEmpty(v.LastError)))
+		if v.LastError != nil {
+			failures += ", the last: " + *v.LastError
+		}
+		parts = append(parts, failures)
 	}
 	for _, name := range f.ignored[v.Name] {
 		parts = append(parts, "ignored: a second schedule, of "+name)

@@ -84,28 +84,3 @@ FROM {history} WHERE outcome = 'running' ORDER BY started_at`)))
 	}
 	return found, nil
 }
-
-// Blocker is a session that holds a lock which a refresh waits for. What it does is
-// its user's business: its query is not read.
-type Blocker struct {
-	ViewName    string
-	PID         uint32
-	Application string // "" as all below: this role may not know
-	Role        string
-	// IdleSince is the begin of its transaction, if it is idle in one; BusySince that
-	// of its query, if not.
-	IdleSince, BusySince *time.Time
-}
-
-// Blockers reads what the running refreshes of one process wait for.
-func (s *Store) Blockers(ctx context.Context, db DB, attemptedBy string) ([]Blocker, error) {
-	return collect[Blocker](db.Query(ctx, s.SQL(`
-SELECT h.view_name, b.pid, coalesce(a.application_name, '') AS application, coalesce(a.usename, '') AS role,
-       CASE WHEN a.state LIKE 'idle in transaction%' THEN a.xact_start END AS idle_since,
-       CASE WHEN a.state NOT LIKE 'idle in transaction%' THEN a.query_start END AS busy_since
-FROM {history} AS h
-CROSS JOIN LATERAL (SELECT DISTINCT pid FROM unnest(pg_blocking_pids(h.backend_pid)) AS pid) AS b
-LEFT JOIN pg_stat_activity AS a ON a.pid = b.pid
-WHERE h.outcome = 'running' AND h.attempted_by = @attempted_by AND h.backend_pid IS NOT NULL
-ORDER BY h.view_name, b.pid`), pgx.NamedArgs{"attempted_by": attemptedBy}))
-}
