@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/matview/terraform-provider-matview/internal/freshness"
@@ -139,30 +138,11 @@ func (w *worker) planNextStart(ctx context.Context, c claim) error {
 	return w.store.SetNextRun(ctx, w.Pool, c.view, next, c.row.TargetStaleness)
 }
 
-// reachability remembers whose target cannot be met.
-type reachability struct {
-	mu    sync.Mutex
-	views map[string]bool
-}
-
-// changes is whether the view's target was in reach and is not, or the reverse.
-func (r *reachability) changes(view string, reachable bool) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if reachable == !r.views[view] {
-		return false
-	}
-	if r.views == nil {
-		r.views = map[string]bool{}
-	}
-	r.views[view] = !reachable
-	return true
-}
-
 // logReachable logs once that a target cannot be met, and once that it can again.
 func (w *worker) logReachable(view string, goal schedule.Goal) {
 	reachable := goal.Reachable()
-	if !w.unreachable.changes(view, reachable) {
+	before, known := w.reachable.Swap(view, reachable)
+	if known && before == reachable || !known && reachable {
 		return
 	}
 	if reachable {

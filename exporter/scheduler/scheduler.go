@@ -10,6 +10,7 @@ package scheduler
 import (
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -65,7 +66,7 @@ type worker struct {
 	store        *store.Store
 	dependencies *dependencies
 	planner      *planner
-	unreachable  reachability
+	reachable    sync.Map // of views with a target: whether it can be met, as last seen
 }
 
 func newWorker(o Options) *worker {
