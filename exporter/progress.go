@@ -14,11 +14,12 @@ import (
 	"golang.org/x/term"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
-// progress shows which views are being refreshed, since when, how long that
-// usually takes, and who holds the lock that one waits for: on a terminal below
-// what has been printed, drawn again and again; elsewhere one line for each wait.
+// progress shows which views are being refreshed, for how long, how long that
+// usually takes, and which session holds the lock that one waits for. On a terminal
+// it redraws that below what has been printed; elsewhere it prints a line for each wait.
 type progress struct {
 	pool        *pgxpool.Pool
 	schema      string
@@ -36,7 +37,7 @@ type progress struct {
 type underWay struct {
 	view  string
 	since time.Time
-	wait  string // for whom
+	wait  string // for which sessions
 }
 
 const (
@@ -53,7 +54,7 @@ func newProgress(a *app, pool *pgxpool.Pool) *progress {
 	return p
 }
 
-// watch keeps what is shown true until stop is called, which removes it.
+// watch keeps what is shown up to date until stop is called, which removes it.
 func (p *progress) watch(ctx context.Context, views []string) (stop func()) {
 	p.expect(ctx, views)
 	ctx, cancel := context.WithCancel(ctx)
@@ -88,7 +89,7 @@ func (p *progress) begin(view string) {
 	p.draw()
 }
 
-// end takes the view off and prints a line about it.
+// end removes the view and prints a line about it.
 func (p *progress) end(view string, to io.Writer, line string) {
 	p.mu.Lock()
 	for i, r := range p.running {
@@ -101,7 +102,7 @@ func (p *progress) end(view string, to io.Writer, line string) {
 	p.print(to, line)
 }
 
-// print writes a line above what is drawn, and draws that anew.
+// print writes a line above what is drawn, and redraws that.
 func (p *progress) print(to io.Writer, line string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -119,7 +120,8 @@ func (p *progress) erase() {
 	}
 }
 
-// draw makes every line fit, since one that wraps cannot be erased.
+// draw truncates each line to the width of the terminal, since a line that wraps
+// could not be erased.
 func (p *progress) draw() {
 	if p.terminal == nil {
 		return
@@ -152,23 +154,7 @@ func (p *progress) expect(ctx context.Context, views []string) {
 	if p.terminal == nil {
 		return
 	}
-	p.usual = map[string]time.Duration{}
-	rows, err := p.pool.Query(ctx, `
-SELECT v, (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY a.took)
-           FROM (SELECT extract(epoch FROM h.finished_at - h.started_at)::double precision AS took FROM `+p.history()+` AS h
-                 WHERE h.view_name = v AND h.outcome = 'succeeded' ORDER BY h.started_at DESC LIMIT 20) AS a)
-FROM unnest($1::text[]) AS v`, views)
-	if err != nil {
-		return
-	}
-	var view string
-	var took *float64
-	_, _ = pgx.ForEachRow(rows, []any{&view, &took}, func() error {
-		if took != nil {
-			p.usual[view] = time.Duration(*took * float64(time.Second))
-		}
-		return nil
-	})
+	p.usual, _ = store.New(p.schema).MedianDurations(ctx, p.pool, views)
 }
 
 // What a session that holds a lock does is its user's business: its query is not shown.

@@ -23,7 +23,7 @@ type refreshing struct {
 	pool      *pgxpool.Pool
 	flags     refreshFlags
 	refresher *refresh.Refresher
-	scheduler *scheduler.Scheduler
+	oneShot   *scheduler.OneShot
 	reader    *freshness.Reader
 	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
 	pusher    *metrics.Pusher       // nil: not pushed to a Pushgateway
@@ -42,7 +42,7 @@ func (f refreshFlags) connections() int { return f.maxConcurrent + 3 }
 // newRefreshing makes what refreshes by the flags. It asks nobody yet.
 func (a *app) newRefreshing(ctx context.Context, pool *pgxpool.Pool, f refreshFlags) (_ *refreshing, err error) {
 	r := &refreshing{app: a, pool: pool, flags: f, refresher: refresh.New(pool, a.schema, attemptedBy())}
-	r.scheduler = scheduler.New(scheduler.Options{
+	r.oneShot = scheduler.NewOneShot(scheduler.Options{
 		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: f.maxConcurrent, Logger: a.logger,
 	})
 	r.reader = freshness.NewReader(pool, a.schema, announceTimeout, time.Now)
@@ -58,7 +58,7 @@ func (a *app) newRefreshing(ctx context.Context, pool *pgxpool.Pool, f refreshFl
 // again is another run with what lives longer than one.
 func (r *refreshing) again(f refreshFlags) *refreshing {
 	return &refreshing{
-		app: r.app, pool: r.pool, flags: f, refresher: r.refresher, scheduler: r.scheduler, reader: r.reader,
+		app: r.app, pool: r.pool, flags: f, refresher: r.refresher, oneShot: r.oneShot, reader: r.reader,
 		publisher: r.publisher, pusher: r.pusher,
 	}
 }
@@ -74,7 +74,7 @@ func (r *refreshing) wanted(ctx context.Context) ([]string, error) {
 
 func (r *refreshing) asked(ctx context.Context) ([]string, error) {
 	if r.flags.due {
-		return r.scheduler.Due(ctx)
+		return r.oneShot.Due(ctx)
 	}
 	var views []freshness.View
 	var err error
@@ -136,7 +136,7 @@ func (r *refreshing) trigger() string {
 // attempt refreshes one view.
 func (r *refreshing) attempt(ctx context.Context, view string, upstream *refresh.UpstreamError) (result refresh.Result, claimed bool, err error) {
 	if r.flags.due {
-		return r.scheduler.RefreshDue(ctx, view)
+		return r.oneShot.Refresh(ctx, view)
 	}
 	result, err = r.named(ctx, view, upstream)
 	return result, true, err

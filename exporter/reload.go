@@ -11,6 +11,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/exporter/api"
 	"github.com/matview/terraform-provider-matview/exporter/config"
+	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 )
 
 // generation is the API as one reading of the configuration has it.
@@ -43,7 +44,7 @@ func (d *daemon) newGeneration(ctx context.Context, before *generation) (_ *gene
 	}
 	g.reads, err = api.New(api.Options{
 		Pool: d.readers, RealTimePool: g.realTime, Schema: d.schema, Config: g.config, Logger: d.logger,
-		Authenticated: d.authenticated,
+		Authenticated: d.authenticated, Explain: scheduler.NewExplainer(d.readers, d.schema).NextRun,
 	})
 	if err != nil {
 		g.close(before)

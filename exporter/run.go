@@ -221,7 +221,7 @@ func (d *daemon) serve(ctx context.Context) error {
 
 func (d *daemon) schedule(ctx context.Context) {
 	name := attemptedBy()
-	scheduler.New(scheduler.Options{
+	scheduler.NewLoop(scheduler.Options{
 		Pool: d.pool, Refresher: refresh.New(d.pool, d.schema, name), Schema: d.schema, AttemptedBy: name,
 		MaxConcurrent: d.flags.maxConcurrent, ShutdownTimeout: d.flags.shutdownTimeout, Observer: d.counters, Logger: d.logger, Hint: d.hint,
 	}).Run(ctx)

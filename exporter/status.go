@@ -46,14 +46,14 @@ func (a *app) status(ctx context.Context, f statusFlags) int {
 	if err != nil {
 		return a.fail(exitFailed, a.hint(err))
 	}
-	why, err := scheduler.New(scheduler.Options{Pool: pool, Schema: a.schema, Logger: a.logger}).Why(ctx, views)
+	explanations, err := scheduler.NewExplainer(pool, a.schema).Explain(ctx, views)
 	if err != nil {
 		return a.fail(exitFailed, a.hint(err))
 	}
 	if f.output == "json" {
-		err = a.statusJSON(views, why)
+		err = a.statusJSON(views, explanations)
 	} else {
-		err = a.table(views, why)
+		err = a.table(views, explanations)
 	}
 	if err != nil {
 		return a.fail(exitFailed, fmt.Errorf("write the status: %w", err))
@@ -61,7 +61,7 @@ func (a *app) status(ctx context.Context, f statusFlags) int {
 	return exitOK
 }
 
-// explained is a view as /cache/status has it, and why it runs when it does.
+// explained is a view as /cache/status has it, with its explanation.
 type explained struct {
 	api.View
 	NextRunReason *string `json:"next_run_reason"`
@@ -70,13 +70,15 @@ type explained struct {
 	Warning       *string `json:"last_warning"`
 }
 
-func (a *app) statusJSON(views []freshness.View, why map[string]scheduler.Reasons) error {
+func (a *app) statusJSON(views []freshness.View, explanations map[string]scheduler.Explanation) error {
 	status := struct {
 		Views []explained `json:"views"`
 	}{Views: make([]explained, len(views))}
 	for i, v := range views {
-		r := why[v.Name]
-		status.Views[i] = explained{View: api.NewView(v), NextRunReason: orNil(r.NextRun), Method: orNil(r.Method), MethodReason: orNil(r.Choice), Warning: orNil(r.Warning)}
+		e := explanations[v.Name]
+		status.Views[i] = explained{
+			View: api.NewView(v), NextRunReason: orNil(e.NextRun), Method: orNil(e.Method), MethodReason: orNil(e.MethodReason), Warning: orNil(e.Warning),
+		}
 	}
 	encoder := json.NewEncoder(a.stdout)
 	encoder.SetIndent("", "  ")
@@ -84,37 +86,18 @@ func (a *app) statusJSON(views []freshness.View, why map[string]scheduler.Reason
 	return encoder.Encode(status)
 }
 
-func (a *app) table(views []freshness.View, why map[string]scheduler.Reasons) error {
+// table puts the explanation last: that column is as wide in each row as its own
+// text, so that the error of one view widens no other row.
+func (a *app) table(views []freshness.View, explanations map[string]scheduler.Explanation) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "VIEW\tSTATE\tDATA AS OF\tREFRESHED\tTOOK\tNEXT RUN\tWHY")
 	for _, v := range views {
-		r := why[v.Name]
 		fmt.Fprintln(w, strings.Join([]string{
 			v.Name, state(v), since(v.DataAsOf, v.StalenessSeconds), since(v.LastRefreshedAt, v.SecondsSinceRefresh),
-			took(v), nextRun(v), inWords(r),
+			took(v), nextRun(v), orDash(orNil(explanations[v.Name].String())),
 		}, "\t"))
 	}
 	return w.Flush()
-}
-
-// inWords is all that is said in sentences. It is one column, the last, which is
-// as wide in each row as its own text: the error of one view widens no other row.
-func inWords(r scheduler.Reasons) string {
-	var said []string
-	if r.NextRun != "" {
-		said = append(said, r.NextRun)
-	}
-	if r.Method != "" {
-		last := "last method " + r.Method
-		if r.Choice != "" {
-			last += ": " + r.Choice
-		}
-		said = append(said, last)
-	}
-	if r.Warning != "" {
-		said = append(said, "warning: "+r.Warning)
-	}
-	return orDash(orNil(strings.Join(said, "; ")))
 }
 
 func orNil(s string) *string {
@@ -171,8 +154,8 @@ func orDash(s *string) string {
 	return *s
 }
 
-// hint says what to do where the tables of matview are not there, or not ours
-// to use.
+// hint adds to an error what to do where the tables of matview are not installed, or
+// closed to this role.
 func (a *app) hint(err error) error {
 	var text string
 	switch postgres.SQLState(err) {

@@ -3,6 +3,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -31,6 +32,9 @@ type Options struct {
 	// already who it is from, by the web configuration as it is at the moment; nil:
 	// none has.
 	Authenticated func(*http.Request) bool
+	// Explain says why a view runs next when it does, "" if there is nothing to say;
+	// nil: the page does not say it.
+	Explain func(ctx context.Context, view string) (string, error)
 	// Timeout bounds what a request waits for the database; 0 is
 	// [DefaultTimeout]. Real-time queries have a limit of their own.
 	Timeout time.Duration

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -189,9 +190,26 @@ func (h *Handler) viewPage(r *http.Request, p *page) error {
 		return err
 	}
 	shown := showDetail(*view, time.Now())
+	if err := h.addExplanation(r.Context(), &shown); err != nil {
+		return err
+	}
 	p.Heading, p.Detail = shown.Name, &shown
 	p.Title = shown.State + ": " + shown.Name + " – materialized view"
 	return nil
+}
+
+// addExplanation adds why the view runs next when it does.
+func (h *Handler) addExplanation(ctx context.Context, shown *shownView) error {
+	if h.Explain == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
+	defer cancel()
+	reason, err := h.Explain(ctx, shown.Name)
+	if err == nil && reason != "" {
+		shown.Facts = append(shown.Facts, fact{Name: "Why it runs then", Text: reason})
+	}
+	return err
 }
 
 // isPage reports whether a path is one that people open in a browser.

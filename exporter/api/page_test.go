@@ -1,7 +1,9 @@
 package api_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -52,6 +54,21 @@ func TestPage(t *testing.T) {
 	}
 	if w := get(t, h, "/-/icon.svg"); w.Code != http.StatusOK || w.Header().Get("Content-Type") != "image/svg+xml" {
 		t.Errorf("%d %v", w.Code, w.Header())
+	}
+}
+
+func TestPageExplainsNextRun(t *testing.T) {
+	o := options(t, jobs(t).Pool(t), "public: true")
+	o.Explain = func(_ context.Context, view string) (string, error) {
+		return "due, waits for " + view + " & <others>", nil
+	}
+	const want = "<dt>Why it runs then</dt><dd>due, waits for job_progress &amp; &lt;others&gt;</dd>"
+	if w := get(t, serve(t, o), "/cache/views/public.job_progress"); !strings.Contains(w.Body.String(), want) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	o.Explain = func(context.Context, string) (string, error) { return "", errors.New("no connection") }
+	if w := get(t, serve(t, o), "/cache/views/job_progress"); w.Code < http.StatusInternalServerError {
+		t.Errorf("without a connection: %d %s", w.Code, w.Body)
 	}
 }
 

@@ -11,13 +11,14 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
+	"github.com/matview/terraform-provider-matview/internal/store"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
 // A view was found due by a statement that began before another exporter's claim
 // of it, or before its schedule was changed and planned anew: it is not claimed twice,
 // and the new plan stays.
-func TestTakeLeavesWhatAnotherHasTaken(t *testing.T) {
+func TestClaimRechecksLockedRow(t *testing.T) {
 	p, db := claiming(t, `INSERT INTO materialized_view_refresh_state (view_name, next_run_at, scheduled_by) VALUES ('taken', now(), 'a'), ('changed', now(), 'b'), ('free', now(), 'a');
 INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, heartbeat_at) VALUES ('taken', 'schedule', 'running', now())`)
 	tx, err := p.Begin(t.Context())
@@ -25,12 +26,11 @@ INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, hear
 		t.Fatal(err)
 	}
 	next := time.Now().Add(time.Hour)
-	s := New(Options{Pool: p, Schema: "public", AttemptedBy: "test", MaxConcurrent: 1})
-	claims, err := s.take(t.Context(), tx, []claim{
-		{view: "taken", spec: "a", nextRun: next}, {view: "changed", spec: "a", nextRun: next}, {view: "free", spec: "a", nextRun: next},
-	})
-	if err != nil || len(claims) != 1 || claims[0].view != "free" || claims[0].attempt == 0 {
-		t.Errorf("%+v, %v", claims, err)
+	claimed, err := store.New("public").Claim(t.Context(), tx, []store.Claim{
+		{ViewName: "taken", Version: "a", NextRunAt: &next}, {ViewName: "changed", Version: "a", NextRunAt: &next}, {ViewName: "free", Version: "a", NextRunAt: &next},
+	}, "test")
+	if err != nil || len(claimed) != 1 || claimed["free"] == 0 {
+		t.Errorf("%+v, %v", claimed, err)
 	}
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func TestClaimIsKnownWhenStopped(t *testing.T) {
 	p, db := claiming(t, `INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '1 h');
 CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END $$;
 CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON materialized_view_refresh_history DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION gate()`)
-	s := New(Options{Pool: p, Schema: "public", AttemptedBy: "test", MaxConcurrent: 1, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	s := NewOneShot(Options{Pool: p, Schema: "public", AttemptedBy: "test", MaxConcurrent: 1, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if due, err := s.Due(t.Context()); err != nil || len(due) != 1 {
 		t.Fatalf("due: %v, %v", due, err)
 	}
@@ -63,7 +63,7 @@ CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON materialized_view_refresh_history
 	}
 	claimed := make(chan result)
 	go func() {
-		claims, err := s.claim(ctx, 1, "")
+		claims, _, err := s.claim(ctx, s.dependencies.waiting(0), 1, "")
 		claimed <- result{claims, err}
 	}()
 	for waiting := false; !waiting; {
@@ -86,11 +86,11 @@ CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON materialized_view_refresh_history
 func TestFailureUnderAScheduleThatCannotRun(t *testing.T) {
 	p, db := claiming(t, `INSERT INTO materialized_view_refresh_schedule (view_name, cron) VALUES ('failed', '61 * * * *'), ('abandoned', '61 * * * *');
 INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, heartbeat_at) VALUES ('abandoned', 'schedule', 'running', now() - interval '1 hour')`)
-	s := New(Options{Pool: p, Schema: "public", AttemptedBy: "test", MaxConcurrent: 1, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Refresher: refresh.New(p, "public", "test")})
-	if err := s.reconcile(t.Context()); err != nil {
+	s := NewOneShot(Options{Pool: p, Schema: "public", AttemptedBy: "test", MaxConcurrent: 1, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Refresher: refresh.New(p, "public", "test")})
+	if err := s.planner.plan(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.backOff(t.Context(), claim{view: "failed"})
+	s.backOff(t.Context(), "failed")
 	if due, err := s.Due(t.Context()); err != nil || len(due) != 0 {
 		t.Errorf("due: %v, %v", due, err)
 	}
@@ -98,6 +98,32 @@ INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, hear
 	if err := db.Connect(t).QueryRow(t.Context(), `SELECT string_agg(concat_ws(' ', view_name, last_outcome, next_run_at), ', ' ORDER BY view_name) FROM materialized_view_refresh_state`).Scan(&states); err != nil || states != "abandoned abandoned, failed" {
 		t.Errorf("%s, %v", states, err)
 	}
+}
+
+// A second schedule of a view is ignored once, and then counts as unplanned no more:
+// an idle round would otherwise plan it again and again. It does when it changes, and
+// when the schedule that counts is removed.
+func TestIgnoredScheduleIsNotUnplanned(t *testing.T) {
+	p, db := claiming(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS x; INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '1 d'), ('public.v', '2 d')`)
+	l := NewLoop(Options{Pool: p, Schema: "public", AttemptedBy: "test", MaxConcurrent: 1, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	expect := func(after string, want bool) {
+		t.Helper()
+		outlook, err := l.outlook(t.Context(), true)
+		if err != nil || outlook.HasUnplanned != want {
+			t.Errorf("%s: unplanned %v, %v", after, outlook.HasUnplanned, err)
+		}
+		if err := l.planner.plan(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect("inserted", true)
+	expect("planned", false)
+	db.Exec(t, `UPDATE materialized_view_refresh_schedule SET every = '3 d' WHERE view_name = 'public.v'`)
+	expect("changed", true)
+	expect("planned again", false)
+	db.Exec(t, `DELETE FROM materialized_view_refresh_schedule WHERE view_name = 'v'`)
+	expect("the other removed", true)
+	expect("planned in its place", false)
 }
 
 // claiming is a database with the tables of matview and what sql puts there.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
@@ -26,12 +27,12 @@ func TestUncommittedExternalRefresh(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	row := schedule.Row{ViewName: "job_progress", Spec: schedule.Spec{Every: time.Hour}, Enabled: true, Method: "auto"}
-	if err := schedule.Insert(ctx, p, "public", row); err != nil {
+	row := store.Schedule{ViewName: "job_progress", Spec: schedule.Spec{Every: time.Hour}, Enabled: true, Method: "auto"}
+	if err := store.New("public").InsertSchedule(ctx, p, row); err != nil {
 		t.Fatal(err)
 	}
 	row.Every = 2 * time.Hour
-	if err := schedule.Update(ctx, p, "public", "job_progress", row); err != nil {
+	if err := store.New("public").UpdateSchedule(ctx, p, "job_progress", row); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := freshness.All(ctx, p, "public"); err != nil {

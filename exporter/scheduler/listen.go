@@ -6,40 +6,44 @@ import (
 	"time"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
-	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // listener waits for notifications of changed schedules.
 type listener struct {
-	arrives atomic.Bool
-	told    atomic.Bool // of a change, since that was last asked
+	connected atomic.Bool // notifications arrive
+	changed   atomic.Bool // a schedule may have changed since the last comparison
 }
 
-func (l *listener) pollInterval() time.Duration {
-	if l.arrives.Load() {
+func (n *listener) pollInterval() time.Duration {
+	if n.connected.Load() {
 		return pollInterval
 	}
 	return pollWithoutNotify
 }
 
+// minListenPause is the pause between the loss of the connection that waits for
+// notifications and the first try to make another. It doubles with each try.
+const minListenPause = time.Second
+
 // listen wakes the loop at each notification, until ctx ends. Notifications are
 // only faster than polling, never needed: they do not pass a pooler in
 // transaction mode.
-func (s *Scheduler) listen(ctx context.Context) *listener {
-	l := &listener{}
-	if postgres.IsPooled(s.Pool) { // a LISTEN would stay behind in a session of the pooler's
-		return l
+func (l *Loop) listen(ctx context.Context) *listener {
+	n := &listener{}
+	if postgres.IsPooled(l.Pool) { // a LISTEN would stay behind in a session of the pooler's
+		return n
 	}
 	go func() {
 		pause := minListenPause
 		for ctx.Err() == nil {
-			err := s.receive(ctx, l)
-			if l.arrives.Swap(false) {
+			err := l.receive(ctx, n)
+			if n.connected.Swap(false) {
 				pause = minListenPause
 			}
 			if ctx.Err() == nil {
-				s.Logger.Debug("lost the connection that waits for changed schedules", "err", err)
-				s.wakeUp() // what the loop waits for is too long without notifications
+				l.Logger.Debug("lost the connection that waits for changed schedules", "err", err)
+				l.wakeUp() // without notifications, the loop must wait for less
 			}
 			select {
 			case <-ctx.Done():
@@ -48,17 +52,12 @@ func (s *Scheduler) listen(ctx context.Context) *listener {
 			pause = min(2*pause, maxRetry)
 		}
 	}()
-	return l
+	return n
 }
 
-// minListenPause is between the loss of the connection that waits for notifications
-// and the first try to make another, twice that before the next try, and so on.
-const minListenPause = time.Second
-
-// receive holds a connection of its own, outside the pool, which it would
-// otherwise shrink.
-func (s *Scheduler) receive(ctx context.Context, l *listener) error {
-	conn, err := postgres.Connect(ctx, s.Pool)
+// receive uses a connection of its own: one of the pool's would be missing there.
+func (l *Loop) receive(ctx context.Context, n *listener) error {
+	conn, err := postgres.Connect(ctx, l.Pool)
 	if err != nil {
 		return err
 	}
@@ -67,21 +66,21 @@ func (s *Scheduler) receive(ctx context.Context, l *listener) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	if _, err := conn.Exec(ctx, "LISTEN "+schedule.Channel); err != nil {
+	if _, err := conn.Exec(ctx, "LISTEN "+store.ScheduleChannel); err != nil {
 		return err
 	}
-	// A pooler in transaction mode takes LISTEN and delivers nothing: only a
-	// notification that has come says that they come.
-	if _, err := s.Pool.Exec(ctx, "SELECT pg_notify($1, '')", schedule.Channel); err != nil {
+	// A pooler in transaction mode accepts LISTEN and delivers nothing: only a
+	// notification that arrives shows that they do.
+	if _, err := l.Pool.Exec(ctx, "SELECT pg_notify($1, '')", store.ScheduleChannel); err != nil {
 		return err
 	}
 	for {
 		if _, err := conn.WaitForNotification(ctx); err != nil {
 			return err
 		}
-		l.arrives.Store(true)
-		l.told.Store(true)
-		s.forgetUpstreams() // what is scheduled may be made anew, and another may have noticed first
-		s.wakeUp()
+		n.connected.Store(true)
+		n.changed.Store(true)
+		l.dependencies.invalidate() // a scheduled view may be made anew, and another exporter have planned it first
+		l.wakeUp()
 	}
 }

@@ -96,7 +96,7 @@ func start(t *testing.T, o scheduler.Options) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan struct{})
 	go func() {
-		scheduler.New(o).Run(ctx)
+		scheduler.NewLoop(o).Run(ctx)
 		close(done)
 	}()
 	stop = func() { cancel(); <-done }

@@ -5,12 +5,13 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 const (
-	// fullAfter and fullRuns publish the bound in the documentation of
-	// skip_unchanged: a view is refreshed in any case after a day, or after ten
-	// gaps where its runs are further apart than that.
+	// fullAfter and fullRuns are the bound that the documentation of skip_unchanged
+	// states: a view is refreshed in any case after a day, or after ten gaps where its
+	// runs are further apart than that.
 	fullAfter = 24 * time.Hour
 	fullRuns  = 10
 )
@@ -18,7 +19,7 @@ const (
 // skipping is how far the schedule may go without a refresh, nil where it skips
 // none. A skip must not leave the view to grow stale before its next run, nor one
 // with a goal to be due again at once.
-func skipping(row schedule.Row) *refresh.Skipping {
+func skipping(row store.Schedule) *refresh.Skipping {
 	if !row.SkipUnchanged {
 		return nil
 	}
@@ -31,7 +32,7 @@ func skipping(row schedule.Row) *refresh.Skipping {
 	}
 	parsed, err := schedule.Parse(row.Spec)
 	if err != nil {
-		return nil // changed since it was reconciled: refresh it
+		return nil // changed since it was planned: refresh it
 	}
 	gap := parsed.LongestGap() + row.Jitter
 	lag := gap + refresh.CommitLag // what the default of max_staleness leaves, but for the duration

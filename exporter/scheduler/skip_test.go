@@ -42,12 +42,12 @@ func TestSkipUnchanged(t *testing.T) {
 	}
 
 	db.Exec(t, `UPDATE materialized_view_refresh_state SET next_run_at = now()`)
-	result, claimed, err := scheduler.New(options(t, p, seen)).RefreshDue(t.Context(), "job_progress")
+	result, claimed, err := scheduler.NewOneShot(options(t, p, seen)).Refresh(t.Context(), "job_progress")
 	if err != nil || !claimed || !result.Skipped {
 		t.Errorf("due refresh: %+v, %v, %v, want it skipped", result, claimed, err)
 	}
 	db.Exec(t, `UPDATE materialized_view_refresh_schedule SET max_staleness = '30 s'; UPDATE materialized_view_refresh_state SET next_run_at = now(), data_as_of = data_as_of - interval '1 hour'`)
-	result, _, err = scheduler.New(options(t, p, seen)).RefreshDue(t.Context(), "job_progress")
+	result, _, err = scheduler.NewOneShot(options(t, p, seen)).Refresh(t.Context(), "job_progress")
 	if err != nil || result.Skipped || !strings.Contains(result.Reason, "its max_staleness or target_staleness leaves 29s") {
 		t.Errorf("with a max_staleness that no skip can keep: %+v, %v", result, err)
 	}

@@ -86,20 +86,20 @@ func TestDueRunWaitsForUpstreamElsewhere(t *testing.T) {
 	db.Exec(t, `CREATE MATERIALIZED VIEW base AS SELECT 1 AS id; CREATE MATERIALIZED VIEW top AS SELECT id FROM base;
 INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, heartbeat_at) VALUES ('base', 'manual', 'running', clock_timestamp() + interval '1 h');
 INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('top', '1 d');`)
-	s := scheduler.New(options(t, p, newAttempts()))
+	s := scheduler.NewOneShot(options(t, p, newAttempts()))
 	due, err := s.Due(t.Context())
 	if err != nil || len(due) != 1 {
 		t.Fatalf("due %v, %v", due, err)
 	}
 	done := make(chan error, 1)
 	go func() {
-		_, claimed, err := s.RefreshDue(t.Context(), "top")
+		_, claimed, err := s.Refresh(t.Context(), "top")
 		if !claimed {
 			t.Error("top was not claimed")
 		}
 		done <- err
 	}()
-	waitFor(t, p, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%st.view_name = $5%' AND pid <> pg_backend_pid())`)
+	waitFor(t, p, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%AND st.next_run_at <= clock_timestamp() AND%' AND pid <> pg_backend_pid())`)
 	db.Exec(t, `UPDATE materialized_view_refresh_history SET outcome = 'failed', error = 'refresh base: out of fuel', finished_at = clock_timestamp() WHERE view_name = 'base'`)
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "UPSTREAM: refresh of base failed: out of fuel") {
 		t.Errorf("err = %v", err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 var (
@@ -67,14 +68,14 @@ func (r *refreshScheduleResource) Create(ctx context.Context, req resource.Creat
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	err := schedule.ErrExists
+	err := store.ErrScheduleExists
 	if target.StoredAs == "" {
 		err = r.client.inTransaction(ctx, func(tx pgx.Tx) error {
-			return schedule.Insert(ctx, tx, plan.LogSchema.ValueString(), plan.row(target.ViewName))
+			return store.New(plan.LogSchema.ValueString()).InsertSchedule(ctx, tx, plan.row(target.ViewName))
 		})
 	}
 	switch {
-	case errors.Is(err, schedule.ErrExists):
+	case errors.Is(err, store.ErrScheduleExists):
 		resp.Diagnostics.AddAttributeError(path.Root("view"), "The view has a schedule already",
 			fmt.Sprintf("To manage it with this resource, import it: terraform import matview_refresh_schedule.NAME '%s'. Nothing was changed.", target.ViewName))
 		return
@@ -106,8 +107,8 @@ func (r *refreshScheduleResource) Read(ctx context.Context, req resource.ReadReq
 	if renamed {
 		state.ID, state.View = types.StringValue(view.ID), types.StringValue(view.ID)
 	}
-	row, found, err := lookUp(ctx, func() (schedule.Row, bool, error) {
-		return schedule.Get(ctx, pool, state.LogSchema.ValueString(), state.ID.ValueString())
+	row, found, err := lookUp(ctx, func() (store.Schedule, bool, error) {
+		return store.New(state.LogSchema.ValueString()).Schedule(ctx, pool, state.ID.ValueString())
 	})
 	if err != nil && !tablesMissing(err) {
 		addError(&resp.Diagnostics, "Cannot read the schedule of "+state.ID.ValueString(), err)
@@ -142,7 +143,7 @@ func (r *refreshScheduleResource) Update(ctx context.Context, req resource.Updat
 	err := r.client.inTransaction(ctx, func(tx pgx.Tx) error {
 		return plan.update(ctx, tx, id, target)
 	})
-	if errors.Is(err, schedule.ErrExists) {
+	if errors.Is(err, store.ErrScheduleExists) {
 		resp.Diagnostics.AddAttributeError(path.Root("view"), "The view has a schedule already",
 			fmt.Sprintf("The schedule of %s cannot go over to %s, which has one of its own. Nothing was changed.", state.ID.ValueString(), target.ViewName))
 		return
@@ -157,15 +158,15 @@ func (r *refreshScheduleResource) Update(ctx context.Context, req resource.Updat
 }
 
 // update stores the schedule in place of the row called id.
-func (m refreshScheduleModel) update(ctx context.Context, tx pgx.Tx, id string, target schedule.Target) error {
+func (m refreshScheduleModel) update(ctx context.Context, tx pgx.Tx, id string, target store.ScheduleTarget) error {
 	if !slices.Contains([]string{"", id, target.ViewName}, target.StoredAs) {
-		return schedule.ErrExists
+		return store.ErrScheduleExists
 	}
 	schema, row := m.LogSchema.ValueString(), m.row(target.ViewName)
-	err := schedule.Update(ctx, tx, schema, id, row)
-	if errors.Is(err, schedule.ErrNotFound) && id != target.ViewName {
+	err := store.New(schema).UpdateSchedule(ctx, tx, id, row)
+	if errors.Is(err, store.ErrScheduleNotFound) && id != target.ViewName {
 		// The view was renamed, and its row with it.
-		err = schedule.Update(ctx, tx, schema, target.ViewName, row)
+		err = store.New(schema).UpdateSchedule(ctx, tx, target.ViewName, row)
 	}
 	return err
 }
@@ -177,7 +178,7 @@ func (r *refreshScheduleResource) Delete(ctx context.Context, req resource.Delet
 		return
 	}
 	err := r.client.inTransaction(ctx, func(tx pgx.Tx) error {
-		return schedule.Delete(ctx, tx, state.LogSchema.ValueString(), state.ID.ValueString())
+		return store.New(state.LogSchema.ValueString()).DeleteSchedule(ctx, tx, state.ID.ValueString())
 	})
 	if err != nil && !tablesMissing(err) {
 		addError(&resp.Diagnostics, "Cannot remove the schedule of "+state.ID.ValueString(), err)

@@ -6,6 +6,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // An option of a schedule is a field here, in row and in set, and an attribute in
@@ -32,8 +33,8 @@ type refreshScheduleModel struct {
 var totalsTypes = map[string]attr.Type{"jobs": types.StringType, "objects": types.StringType}
 
 // row is the table's row of a model whose values are all known.
-func (m refreshScheduleModel) row(viewName string) schedule.Row {
-	return schedule.Row{
+func (m refreshScheduleModel) row(viewName string) store.Schedule {
+	return store.Schedule{
 		ViewName: viewName,
 		Spec: schedule.Spec{
 			Cron:            m.Cron.ValueString(),
@@ -55,7 +56,7 @@ func (m refreshScheduleModel) row(viewName string) schedule.Row {
 }
 
 // set sets what the row says; view and log_schema stay as configured.
-func (m *refreshScheduleModel) set(row schedule.Row) {
+func (m *refreshScheduleModel) set(row store.Schedule) {
 	m.Cron = stringOrNull(row.Cron)
 	m.Every = durationValue(row.Every)
 	m.TargetStaleness = durationValue(row.TargetStaleness)

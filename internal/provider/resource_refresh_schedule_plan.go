@@ -12,9 +12,11 @@ import (
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // ModifyPlan sets what is known before apply, and has the server check what only
@@ -85,7 +87,7 @@ func (r *refreshScheduleResource) checkPlan(ctx context.Context, plan refreshSch
 
 // checkApply finds the view of the plan and repeats the checks, now that all values
 // are known.
-func (r *refreshScheduleResource) checkApply(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) (target schedule.Target) {
+func (r *refreshScheduleResource) checkApply(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, diags *diag.Diagnostics) (target store.ScheduleTarget) {
 	if diags.HasError() {
 		return target
 	}
@@ -111,16 +113,16 @@ func (r *refreshScheduleResource) checkApply(ctx context.Context, plan refreshSc
 }
 
 // resolve is [schedule.Resolve], repeated where another session interfered.
-func resolve(ctx context.Context, pool *pgxpool.Pool, schema, view string) (schedule.Target, bool, error) {
-	return lookUp(ctx, func() (schedule.Target, bool, error) { return schedule.Resolve(ctx, pool, schema, view) })
+func resolve(ctx context.Context, pool *pgxpool.Pool, schema, view string) (store.ScheduleTarget, bool, error) {
+	return lookUp(ctx, func() (store.ScheduleTarget, bool, error) { return store.New(schema).ResolveTarget(ctx, pool, view) })
 }
 
 // checkMethod warns of concurrent refreshes that could only fail.
-func (r *refreshScheduleResource) checkMethod(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, pool *pgxpool.Pool, target schedule.Target, diags *diag.Diagnostics) {
+func (r *refreshScheduleResource) checkMethod(ctx context.Context, plan refreshScheduleModel, state *refreshScheduleModel, pool *pgxpool.Pool, target store.ScheduleTarget, diags *diag.Diagnostics) {
 	if plan.Method.ValueString() != string(refresh.Concurrently) || state != nil && state.Method.Equal(plan.Method) && state.View.Equal(plan.View) {
 		return
 	}
-	v, err := r.client.catalog.read(ctx, pool, target.View)
+	v, err := r.client.catalog.read(ctx, pool, matview.Name{Schema: target.Schema, Relation: target.Relation})
 	if err != nil || v == nil || v.SupportsConcurrentRefresh() {
 		return // an error of the catalog is reported by what depends on it
 	}
@@ -131,7 +133,7 @@ func (r *refreshScheduleResource) checkMethod(ctx context.Context, plan refreshS
 
 // checkTotals checks only expressions that are new: to parse one takes a lock on the
 // view, which a blocking refresh would hold up.
-func (m refreshScheduleModel) checkTotals(ctx context.Context, pool *pgxpool.Pool, target schedule.Target, state *refreshScheduleModel, diags *diag.Diagnostics) {
+func (m refreshScheduleModel) checkTotals(ctx context.Context, pool *pgxpool.Pool, target store.ScheduleTarget, state *refreshScheduleModel, diags *diag.Diagnostics) {
 	for _, name := range []string{"jobs", "objects"} {
 		expression := m.total(name)
 		if expression.IsNull() || expression.IsUnknown() {
@@ -140,7 +142,7 @@ func (m refreshScheduleModel) checkTotals(ctx context.Context, pool *pgxpool.Poo
 		if state != nil && state.ID.ValueString() == target.ViewName && state.total(name).Equal(expression) {
 			continue
 		}
-		err := schedule.CheckTotal(ctx, pool, target.View, expression.ValueString())
+		err := store.CheckTotal(ctx, pool, target, expression.ValueString())
 		attribute := path.Root("totals").AtName(name)
 		switch {
 		case err == nil:
@@ -167,7 +169,7 @@ func (m refreshScheduleModel) checkSettings(ctx context.Context, pool *pgxpool.P
 			diags.AddAttributeError(attribute, "Invalid setting", "The value is null.")
 			continue
 		}
-		if err := schedule.CheckSetting(ctx, pool, name, value.ValueString()); err != nil {
+		if err := store.CheckSetting(ctx, pool, name, value.ValueString()); err != nil {
 			diags.AddAttributeError(attribute, "Invalid setting", postgres.Message(err))
 		}
 	}

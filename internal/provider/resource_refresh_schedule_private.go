@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
-	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // scheduledView is the private state of a schedule: its view, as last read. A
@@ -47,8 +47,8 @@ func (v scheduledView) current(ctx context.Context, pool *pgxpool.Pool, catalog 
 			return v, false, err
 		}
 		if other != nil && other.ID != v.ID {
-			_, stored, err := lookUp(ctx, func() (schedule.Row, bool, error) {
-				return schedule.Get(ctx, pool, state.LogSchema.ValueString(), other.ID)
+			_, stored, err := lookUp(ctx, func() (store.Schedule, bool, error) {
+				return store.New(state.LogSchema.ValueString()).Schedule(ctx, pool, other.ID)
 			})
 			if err != nil || stored {
 				return scheduledView{other.OID, other.ID}, stored, err

@@ -9,7 +9,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
-	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // checkName warns where the view could not have its planned name as things are: the
@@ -67,7 +67,7 @@ func (p *viewPlan) checkSchedule(ctx context.Context, logSchema string, diags *d
 	if p.pool == nil || !p.exists || !p.state.SupportsConcurrentRefresh.ValueBool() || supports.IsUnknown() || supports.ValueBool() {
 		return
 	}
-	row, found, err := schedule.Of(ctx, p.pool, logSchema, p.state.ID.ValueString())
+	row, found, err := store.New(logSchema).ScheduleOf(ctx, p.pool, p.state.ID.ValueString())
 	if err != nil || !found || row.Method != string(refresh.Concurrently) { // the tables may not be there
 		return
 	}

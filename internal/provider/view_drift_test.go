@@ -16,7 +16,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
-	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // A view that has lost its data is shown and filled, which is recorded as the
@@ -181,7 +181,7 @@ func TestScheduleMethodWarning(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	target := schedule.Target{ViewName: "job_progress", View: matview.Name{Schema: "public", Relation: "job_progress"}}
+	target := store.ScheduleTarget{ViewName: "job_progress", Schema: "public", Relation: "job_progress"}
 	plan := refreshScheduleModel{View: types.StringValue("job_progress"), Method: types.StringValue("concurrently")}
 	warnings := func(state *refreshScheduleModel) int {
 		var diags diag.Diagnostics

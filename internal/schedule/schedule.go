@@ -21,11 +21,12 @@ type Spec struct {
 
 // Validate returns an error that a person can act on.
 func (s Spec) Validate() error {
-	_, err := s.compile()
+	_, err := Parse(s)
 	return err
 }
 
-func (s Spec) compile() (*Schedule, error) {
+// Parse compiles a spec.
+func Parse(s Spec) (*Schedule, error) {
 	if err := s.validateKind(); err != nil {
 		return nil, err
 	}
@@ -122,9 +123,6 @@ type Schedule struct {
 	spec Spec
 	cron *cronSchedule // nil for Every and TargetStaleness
 }
-
-// Parse compiles a spec.
-func Parse(s Spec) (*Schedule, error) { return s.compile() }
 
 // Next is the first run strictly after the given time, in UTC, without jitter;
 // the zero time if there is none within a century. For Every and TargetStaleness

@@ -1,4 +1,4 @@
-package schedule_test
+package store_test
 
 import (
 	"context"
@@ -9,10 +9,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/schedule"
+	"github.com/matview/terraform-provider-matview/internal/store"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
@@ -23,9 +23,9 @@ func installed(t *testing.T) *postgrestest.Database {
 	})
 }
 
-const logSchema = "My.Schema"
+var tables = store.New("My.Schema")
 
-var full = schedule.Row{
+var full = store.Schedule{
 	ViewName:         `app."Odd, ""view"""`,
 	Spec:             schedule.Spec{Cron: "*/5 * * * *", TimeZone: "Europe/Berlin", Jitter: 1500 * time.Microsecond},
 	Method:           "concurrently",
@@ -38,12 +38,12 @@ var full = schedule.Row{
 	TotalObjects:     "sum(total) -- all",
 }
 
-func TestStore(t *testing.T) {
+func TestScheduleRoundTrip(t *testing.T) {
 	pool := installed(t).Pool(t)
 	ctx := t.Context()
-	get := func(name string, want schedule.Row) {
+	get := func(name string, want store.Schedule) {
 		t.Helper()
-		row, found, err := schedule.Get(ctx, pool, logSchema, name)
+		row, found, err := tables.Schedule(ctx, pool, name)
 		if err != nil || !found {
 			t.Fatalf("found %v, error %v", found, err)
 		}
@@ -51,35 +51,35 @@ func TestStore(t *testing.T) {
 			t.Error(diff)
 		}
 	}
-	if _, found, err := schedule.Get(ctx, pool, logSchema, full.ViewName); found || err != nil {
+	if _, found, err := tables.Schedule(ctx, pool, full.ViewName); found || err != nil {
 		t.Fatalf("found %v, error %v", found, err)
 	}
-	if err := schedule.Insert(ctx, pool, logSchema, full); err != nil {
+	if err := tables.InsertSchedule(ctx, pool, full); err != nil {
 		t.Fatal(err)
 	}
 	get(full.ViewName, full)
-	if err := schedule.Insert(ctx, pool, logSchema, full); !errors.Is(err, schedule.ErrExists) {
+	if err := tables.InsertSchedule(ctx, pool, full); !errors.Is(err, store.ErrScheduleExists) {
 		t.Errorf("inserted twice: %v", err)
 	}
 
-	least := schedule.Row{ViewName: "v", Spec: schedule.Spec{Every: time.Microsecond}, Method: "auto", Enabled: true}
+	least := store.Schedule{ViewName: "v", Spec: schedule.Spec{Every: time.Microsecond}, Method: "auto", Enabled: true}
 	stored := least
-	stored.TimeZone, stored.LockTimeout, stored.Settings = "UTC", schedule.DefaultLockTimeout, map[string]string{}
-	if err := schedule.Update(ctx, pool, logSchema, full.ViewName, least); err != nil {
+	stored.TimeZone, stored.LockTimeout, stored.Settings = "UTC", store.DefaultLockTimeout, map[string]string{}
+	if err := tables.UpdateSchedule(ctx, pool, full.ViewName, least); err != nil {
 		t.Fatal(err)
 	}
 	get("v", stored)
-	if err := schedule.Update(ctx, pool, logSchema, full.ViewName, full); !errors.Is(err, schedule.ErrNotFound) {
+	if err := tables.UpdateSchedule(ctx, pool, full.ViewName, full); !errors.Is(err, store.ErrScheduleNotFound) {
 		t.Errorf("the old name is still there: %v", err)
 	}
-	if err := schedule.Insert(ctx, pool, logSchema, full); err != nil {
+	if err := tables.InsertSchedule(ctx, pool, full); err != nil {
 		t.Fatal(err)
 	}
-	if err := schedule.Update(ctx, pool, logSchema, full.ViewName, least); !errors.Is(err, schedule.ErrExists) {
+	if err := tables.UpdateSchedule(ctx, pool, full.ViewName, least); !errors.Is(err, store.ErrScheduleExists) {
 		t.Errorf("onto another's name: %v", err)
 	}
 	for range 2 {
-		if err := schedule.Delete(ctx, pool, logSchema, "v"); err != nil {
+		if err := tables.DeleteSchedule(ctx, pool, "v"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -95,15 +95,15 @@ func TestLongestGapIsStored(t *testing.T) {
 		}
 		return gap
 	}
-	row := schedule.Row{ViewName: "v", Spec: schedule.Spec{Cron: "@hourly"}, Method: "auto"}
-	if err := schedule.Insert(t.Context(), pool, logSchema, row); err != nil {
+	row := store.Schedule{ViewName: "v", Spec: schedule.Spec{Cron: "@hourly"}, Method: "auto"}
+	if err := tables.InsertSchedule(t.Context(), pool, row); err != nil {
 		t.Fatal(err)
 	}
 	if got := gap(); got == nil || *got != time.Hour {
 		t.Errorf("gap of @hourly is %v", got)
 	}
 	row.Cron = "@daily"
-	if err := schedule.Update(t.Context(), pool, logSchema, "v", row); err != nil {
+	if err := tables.UpdateSchedule(t.Context(), pool, "v", row); err != nil {
 		t.Fatal(err)
 	}
 	if got := gap(); got == nil || *got != 24*time.Hour {
@@ -117,21 +117,21 @@ func TestLongestGapIsStored(t *testing.T) {
 }
 
 // What the specification promises to people with psql.
-func TestRowByHand(t *testing.T) {
+func TestScheduleByHand(t *testing.T) {
 	db := installed(t)
 	for column, text := range map[string]string{"cron": "@daily", "every": "2 months 1 day", "target_staleness": "5 minutes"} {
 		db.Exec(t, `INSERT INTO "My.Schema".materialized_view_refresh_schedule (view_name, `+column+`) VALUES ($1, $2)`, column, text)
-		row, found, err := schedule.Get(t.Context(), db.Pool(t), logSchema, column)
+		row, found, err := tables.Schedule(t.Context(), db.Pool(t), column)
 		if err != nil || !found {
 			t.Fatalf("found %v, error %v", found, err)
 		}
-		if !row.Enabled || row.Method != "auto" || row.TimeZone != "UTC" || row.LockTimeout != schedule.DefaultLockTimeout {
+		if !row.Enabled || row.Method != "auto" || row.TimeZone != "UTC" || row.LockTimeout != store.DefaultLockTimeout {
 			t.Errorf("%+v", row)
 		}
 	}
 }
 
-func TestTableRefuses(t *testing.T) {
+func TestScheduleTableRefuses(t *testing.T) {
 	conn := installed(t).Connect(t)
 	for _, columns := range []string{
 		"(view_name) VALUES ('v')",
@@ -150,10 +150,10 @@ func TestTableRefuses(t *testing.T) {
 	}
 }
 
-func TestChangesAreNotified(t *testing.T) {
+func TestScheduleChangesAreNotified(t *testing.T) {
 	db := installed(t)
 	listener := db.Connect(t)
-	if _, err := listener.Exec(t.Context(), "LISTEN "+schedule.Channel); err != nil {
+	if _, err := listener.Exec(t.Context(), "LISTEN "+store.ScheduleChannel); err != nil {
 		t.Fatal(err)
 	}
 	notified := func() string {
@@ -167,24 +167,24 @@ func TestChangesAreNotified(t *testing.T) {
 		return n.Payload
 	}
 	pool := db.Pool(t)
-	row := schedule.Row{ViewName: "v", Spec: schedule.Spec{Every: time.Hour}, Method: "auto"}
-	if err := schedule.Insert(t.Context(), pool, logSchema, row); err != nil {
+	row := store.Schedule{ViewName: "v", Spec: schedule.Spec{Every: time.Hour}, Method: "auto"}
+	if err := tables.InsertSchedule(t.Context(), pool, row); err != nil {
 		t.Fatal(err)
 	}
 	if got := notified(); got != "v" {
 		t.Errorf("inserted: %s", got)
 	}
-	if err := schedule.Update(t.Context(), pool, logSchema, "v", row); err != nil { // nothing changes
+	if err := tables.UpdateSchedule(t.Context(), pool, "v", row); err != nil { // nothing changes
 		t.Fatal(err)
 	}
 	row.ViewName, row.Enabled = "w", true
-	if err := schedule.Update(t.Context(), pool, logSchema, "v", row); err != nil {
+	if err := tables.UpdateSchedule(t.Context(), pool, "v", row); err != nil {
 		t.Fatal(err)
 	}
 	if got := notified(); got != "w" {
 		t.Errorf("updated: %s", got)
 	}
-	if err := schedule.Delete(t.Context(), pool, logSchema, "w"); err != nil {
+	if err := tables.DeleteSchedule(t.Context(), pool, "w"); err != nil {
 		t.Fatal(err)
 	}
 	if got := notified(); got != "w" {
@@ -192,25 +192,25 @@ func TestChangesAreNotified(t *testing.T) {
 	}
 }
 
-func TestResolve(t *testing.T) {
+func TestResolveTarget(t *testing.T) {
 	db := installed(t)
 	pool := db.Pool(t)
 	db.Exec(t, `CREATE SCHEMA app; CREATE MATERIALIZED VIEW app.daily AS SELECT 1 AS x; CREATE MATERIALIZED VIEW "app.daily" AS SELECT 1 AS x;
 INSERT INTO "My.Schema".materialized_view_refresh_schedule (view_name, every) VALUES ('daily', '1 hour')`)
-	for name, want := range map[string]schedule.Target{
-		"app.daily":   {ViewName: "app.daily", View: matview.Name{Schema: "app", Relation: "daily"}, StoredAs: "daily"},
-		"daily":       {ViewName: "app.daily", View: matview.Name{Schema: "app", Relation: "daily"}, StoredAs: "daily"},
-		`"app.daily"`: {ViewName: `"app.daily"`, View: matview.Name{Schema: "public", Relation: "app.daily"}},
+	for name, want := range map[string]store.ScheduleTarget{
+		"app.daily":   {ViewName: "app.daily", Schema: "app", Relation: "daily", StoredAs: "daily"},
+		"daily":       {ViewName: "app.daily", Schema: "app", Relation: "daily", StoredAs: "daily"},
+		`"app.daily"`: {ViewName: `"app.daily"`, Schema: "public", Relation: "app.daily"},
 	} {
-		if err := pool.QueryRow(t.Context(), "SELECT $1::regclass::oid", want.View.SQL()).Scan(&want.OID); err != nil {
+		if err := pool.QueryRow(t.Context(), "SELECT $1::regclass::oid", postgres.QuoteIdent(want.Schema, want.Relation)).Scan(&want.OID); err != nil {
 			t.Fatal(err)
 		}
-		got, found, err := schedule.Resolve(t.Context(), pool, logSchema, name)
+		got, found, err := tables.ResolveTarget(t.Context(), pool, name)
 		if err != nil || !found || got != want {
 			t.Errorf("%s: %+v, found %v, error %v", name, got, found, err)
 		}
 	}
-	if _, found, err := schedule.Resolve(t.Context(), pool, logSchema, "weekly"); found || err != nil {
+	if _, found, err := tables.ResolveTarget(t.Context(), pool, "weekly"); found || err != nil {
 		t.Errorf("found %v, error %v", found, err)
 	}
 }
