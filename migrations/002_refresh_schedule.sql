@@ -119,31 +119,62 @@ CREATE TABLE IF NOT EXISTS materialized_view_refresh_settings (
 );
 INSERT INTO materialized_view_refresh_settings DEFAULT VALUES ON CONFLICT DO NOTHING;
 
--- What was published where. Of several exporters the one that claims it publishes
--- the next minute and then says so by moving minute on; one that dies first lets
--- another have it at claimed_until. Attempts up to seen_id are published, but for
--- those that were still running, or not yet visible, when that was noted.
+-- Publication: begin.
+-- Where freshness is published. Of the replicas that publish to a destination, the
+-- one that claims the next minute publishes it, and confirms that by advancing
+-- minute. If it dies first, another replica takes over at claimed_until.
 CREATE TABLE IF NOT EXISTS materialized_view_refresh_publication (
     destination   TEXT PRIMARY KEY,
-    minute        TIMESTAMP WITH TIME ZONE NOT NULL,
-    seen_id       BIGINT NOT NULL,
-    waiting       BIGINT[] NOT NULL DEFAULT '{}',
+    minute        TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT '-infinity',
     claimed_by    TEXT,
-    claimed_until TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT '-infinity'
+    claimed_until TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT clock_timestamp()
 );
 
--- A table of before claims were confirmed lacks the last two. ALTER TABLE would
--- lock it also where it has them.
+-- Attempts that have ended and that a destination has not confirmed yet. An attempt
+-- enters in the transaction that ends it, so none is missed, however late that
+-- transaction commits. The history's retention bounds this table too. The key
+-- starts with attempt_id, which serves that cascade.
+CREATE TABLE IF NOT EXISTS materialized_view_refresh_unpublished (
+    attempt_id  BIGINT NOT NULL REFERENCES materialized_view_refresh_history ON DELETE CASCADE,
+    destination TEXT NOT NULL,
+    PRIMARY KEY (attempt_id, destination)
+);
+
+-- SECURITY DEFINER: whoever records an attempt needs no privilege on the tables
+-- above.
+CREATE OR REPLACE FUNCTION materialized_view_refresh_attempt_ended()
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF TG_OP = 'INSERT' OR OLD.outcome = 'running' THEN
+        INSERT INTO materialized_view_refresh_unpublished (attempt_id, destination)
+        SELECT NEW.id, destination FROM materialized_view_refresh_publication
+        ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END
+$$;
+REVOKE ALL ON FUNCTION materialized_view_refresh_attempt_ended() FROM PUBLIC;
+
 DO $$
 BEGIN
-    IF (SELECT count(*) FROM pg_attribute
-        WHERE attrelid = 'materialized_view_refresh_publication'::regclass AND attname IN ('claimed_by', 'claimed_until')) < 2 THEN
-        ALTER TABLE materialized_view_refresh_publication
-            ADD COLUMN IF NOT EXISTS claimed_by TEXT,
-            ADD COLUMN IF NOT EXISTS claimed_until TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT '-infinity';
+    EXECUTE format('ALTER FUNCTION materialized_view_refresh_attempt_ended() SET search_path = %I, pg_temp', current_schema());
+    IF NOT EXISTS (SELECT FROM pg_trigger
+                   WHERE tgrelid = to_regclass('materialized_view_refresh_history')
+                     AND tgname = 'materialized_view_refresh_attempt_ended') THEN
+        CREATE TRIGGER materialized_view_refresh_attempt_ended
+            AFTER INSERT OR UPDATE OF outcome ON materialized_view_refresh_history
+            FOR EACH ROW WHEN (NEW.outcome <> 'running') EXECUTE FUNCTION materialized_view_refresh_attempt_ended();
+    END IF;
+    -- Dropping the history drops the reference to it, and with it every attempt.
+    IF NOT EXISTS (SELECT FROM pg_constraint
+                   WHERE conrelid = to_regclass('materialized_view_refresh_unpublished') AND contype = 'f') THEN
+        DELETE FROM materialized_view_refresh_unpublished;
+        ALTER TABLE materialized_view_refresh_unpublished
+            ADD FOREIGN KEY (attempt_id) REFERENCES materialized_view_refresh_history ON DELETE CASCADE;
     END IF;
 END
 $$;
+-- Publication: end.
 
 -- A schedule changed by hand must not keep the gap of the cron it had, and a
 -- running exporter wants to know at once.

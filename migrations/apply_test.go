@@ -83,6 +83,7 @@ func TestApplyRepairs(t *testing.T) {
 		"TABLE materialized_view_refresh_history",
 		"TABLE materialized_view_refresh_settings",
 		"TABLE materialized_view_refresh_publication",
+		"TABLE materialized_view_refresh_unpublished",
 		"TABLE matview_schema_version",
 		"VIEW materialized_view_names",
 		"VIEW materialized_view_freshness",
@@ -90,6 +91,8 @@ func TestApplyRepairs(t *testing.T) {
 		"FUNCTION materialized_view_upstreams(oid)",
 		"FUNCTION materialized_view_refresh_schedule_changed()",
 		"TRIGGER materialized_view_refresh_schedule_changed ON materialized_view_refresh_schedule",
+		"FUNCTION materialized_view_refresh_attempt_ended()",
+		"TRIGGER materialized_view_refresh_attempt_ended ON materialized_view_refresh_history",
 	}
 	for _, drop := range drops {
 		t.Run(drop, func(t *testing.T) {
@@ -101,7 +104,16 @@ func TestApplyRepairs(t *testing.T) {
 			db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1;
 INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '1 minute');
 INSERT INTO materialized_view_refresh_log VALUES ('v', now() - interval '1 second', 5);
+INSERT INTO materialized_view_refresh_publication (destination) VALUES ('d');
+INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome) VALUES ('v', 'manual', 'failed');
 SELECT * FROM materialized_view_freshness;`)
+			if n := value[int](t, db, "SELECT count(*) FROM materialized_view_refresh_unpublished JOIN materialized_view_refresh_history ON id = attempt_id"); n != 1 {
+				t.Errorf("%d unpublished attempts, want 1", n)
+			}
+			db.Exec(t, "DELETE FROM materialized_view_refresh_history")
+			if n := value[int](t, db, "SELECT count(*) FROM materialized_view_refresh_unpublished"); n != 0 {
+				t.Errorf("%d unpublished attempts without a history, want 0", n)
+			}
 		})
 	}
 	t.Run("indexes", func(t *testing.T) {
@@ -117,23 +129,15 @@ materialized_view_refresh_history_started, materialized_view_refresh_history_run
 	})
 }
 
-// TestApplyAddsColumns: the table of publications began without those of a claim.
-func TestApplyAddsColumns(t *testing.T) {
+// TestApplyWaitsForNoPublisher: migrating locks no table that a publisher writes.
+func TestApplyWaitsForNoPublisher(t *testing.T) {
 	db := installed(t)
-	db.Exec(t, `INSERT INTO materialized_view_refresh_publication (destination, minute, seen_id, waiting) VALUES ('cloudwatch app', now(), 7, '{3,5}')`)
-	for _, missing := range []string{"DROP COLUMN claimed_until", "DROP COLUMN claimed_by, DROP COLUMN claimed_until"} {
-		db.Exec(t, "ALTER TABLE materialized_view_refresh_publication "+missing)
-		apply(t, db, "public")
-		if free := value[bool](t, db, `SELECT claimed_by IS NULL AND claimed_until = '-infinity' AND seen_id = 7 AND waiting = '{3,5}'
-FROM materialized_view_refresh_publication`); !free {
-			t.Errorf("after %s: what was published is not as before, or is claimed by somebody", missing)
-		}
-	}
 	holder := db.Connect(t)
-	if _, err := holder.Exec(t.Context(), "BEGIN; LOCK materialized_view_refresh_publication IN ROW EXCLUSIVE MODE"); err != nil {
+	if _, err := holder.Exec(t.Context(), `BEGIN; LOCK materialized_view_refresh_publication, materialized_view_refresh_unpublished,
+materialized_view_refresh_history IN ROW EXCLUSIVE MODE`); err != nil {
 		t.Fatal(err)
 	}
-	apply(t, db, "public") // waits for nobody who publishes
+	apply(t, db, "public")
 }
 
 func TestApplyWithEmptiedVersionTable(t *testing.T) {

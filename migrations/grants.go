@@ -32,6 +32,8 @@ const (
 	timeoutFunction   = "materialized_view_attempt_timeout()"
 )
 
+const unpublishedTable = "materialized_view_refresh_unpublished"
+
 // readerPrivileges are what reading freshness takes. The functions within the
 // read model run as whoever reads it, hence EXECUTE and SELECT on the log.
 var readerPrivileges = slices.Concat(
@@ -47,6 +49,7 @@ var writerPrivileges = slices.Concat(
 	readerPrivileges,
 	tables("SELECT", "materialized_view_refresh_settings", "materialized_view_refresh_publication"),
 	writing(LogTable, "materialized_view_refresh_state", "materialized_view_refresh_history", "materialized_view_refresh_publication"),
+	tables("SELECT", unpublishedTable), tables("DELETE", unpublishedTable),
 	[]privilege{{"TABLE", "materialized_view_refresh_schedule", "UPDATE (longest_gap)"}},
 )
 

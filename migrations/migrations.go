@@ -182,6 +182,7 @@ var relations = []string{
 	"materialized_view_refresh_history",
 	"materialized_view_refresh_settings",
 	"materialized_view_refresh_publication",
+	unpublishedTable,
 	"materialized_view_names",
 	"materialized_view_freshness",
 	VersionTable,
@@ -190,12 +191,13 @@ var relations = []string{
 const presentSQL = `
 SELECT count(*) + (SELECT count(*)
                    FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                   WHERE n.nspname = $1 AND c.relname = 'materialized_view_refresh_schedule'
-                     AND t.tgname = 'materialized_view_refresh_schedule_changed')
+                   WHERE n.nspname = $1 AND (c.relname, t.tgname) IN (
+                       ('materialized_view_refresh_schedule', 'materialized_view_refresh_schedule_changed'),
+                       ('materialized_view_refresh_history', 'materialized_view_refresh_attempt_ended')))
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = ANY ($2)`
 
-// present counts the relations that are there, and the trigger among them.
+// present counts the relations and triggers that are there.
 func present(ctx context.Context, db Querier, schema string) (found int, err error) {
 	if err := db.QueryRow(ctx, presentSQL, schema, append([]string{LogTable}, relations...)).Scan(&found); err != nil {
 		return 0, fmt.Errorf("look for the tables of matview in schema %q: %w", schema, err)
@@ -218,7 +220,7 @@ func Installed(ctx context.Context, db Querier, schema string) (int32, error) {
 	if err != nil {
 		return 0, err
 	}
-	if found < len(relations)+2 { // the log and the trigger are the two
+	if found < len(relations)+3 { // the log and two triggers
 		return 0, nil
 	}
 	var version int32

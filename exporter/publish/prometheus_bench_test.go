@@ -1,10 +1,9 @@
-package metrics_test
+package publish_test
 
 import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -22,7 +21,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/matview/terraform-provider-matview/exporter/metrics"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
@@ -74,9 +72,9 @@ func (c *counted) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 func BenchmarkScrape(b *testing.B) {
 	db := thousandViews(b)
 	pool := &counted{Pool: db.Pool(b)}
-	views := collector(pool)
-	static, series := fixed(b, views)
-	ours := serve(b, metrics.Handler(prometheus.NewRegistry(), views, slog.New(slog.DiscardHandler)))
+	views := scrapes(pool)
+	static, series := fixed(b, views.Gatherer(b.Context()))
+	ours := serve(b, views)
 	reference := serve(b, promhttp.HandlerFor(static, promhttp.HandlerOpts{}))
 	exporter := postgresExporter(b, db)
 	for range b.N {

@@ -1,9 +1,10 @@
-package cloudwatch_test
+package publish_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http/httptest"
 	"sync"
@@ -13,10 +14,11 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/cloudwatchtest"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/internal/store"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
@@ -42,13 +44,13 @@ func (c *clock) pass(d time.Duration) {
 
 var errAway = errors.New("the database is away")
 
-// database is what the publisher asks; a test says how it answers.
+// database is what the publisher reads and claims from; a test sets how it answers.
 type database struct {
 	*postgrestest.Database
 	freshness.Querier
 	away     bool
 	taken    bool // the minute, by another replica
-	attempts []cloudwatch.Attempt
+	attempts []publish.Attempt
 }
 
 func (d *database) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
@@ -58,33 +60,62 @@ func (d *database) Query(ctx context.Context, sql string, args ...any) (pgx.Rows
 	return d.Querier.Query(ctx, sql, args...)
 }
 
-// claim leaves the attempts where they are until they are confirmed.
-func (d *database) claim(context.Context, string) (*cloudwatch.Claimed, time.Duration, error) {
+// Register implements [publish.Claims].
+func (d *database) Register(context.Context, string) error { return nil }
+
+// Claim implements [publish.Claims]: the attempts stay until they are confirmed.
+func (d *database) Claim(context.Context, string, bool) (*store.Claim, time.Duration, error) {
 	if d.away {
 		return nil, 0, errAway
 	}
 	if d.taken {
 		return nil, 0, nil
 	}
-	attempts := d.attempts
-	return &cloudwatch.Claimed{Attempts: attempts, Until: time.Now().Add(time.Minute), Confirm: func(context.Context) error {
-		d.attempts = d.attempts[len(attempts):]
-		return nil
-	}}, 0, nil
+	return &store.Claim{Attempts: d.attempts, Until: time.Now().Add(time.Minute)}, 0, nil
+}
+
+// Confirm implements [publish.Claims].
+func (d *database) Confirm(_ context.Context, claim *store.Claim) error {
+	d.attempts = d.attempts[len(claim.Attempts):]
+	return nil
+}
+
+// claimFunc are claims by a function.
+type claimFunc func() (*store.Claim, time.Duration, error)
+
+func (f claimFunc) Register(context.Context, string) error { return nil }
+
+func (f claimFunc) Claim(context.Context, string, bool) (*store.Claim, time.Duration, error) {
+	return f()
+}
+
+// options are what a test wants different about a publisher to CloudWatch.
+type options struct {
+	dimensions     map[string]string
+	optional       []string
+	plainJobsFor   string
+	emf            io.Writer // in place of the API
+	withoutRetries bool
+	claims         publish.Claims
+	sink           publish.Sink // in place of CloudWatch
+	maxWaiting     int
 }
 
 // published is a publisher with all that it talks to.
 type published struct {
-	*cloudwatch.Publisher
+	*publish.Publisher
+	metrics *publish.CloudWatchMetrics
 	service *cloudwatchtest.Service
 	clock   *clock
 	db      *database
 	reg     *prometheus.Registry
 }
 
-func installed(tb testing.TB) *postgrestest.Database {
+// recorded is a database with a view whose refresh is in the log, and one that was
+// never refreshed.
+func recorded(tb testing.TB) *postgrestest.Database {
 	tb.Helper()
-	return postgrestest.NewFrom(tb, "installed", func(ctx context.Context, conn *pgx.Conn) error {
+	return postgrestest.NewFrom(tb, "recorded", func(ctx context.Context, conn *pgx.Conn) error {
 		if err := migrations.Apply(ctx, conn, "public"); err != nil {
 			return err
 		}
@@ -95,7 +126,7 @@ INSERT INTO materialized_view_refresh_log VALUES ('v', now(), 1000, 150, 1250000
 	})
 }
 
-func newPublisher(tb testing.TB, change func(*cloudwatch.Options)) *published {
+func newPublisher(tb testing.TB, o options) *published {
 	tb.Helper()
 	tb.Setenv("AWS_ACCESS_KEY_ID", "test")
 	tb.Setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -107,23 +138,43 @@ func newPublisher(tb testing.TB, change func(*cloudwatch.Options)) *published {
 	server := httptest.NewServer(p.service)
 	tb.Cleanup(server.Close)
 	tb.Cleanup(server.CloseClientConnections)
-	db := installed(tb)
+	db := recorded(tb)
 	p.db = &database{Database: db, Querier: db.Pool(tb)}
-	api, err := cloudwatch.NewAPI(tb.Context(), "eu-central-1", server.URL)
+	var err error
+	if p.metrics, err = publish.NewCloudWatchMetrics("S3Scanner", o.dimensions, o.optional, o.plainJobsFor); err != nil {
+		tb.Fatal(err)
+	}
+	api, err := publish.NewCloudWatchAPI(tb.Context(), "eu-central-1", server.URL)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	o := cloudwatch.Options{
-		Namespace: "S3Scanner", API: api, Counts: cloudwatch.NewMetrics(p.reg), Logger: slog.New(slog.DiscardHandler), Now: p.clock.Now,
-		Reader: freshness.NewReader(p.db, "public", 5*time.Second, p.clock.Now), Claim: p.db.claim,
+	if o.withoutRetries {
+		api = publish.WithoutRetries(api)
 	}
-	if change != nil {
-		change(&o)
+	if o.claims == nil {
+		o.claims = p.db
 	}
-	if p.Publisher, err = cloudwatch.New(o); err != nil {
-		tb.Fatal(err)
+	switch {
+	case o.emf != nil:
+		o.sink = &publish.EMF{CloudWatchMetrics: p.metrics, Writer: o.emf}
+	case o.sink == nil:
+		o.sink = &publish.CloudWatch{CloudWatchMetrics: p.metrics, API: api}
 	}
+	p.Publisher = publish.New(publish.Options{
+		Sink: o.sink, Metrics: publish.NewMetrics(p.reg, "cloudwatch"), Logger: slog.New(slog.DiscardHandler), Now: p.clock.Now,
+		Reader: freshness.NewReader(p.db, "public", 5*time.Second, p.clock.Now), Claims: o.claims, MaxWaiting: o.maxWaiting,
+	})
 	return p
+}
+
+// add queues how the views are now.
+func (p *published) add(views []freshness.View) {
+	p.Add(publish.Update{At: p.clock.Now(), Views: views})
+}
+
+// addAttempts queues attempts of a run that is over.
+func (p *published) addAttempts(attempts []publish.Attempt) {
+	p.Add(publish.Update{At: p.clock.Now(), Attempts: attempts, Run: &publish.Run{}})
 }
 
 // minute is one round of the publisher, and then a minute passes.
@@ -153,3 +204,6 @@ func (p *published) counter(tb testing.TB, name string) float64 {
 func short(d cloudwatchtest.Datum) string {
 	return fmt.Sprintf("%s %s{%s}=%v %s", d.At.Format("15:04"), d.Metric, d.Dimensions["ViewName"], d.Values, d.Unit)
 }
+
+// Confirm implements [publish.Claims]. No test has such a claim confirmed.
+func (f claimFunc) Confirm(context.Context, *store.Claim) error { panic("confirmed") }

@@ -1,4 +1,4 @@
-package cloudwatch_test
+package publish_test
 
 import (
 	"bufio"
@@ -18,15 +18,16 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/cloudwatchtest"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/internal/store"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
 const (
-	benchViews   = 1000
+	minuteViews  = 1000
 	benchMinutes = 20
 	// The targets.
 	mostCalls = 8
@@ -79,32 +80,33 @@ func standIn(b *testing.B) (url string) {
 // BenchmarkMinute is what a minute of a thousand views costs this process, each
 // of them refreshed once in it: the claim, the statement, the calls.
 func BenchmarkMinute(b *testing.B) {
-	db := postgrestest.NewFrom(b, "thousand", func(ctx context.Context, conn *pgx.Conn) error {
+	db := postgrestest.NewFrom(b, "thousand recorded", func(ctx context.Context, conn *pgx.Conn) error {
 		if err := migrations.Apply(ctx, conn, "public"); err != nil {
 			return err
 		}
 		_, err := conn.Exec(ctx, fmt.Sprintf(`
 DO $$ BEGIN FOR i IN 1..%d LOOP EXECUTE format('CREATE MATERIALIZED VIEW view_%%s AS SELECT 1 AS x', i); END LOOP; END $$;
 INSERT INTO materialized_view_refresh_schedule (view_name, every) SELECT relname, '1 min' FROM pg_class WHERE relkind = 'm';
-INSERT INTO materialized_view_refresh_log SELECT relname, now(), 42, 150, 1250000 FROM pg_class WHERE relkind = 'm'; ANALYZE`, benchViews))
+INSERT INTO materialized_view_refresh_log SELECT relname, now(), 42, 150, 1250000 FROM pg_class WHERE relkind = 'm'; ANALYZE`, minuteViews))
 		return err
 	})
 	b.Setenv("AWS_ACCESS_KEY_ID", "test")
 	b.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	url := standIn(b)
-	api, err := cloudwatch.NewAPI(b.Context(), "eu-central-1", url)
+	api, err := publish.NewCloudWatchAPI(b.Context(), "eu-central-1", url)
 	if err != nil {
 		b.Fatal(err)
 	}
 	pool := db.Pool(b)
-	p, err := cloudwatch.New(cloudwatch.Options{
-		Namespace: "S3Scanner", API: api, Counts: cloudwatch.NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.DiscardHandler), Now: time.Now,
-		Reader: freshness.NewReader(pool, "public", 5*time.Second, time.Now),
-		Claim:  (&cloudwatch.Claims{Pool: pool, Schema: "public"}).Minute,
-	})
+	metrics, err := publish.NewCloudWatchMetrics("S3Scanner", nil, nil, "")
 	if err != nil {
 		b.Fatal(err)
 	}
+	p := publish.New(publish.Options{
+		Sink: &publish.CloudWatch{CloudWatchMetrics: metrics, API: api}, Metrics: publish.NewMetrics(prometheus.NewRegistry(), "cloudwatch"),
+		Logger: slog.New(slog.DiscardHandler), Now: time.Now, Reader: freshness.NewReader(pool, "public", 5*time.Second, time.Now),
+		Claims: store.New("public").Publication(pool),
+	})
 	p.Collect(b.Context())
 	p.Flush(b.Context())
 	callsOf(b, url)
@@ -124,8 +126,8 @@ SELECT view_name, 'schedule', 'succeeded', clock_timestamp(), clock_timestamp(),
 		}
 		slices.Sort(cpu)
 		used := cpu[len(cpu)/2]
-		fmt.Printf("\nbench: cloudwatch-%d-views-cpu ours=%s reference=%s ratio=%.2f\n", benchViews, used.Round(10*time.Microsecond), mostCPU, float64(used)/float64(mostCPU))
-		fmt.Printf("bench: cloudwatch-%d-views-calls ours=%d reference=%d ratio=%.2f datums=%d\n", benchViews, calls, mostCalls, float64(calls)/mostCalls, datums)
+		fmt.Printf("\nbench: cloudwatch-%d-views-cpu ours=%s reference=%s ratio=%.2f\n", minuteViews, used.Round(10*time.Microsecond), mostCPU, float64(used)/float64(mostCPU))
+		fmt.Printf("bench: cloudwatch-%d-views-calls ours=%d reference=%d ratio=%.2f datums=%d\n", minuteViews, calls, mostCalls, float64(calls)/mostCalls, datums)
 	}
 }
 

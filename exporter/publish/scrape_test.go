@@ -1,4 +1,4 @@
-package metrics_test
+package publish_test
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/matview/terraform-provider-matview/exporter/metrics"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 )
 
@@ -54,7 +54,7 @@ func exposing(t *testing.T, db freshness.Querier) (url string) {
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
 	reader := freshness.NewReader(db, "public", time.Hour, time.Now)
-	server := httptest.NewServer(metrics.Handler(prometheus.NewRegistry(), metrics.New(reader, time.Hour, logger), logger))
+	server := httptest.NewServer(&publish.Scrapes{Process: prometheus.NewRegistry(), Reader: reader, Timeout: time.Hour, Logger: logger})
 	t.Cleanup(server.Close)
 	return server.URL
 }

@@ -1,0 +1,157 @@
+package publish
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/push"
+	"github.com/prometheus/common/expfmt"
+)
+
+// Pushgateway is the sink that pushes to a Pushgateway when a run is over.
+//
+// Each view is a group of its own, {job, view}: a run about one view never touches
+// another. The gateway exposes a group as it is until the next push, so only what
+// stays true is pushed: timestamps, not ages. Prometheus knows the age from
+// matview_data_as_of_timestamp_seconds.
+type Pushgateway struct {
+	url  string // without the credentials, which errors would show
+	job  string
+	user *url.Userinfo
+}
+
+// NewPushgateway checks the address, which may have a name and a password, as in
+// https://user:password@host.
+func NewPushgateway(address, job string) (*Pushgateway, error) {
+	if job == "" {
+		return nil, errors.New("--push.job must not be empty")
+	}
+	if !strings.Contains(address, "://") {
+		address = "http://" + address
+	}
+	to, err := url.Parse(address)
+	if err != nil || to.Host == "" || to.Scheme != "http" && to.Scheme != "https" {
+		return nil, errors.New("--push.gateway-url is not the URL of a Pushgateway, such as http://localhost:9091 (in a password, percent-encode %, /, ?, # and @)")
+	}
+	p := &Pushgateway{job: job, user: to.User}
+	to.User = nil
+	p.url = to.String()
+	return p, nil
+}
+
+// Destination implements [Sink].
+func (p *Pushgateway) Destination() string { return "pushgateway " + p.url }
+
+// Points implements [Sink]. Freshness has the last success also after a failure,
+// so replacing a group erases none. Without a database no view is pushed.
+func (p *Pushgateway) Points(u Update) []Point {
+	if u.Run == nil {
+		return nil
+	}
+	up := Point{Metric: upName, At: u.At, Values: []float64{number(!u.Away)}}
+	if u.Away {
+		return []Point{up}
+	}
+	var points []Point
+	for _, v := range u.Views {
+		for _, g := range gauges {
+			if value := g.value(&v); value != nil && !g.momentary {
+				points = append(points, Point{Metric: g.name, View: v.Name, At: u.At, Values: []float64{*value}})
+			}
+		}
+	}
+	return append(points, up)
+}
+
+// Send implements [Sink]: it makes one call for each view, of the newest update
+// alone. A view that the gateway refuses does not keep the others back, but a
+// gateway that does not answer is asked only once.
+func (p *Pushgateway) Send(ctx context.Context, points []Point) (n int, err error) {
+	newest := points[len(points)-1].At
+	groups := map[string]constGauges{}
+	var views []string // in order, that of the whole run last
+	for _, pt := range points {
+		if !pt.At.Equal(newest) {
+			continue
+		}
+		if groups[pt.View] == nil {
+			views = append(views, pt.View)
+		}
+		groups[pt.View] = append(groups[pt.View], pt)
+	}
+	var failed []string
+	for i, view := range views {
+		pushErr := p.push(ctx, view, groups[view])
+		if pushErr != nil {
+			err = cmp.Or(err, pushErr)
+			failed = append(failed, view)
+		}
+		if transport := (*url.Error)(nil); errors.As(pushErr, &transport) {
+			failed = append(failed, views[i+1:]...)
+			break
+		}
+	}
+	if err != nil {
+		failed = slices.DeleteFunc(failed, func(view string) bool { return view == "" })
+		return 0, fmt.Errorf("push to the Pushgateway: %d of %d views are not pushed: %w", len(failed), len(views)-1, err)
+	}
+	return len(points), nil
+}
+
+// push replaces the group of a view. What is about the run as a whole is added to
+// the group of the job, whose other metrics stay.
+func (p *Pushgateway) push(ctx context.Context, view string, group constGauges) error {
+	to := push.New(p.url, p.job).Collector(group).Client(boundedClient{}).Format(expfmt.NewFormat(expfmt.TypeTextPlain))
+	if p.user != nil {
+		password, _ := p.user.Password()
+		to.BasicAuth(p.user.Username(), password)
+	}
+	if view != "" {
+		return to.Grouping("view", labelValue(view)).PushContext(ctx)
+	}
+	return to.AddContext(ctx)
+}
+
+// constGauges collects points, without the label that their group has.
+type constGauges []Point
+
+// Describe implements [prometheus.Collector].
+func (c constGauges) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements [prometheus.Collector].
+func (c constGauges) Collect(ch chan<- prometheus.Metric) {
+	for _, p := range c {
+		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(p.Metric, help(p.Metric), nil, nil), prometheus.GaugeValue, p.Values[0])
+	}
+}
+
+func help(metric string) string {
+	for _, g := range gauges {
+		if g.name == metric {
+			return g.help
+		}
+	}
+	return upHelp
+}
+
+// boundedClient reads no more than maxAnswer bytes of an answer: an error page may
+// have any length and becomes part of our error message.
+type boundedClient struct{}
+
+const maxAnswer = 512
+
+// Do implements [push.HTTPDoer].
+func (boundedClient) Do(req *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultClient.Do(req)
+	if err == nil {
+		resp.Body = http.MaxBytesReader(nil, resp.Body, maxAnswer)
+	}
+	return resp, err //nolint:wrapcheck // push wraps it
+}
