@@ -177,13 +177,7 @@ func (r *refreshing) publish(ctx context.Context) {
 		return
 	}
 	views, err := r.reader.Read(ctx)
-	run := &publish.Run{Refreshed: map[string]bool{}}
-	for _, a := range r.attempts {
-		if a.Outcome == "succeeded" {
-			run.Refreshed[a.View] = true
-		}
-	}
-	u := publish.Update{At: time.Now(), Views: views, Away: err != nil, Attempts: r.attempts, Run: run}
+	u := publish.Update{At: time.Now(), Views: views, Away: err != nil, Attempts: r.attempts, Final: true}
 	for _, p := range r.publishers {
 		r.finish(ctx, p, u)
 	}

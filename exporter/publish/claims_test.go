@@ -69,8 +69,8 @@ func TestOneClaimAMinute(t *testing.T) {
 	}
 }
 
-// TestEveryAttemptOnce: also one that was running, or not yet visible, when the
-// minute before was claimed.
+// TestEveryAttemptOnce: each attempt is published once, including one that was running
+// or not yet visible when the minute before was claimed.
 func TestEveryAttemptOnce(t *testing.T) {
 	db := recorded(t)
 	c := claims(t, db)
@@ -114,8 +114,8 @@ VALUES ('v', 'schedule', '%s', clock_timestamp() - interval '2 s', CASE WHEN '%[
 	}
 }
 
-// TestDeadPublisher: what an exporter had claimed when it died, another
-// publishes, once its claim has run out; and no third after that.
+// TestDeadPublisher: what an exporter had claimed when it died is published by one
+// other exporter once the claim expires.
 func TestDeadPublisher(t *testing.T) {
 	db := recorded(t)
 	dies, lives, third := claims(t, db), claims(t, db), claims(t, db)
@@ -148,8 +148,8 @@ func TestDeadPublisher(t *testing.T) {
 	}
 }
 
-// TestAttemptsWithoutMinute: a run that ends by itself publishes attempts, and
-// leaves the minute to those that publish each.
+// TestAttemptsWithoutMinute: a run that ends by itself publishes attempts and leaves
+// the minute to the exporters that publish every minute.
 func TestAttemptsWithoutMinute(t *testing.T) {
 	db := recorded(t)
 	c := claims(t, db)
@@ -197,8 +197,8 @@ SELECT 'v', 'schedule', 'succeeded', clock_timestamp() FROM generate_series(1, %
 	}
 }
 
-// TestForgottenDestinations: one that nobody has claimed for two weeks collects no
-// attempts, and the one that is claimed again after as long loses none.
+// TestForgottenDestinations: a destination that nobody has claimed for two weeks is
+// dropped, but one that is then claimed again has lost no attempt.
 func TestForgottenDestinations(t *testing.T) {
 	db := recorded(t)
 	c := claims(t, db)

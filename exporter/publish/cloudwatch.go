@@ -148,9 +148,10 @@ func (m *CloudWatchMetrics) Points(u Update) []Point {
 	minute := u.At.Truncate(time.Minute).UTC()
 	b := newMinutes(len(u.Attempts) + 2*len(u.Views) + 1)
 	m.addAttempts(b, u.Attempts)
-	if u.Run != nil { // staleness was published before the run reset it
+	if u.Final {
 		for _, v := range u.Views {
-			if u.Run.Refreshed[v.Name] && !u.Away {
+			refreshed := func(a Attempt) bool { return a.View == v.Name && a.Outcome == "succeeded" }
+			if !u.Away && slices.ContainsFunc(u.Attempts, refreshed) {
 				m.addCounts(b, v, minute)
 			}
 		}

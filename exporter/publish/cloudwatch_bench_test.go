@@ -34,8 +34,8 @@ const (
 	mostCPU   = 50 * time.Millisecond
 )
 
-// standInVariable makes this test binary a stand-in: what it takes to be one
-// must not count as ours.
+// standInVariable makes this test binary serve as CloudWatch, so that the cost of
+// serving does not count as ours.
 const standInVariable = "MATVIEW_BENCH_CLOUDWATCH"
 
 func TestMain(m *testing.M) {
@@ -77,8 +77,8 @@ func standIn(b *testing.B) (url string) {
 	return strings.TrimSpace(line)
 }
 
-// BenchmarkMinute is what a minute of a thousand views costs this process, each
-// of them refreshed once in it: the claim, the statement, the calls.
+// BenchmarkMinute measures what a minute of a thousand views costs this process, each
+// view refreshed once: the claim, the statement, the calls.
 func BenchmarkMinute(b *testing.B) {
 	db := postgrestest.NewFrom(b, "thousand recorded", func(ctx context.Context, conn *pgx.Conn) error {
 		if err := migrations.Apply(ctx, conn, "public"); err != nil {
@@ -131,7 +131,7 @@ SELECT view_name, 'schedule', 'succeeded', clock_timestamp(), clock_timestamp(),
 	}
 }
 
-// processorTime is what this process has used, all threads counted.
+// processorTime is the CPU time of all threads of this process.
 func processorTime(b *testing.B) time.Duration {
 	b.Helper()
 	var usage syscall.Rusage
@@ -141,7 +141,7 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// callsOf is what the stand-in was asked since it was last asked this.
+// callsOf counts the calls to the stand-in since the last time, and their data points.
 func callsOf(b *testing.B, url string) (calls, datums int) {
 	b.Helper()
 	resp, err := http.Get(url + "/calls")

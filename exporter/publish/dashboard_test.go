@@ -21,7 +21,7 @@ var (
 	recordNames    = regexp.MustCompile(`(?m)^\s*- record: (\S+)$`)
 )
 
-// exposed are the names of all series that an exporter shows once everything is
+// exposed are the names of all series that an exporter exposes once everything is
 // known of a view.
 func exposed(t *testing.T) []string {
 	t.Helper()
@@ -49,8 +49,8 @@ UPDATE materialized_view_refresh_state SET next_run_at = now() WHERE view_name =
 	return names
 }
 
-// TestExamplesKnowTheMetrics reads every name in the rules and on the dashboard.
-// That the expressions are valid is for the end-to-end tests to ask Prometheus.
+// TestExamplesKnowTheMetrics checks every name in the rules and on the dashboard. The
+// end-to-end tests have Prometheus check that the expressions are valid.
 func TestExamplesKnowTheMetrics(t *testing.T) {
 	rules := read(t, "rules.yml")
 	var records []string

@@ -10,7 +10,7 @@ import (
 	"github.com/matview/terraform-provider-matview/exporter/publish"
 )
 
-// emfEvent is what the specification of the Embedded Metric Format says of one.
+// emfEvent is an event as the specification of the Embedded Metric Format defines it.
 type emfEvent struct {
 	AWS *struct {
 		Timestamp         *int64
@@ -22,7 +22,7 @@ type emfEvent struct {
 	} `json:"_aws"`
 }
 
-// validEMF checks one line by the specification and returns its members.
+// validEMF checks one line against the specification and returns its members.
 func validEMF(t *testing.T, line string) map[string]any {
 	t.Helper()
 	var event emfEvent

@@ -22,7 +22,7 @@ import (
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
-// clock is one that tests move.
+// clock is a clock that tests move.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -174,7 +174,7 @@ func (p *published) add(views []freshness.View) {
 
 // addAttempts queues attempts of a run that is over.
 func (p *published) addAttempts(attempts []publish.Attempt) {
-	p.Add(publish.Update{At: p.clock.Now(), Attempts: attempts, Run: &publish.Run{}})
+	p.Add(publish.Update{At: p.clock.Now(), Attempts: attempts, Final: true})
 }
 
 // minute is one round of the publisher, and then a minute passes.
@@ -200,7 +200,7 @@ func (p *published) counter(tb testing.TB, name string) float64 {
 	return 0
 }
 
-// short is a datum in a line.
+// short formats a datum on one line.
 func short(d cloudwatchtest.Datum) string {
 	return fmt.Sprintf("%s %s{%s}=%v %s", d.At.Format("15:04"), d.Metric, d.Dimensions["ViewName"], d.Values, d.Unit)
 }

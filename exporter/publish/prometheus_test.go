@@ -174,7 +174,7 @@ func TestDatabaseNeverThere(t *testing.T) {
 	}
 }
 
-// slow counts statements and holds each until it is let go.
+// slow counts statements and blocks each until the test releases it.
 type slow struct {
 	*pgxpool.Pool
 	statements atomic.Int32
@@ -236,7 +236,8 @@ func TestCounters(t *testing.T) {
 	}
 }
 
-// TestDurationHistogram: native and classic in one, by method only.
+// TestDurationHistogram: the histogram is both native and classic, with the label
+// method only.
 func TestDurationHistogram(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	c := publish.NewCounters(reg)

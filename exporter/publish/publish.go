@@ -24,14 +24,9 @@ type Update struct {
 	Away bool
 	// Attempts have ended and are not published yet.
 	Attempts []Attempt
-	// Run is set in the last update of a run that ends by itself. What such a run
-	// publishes of Views before its refreshes must not be reset by them.
-	Run *Run
-}
-
-// Run is a run of refreshes that is over.
-type Run struct {
-	Refreshed map[string]bool // the views that it refreshed, by name
+	// Final marks the last update of a run that ends by itself. Its refreshes have
+	// reset the staleness that it published before them.
+	Final bool
 }
 
 // Point is the values of one metric in one minute. It is kept small: an outage

@@ -55,7 +55,7 @@ func TestDefaultMetrics(t *testing.T) {
 	}
 }
 
-// TestFailingView: a 0 would say that all is well until the next attempt fails.
+// TestFailingView: a 0 between two failed attempts would mean that all is well.
 func TestFailingView(t *testing.T) {
 	p := newPublisher(t, options{})
 	p.db.Exec(t, `INSERT INTO materialized_view_refresh_state (view_name, consecutive_failures) VALUES ('v', 3)
@@ -91,8 +91,8 @@ func TestOptionalMetrics(t *testing.T) {
 	}
 }
 
-// TestTwelveHoursWithoutCloudWatch: everything of the outage arrives when it is
-// over, once, in order, at the times it is of.
+// TestTwelveHoursWithoutCloudWatch: when the outage is over all of its data arrive
+// once, in order and with their own times.
 func TestTwelveHoursWithoutCloudWatch(t *testing.T) {
 	for name, mood := range map[string]cloudwatchtest.Mood{"throttles": cloudwatchtest.Throttling, "fails": cloudwatchtest.Failing} {
 		t.Run(name, func(t *testing.T) {
@@ -130,14 +130,14 @@ func outage(t *testing.T, mood cloudwatchtest.Mood) {
 	}
 }
 
-// quick is a publisher whose SDK does not pause between its attempts.
+// quick is a publisher whose SDK does not retry.
 func quick(t *testing.T) *published {
 	t.Helper()
 	return newPublisher(t, options{withoutRetries: true})
 }
 
-// TestTwelveHoursWithoutDatabase: the age of what was known goes on growing, and
-// nothing else is said of any view.
+// TestTwelveHoursWithoutDatabase: the age of what was known keeps growing, and nothing
+// else is published of any view.
 func TestTwelveHoursWithoutDatabase(t *testing.T) {
 	p := newPublisher(t, options{})
 	p.minute(t)
@@ -210,7 +210,7 @@ func TestBacklogIsBounded(t *testing.T) {
 	}
 }
 
-// TestHangingService: a call that is given up is of a minute that is not lost.
+// TestHangingService: the minute of a call that is abandoned is not lost.
 func TestHangingService(t *testing.T) {
 	p := newPublisher(t, options{})
 	p.service.Set(cloudwatchtest.Hanging)
@@ -244,7 +244,7 @@ func TestOneReplicaPublishes(t *testing.T) {
 	}
 }
 
-// TestReadOnly: who may read and not write publishes all the same.
+// TestReadOnly: an exporter that can read but not write publishes what it reads.
 func TestReadOnly(t *testing.T) {
 	p := newPublisher(t, options{claims: claimFunc(func() (*store.Claim, time.Duration, error) { return nil, 0, errAway })})
 	p.minute(t)
@@ -292,7 +292,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestRefusedDatum: one that CloudWatch will not take holds up no other.
+// TestRefusedDatum: a datum that CloudWatch refuses does not keep back any other.
 func TestRefusedDatum(t *testing.T) {
 	p := newPublisher(t, options{})
 	future := p.clock.Now().Add(3 * time.Hour)
@@ -324,8 +324,8 @@ func TestInvalidCloudWatchMetrics(t *testing.T) {
 	}
 }
 
-// TestAttemptsThroughOutage: those of an outage are published once, when it is
-// over, at the times at which they ended.
+// TestAttemptsThroughOutage: the attempts of an outage are published once when it is
+// over, with the times at which they ended.
 func TestAttemptsThroughOutage(t *testing.T) {
 	p := quick(t)
 	var want []time.Time
@@ -354,8 +354,8 @@ func TestAttemptsThroughOutage(t *testing.T) {
 	}
 }
 
-// TestLateClaim: attempts that another may have claimed by now are not sent; how
-// the views were is.
+// TestLateClaim: once a claim has expired its attempts are not sent, since another
+// exporter may have claimed them; the gauges are.
 func TestLateClaim(t *testing.T) {
 	p := newPublisher(t, options{claims: claimFunc(func() (*store.Claim, time.Duration, error) {
 		return &store.Claim{

@@ -52,7 +52,7 @@ func (p *Pushgateway) Destination() string { return "pushgateway " + p.url }
 // Points implements [Sink]. Freshness has the last success also after a failure,
 // so replacing a group erases none. Without a database no view is pushed.
 func (p *Pushgateway) Points(u Update) []Point {
-	if u.Run == nil {
+	if !u.Final {
 		return nil
 	}
 	up := Point{Metric: upName, At: u.At, Values: []float64{number(!u.Away)}}
@@ -75,7 +75,7 @@ func (p *Pushgateway) Points(u Update) []Point {
 // gateway that does not answer is asked only once.
 func (p *Pushgateway) Send(ctx context.Context, points []Point) (n int, err error) {
 	newest := points[len(points)-1].At
-	groups := map[string]constGauges{}
+	groups := map[string][]Point{}
 	var views []string // in order, that of the whole run last
 	for _, pt := range points {
 		if !pt.At.Equal(newest) {
@@ -107,8 +107,13 @@ func (p *Pushgateway) Send(ctx context.Context, points []Point) (n int, err erro
 
 // push replaces the group of a view. What is about the run as a whole is added to
 // the group of the job, whose other metrics stay.
-func (p *Pushgateway) push(ctx context.Context, view string, group constGauges) error {
-	to := push.New(p.url, p.job).Collector(group).Client(boundedClient{}).Format(expfmt.NewFormat(expfmt.TypeTextPlain))
+func (p *Pushgateway) push(ctx context.Context, view string, points []Point) error {
+	to := push.New(p.url, p.job).Client(boundedClient{}).Format(expfmt.NewFormat(expfmt.TypeTextPlain))
+	for _, pt := range points {
+		gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: pt.Metric, Help: help(pt.Metric)})
+		gauge.Set(pt.Values[0])
+		to.Collector(gauge)
+	}
 	if p.user != nil {
 		password, _ := p.user.Password()
 		to.BasicAuth(p.user.Username(), password)
@@ -117,19 +122,6 @@ func (p *Pushgateway) push(ctx context.Context, view string, group constGauges) 
 		return to.Grouping("view", labelValue(view)).PushContext(ctx)
 	}
 	return to.AddContext(ctx)
-}
-
-// constGauges collects points, without the label that their group has.
-type constGauges []Point
-
-// Describe implements [prometheus.Collector].
-func (c constGauges) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
-
-// Collect implements [prometheus.Collector].
-func (c constGauges) Collect(ch chan<- prometheus.Metric) {
-	for _, p := range c {
-		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(p.Metric, help(p.Metric), nil, nil), prometheus.GaugeValue, p.Values[0])
-	}
 }
 
 func help(metric string) string {

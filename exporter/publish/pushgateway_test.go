@@ -12,8 +12,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 )
 
-// gateway notes what it is asked. What a real one does with it, the end-to-end
-// tests ask.
+// gateway records the paths of its requests. The end-to-end tests use a real one.
 func gateway(t *testing.T, answer func(r *http.Request) int) (url string, paths func() []string) {
 	t.Helper()
 	var mu sync.Mutex
@@ -39,7 +38,7 @@ func push(t *testing.T, url string, views ...string) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := publish.Update{At: time.Now(), Run: &publish.Run{}}
+	u := publish.Update{At: time.Now(), Final: true}
 	for _, view := range views {
 		u.Views = append(u.Views, freshness.View{Name: view})
 	}
@@ -63,8 +62,7 @@ func TestPushWithPassword(t *testing.T) {
 	}
 }
 
-// TestPushRefused: one view that the gateway does not take is the only one that
-// is missing.
+// TestPushRefused: a view that the gateway refuses is the only one that is missing.
 func TestPushRefused(t *testing.T) {
 	url, paths := gateway(t, func(r *http.Request) int {
 		if strings.HasSuffix(r.URL.Path, "/b") {
@@ -81,7 +79,7 @@ func TestPushRefused(t *testing.T) {
 	}
 }
 
-// TestPushToNobody: a gateway that is away is one line, and not one a view.
+// TestPushToNobody: a gateway that does not answer gives one error, not one a view.
 func TestPushToNobody(t *testing.T) {
 	err := push(t, "user:s3cret@127.0.0.1:1", "a", "b", "c")
 	if err == nil || !strings.Contains(err.Error(), "3 of 3 views are not pushed") || strings.Contains(err.Error(), "s3cret") || strings.Count(err.Error(), "refused") != 1 {

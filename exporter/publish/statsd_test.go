@@ -23,7 +23,7 @@ func (s *statsd) Points(u publish.Update) []publish.Point {
 	add := func(metric, view string, at time.Time, value float64) {
 		points = append(points, publish.Point{Metric: metric, View: view, At: at, Values: []float64{value}})
 	}
-	if u.Run == nil {
+	if !u.Final {
 		for _, v := range u.Views {
 			if v.StalenessSeconds != nil {
 				add("matview.staleness:%g|g|#view:%s", v.Name, u.At, *v.StalenessSeconds)
