@@ -128,8 +128,9 @@ func (f *function) invoke(ctx context.Context, event json.RawMessage) (answer, e
 	r.announce(work, ctx)
 	done, failures := r.all(work)
 	r.publish(ctx)
-	if cancel(); r.announced != nil {
-		<-r.announced // nothing may be under way when the process is frozen
+	cancel()
+	for _, p := range r.publishers {
+		p.Wait() // nothing may be under way when the process is frozen
 	}
 	if len(failures) > 0 {
 		return answer{}, messages.InvokeResponse_Error{Type: refreshFailed, Message: strings.Join(failures, "; ")}

@@ -3,10 +3,9 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io"
 	"maps"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,15 +14,14 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
 	"github.com/matview/terraform-provider-matview/exporter/config"
-	"github.com/matview/terraform-provider-matview/exporter/metrics"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
-	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
-// cloudwatchFlags say what CloudWatch gets: nothing without a namespace.
+// cloudwatchFlags say what is published to CloudWatch: nothing without a namespace.
 type cloudwatchFlags struct {
 	namespace, region, endpoint string
 	metrics, plainJobCount      string
@@ -31,7 +29,7 @@ type cloudwatchFlags struct {
 	emf                         bool
 }
 
-// publishFlags are where a run that ends by itself publishes to.
+// publishFlags say where a run that ends by itself publishes to.
 type publishFlags struct {
 	cloudwatch       cloudwatchFlags
 	pushURL, pushJob string
@@ -39,48 +37,74 @@ type publishFlags struct {
 
 func (f *publishFlags) add(c *kingpin.CmdClause) {
 	c.Flag("push.gateway-url", "Pushgateway to push the freshness of the views to when the run is over.").PlaceHolder("URL").StringVar(&f.pushURL)
-	c.Flag("push.job", "Label job of what is pushed.").Default("matview-exporter").StringVar(&f.pushJob)
+	c.Flag("push.job", "Value of the label job of what is pushed.").Default("matview-exporter").StringVar(&f.pushJob)
 	f.cloudwatch.add(c)
 }
 
 func (f *cloudwatchFlags) add(c *kingpin.CmdClause) {
-	c.Flag("cloudwatch.namespace", "Namespace of CloudWatch to publish freshness to, once a minute. Off without it.").PlaceHolder("NAMESPACE").StringVar(&f.namespace)
-	c.Flag("cloudwatch.metrics", "Metrics to publish beside the usual ones, with commas between: "+strings.Join(cloudwatch.Optional, ", ")+".").PlaceHolder("METRICS").StringVar(&f.metrics)
+	c.Flag("cloudwatch.namespace", "Namespace of CloudWatch to publish freshness to, once a minute. Default: none, which publishes nothing.").PlaceHolder("NAMESPACE").StringVar(&f.namespace)
+	c.Flag("cloudwatch.metrics", "Metrics to publish beside the default ones, separated by commas: "+strings.Join(publish.OptionalCloudWatchMetrics, ", ")+".").PlaceHolder("METRICS").StringVar(&f.metrics)
 	c.Flag("cloudwatch.plain-job-count", "View whose MatViewJobCount is published without any dimension.").PlaceHolder("VIEW").StringVar(&f.plainJobCount)
 	f.dimensions = map[string]string{}
-	c.Flag("cloudwatch.dimension", "Dimension of every metric beside ViewName, as in Database=app. May be repeated.").PlaceHolder("NAME=VALUE").StringMapVar(&f.dimensions)
-	c.Flag("cloudwatch.emf", "Write Embedded Metric Format to standard output and call no API. The default in Lambda.").
+	c.Flag("cloudwatch.dimension", "Dimension of every metric beside ViewName, such as Database=app. May be repeated.").PlaceHolder("NAME=VALUE").StringMapVar(&f.dimensions)
+	c.Flag("cloudwatch.emf", "Write Embedded Metric Format to standard output instead of calling the API. The default in Lambda.").
 		Default(strconv.FormatBool(os.Getenv(lambdaVariable) != "")).BoolVar(&f.emf)
-	c.Flag("cloudwatch.region", "Region; by default that of the AWS configuration.").PlaceHolder("REGION").StringVar(&f.region)
-	c.Flag("cloudwatch.endpoint-url", "Endpoint to use instead of that of AWS, as of an emulator.").PlaceHolder("URL").StringVar(&f.endpoint)
+	c.Flag("cloudwatch.region", "Region of CloudWatch. Default: that of the AWS configuration.").PlaceHolder("REGION").StringVar(&f.region)
+	c.Flag("cloudwatch.endpoint-url", "Endpoint to call instead of that of AWS, such as an emulator.").PlaceHolder("URL").StringVar(&f.endpoint)
 }
 
-// newPublisher is nil where nothing is to be published.
-func (a *app) newPublisher(ctx context.Context, f cloudwatchFlags, reader *freshness.Reader, reg prometheus.Registerer) (*cloudwatch.Publisher, error) {
-	if f.namespace == "" {
-		if f.emf && os.Getenv(lambdaVariable) == "" {
-			return nil, errors.New("--cloudwatch.emf needs --cloudwatch.namespace")
+// publishing is where this process publishes to.
+type publishing struct {
+	publishers []*publish.Publisher
+	cloudwatch *publish.CloudWatchMetrics // nil: not to CloudWatch
+}
+
+// newPublishing makes a publisher for each sink that the flags name.
+func (a *app) newPublishing(ctx context.Context, f publishFlags, pool *pgxpool.Pool, reader *freshness.Reader, reg prometheus.Registerer) (all publishing, err error) {
+	add := func(name string, sink publish.Sink, claims publish.Claims) {
+		all.publishers = append(all.publishers, publish.New(publish.Options{
+			Sink: sink, Reader: reader, Claims: claims, Metrics: publish.NewMetrics(reg, name), Logger: a.logger, Now: time.Now,
+		}))
+	}
+	if f.cloudwatch.namespace != "" {
+		var sink publish.Sink
+		if all.cloudwatch, sink, err = f.cloudwatch.sink(ctx, a.stdout); err != nil {
+			return all, err
 		}
-		return nil, nil //nolint:nilnil // none is asked for
+		add("cloudwatch", sink, store.New(a.schema).Publication(pool))
+	} else if f.cloudwatch.emf && os.Getenv(lambdaVariable) == "" {
+		return all, errors.New("--cloudwatch.emf requires --cloudwatch.namespace")
 	}
-	o := cloudwatch.Options{
-		Namespace: f.namespace, Dimensions: f.dimensions, PlainJobCountOf: f.plainJobCount,
-		Reader: reader, Counts: cloudwatch.NewMetrics(reg), Logger: a.logger, Now: time.Now,
+	if f.pushURL != "" {
+		sink, err := publish.NewPushgateway(f.pushURL, f.pushJob)
+		if err != nil {
+			return all, err
+		}
+		add("pushgateway", sink, nil)
 	}
+	return all, nil
+}
+
+// sink is CloudWatch or, in its place, Embedded Metric Format.
+func (f *cloudwatchFlags) sink(ctx context.Context, stdout io.Writer) (*publish.CloudWatchMetrics, publish.Sink, error) {
+	var optional []string
 	for metric := range strings.SplitSeq(f.metrics, ",") {
 		if metric = strings.TrimSpace(metric); metric != "" {
-			o.Metrics = append(o.Metrics, metric)
+			optional = append(optional, metric)
 		}
 	}
+	metrics, err := publish.NewCloudWatchMetrics(f.namespace, f.dimensions, optional, f.plainJobCount)
+	if err != nil {
+		return nil, nil, err
+	}
 	if f.emf {
-		o.EMF = &cloudwatch.EMF{Writer: a.stdout}
-		return cloudwatch.New(o)
+		return metrics, &publish.EMF{CloudWatchMetrics: metrics, Writer: stdout}, nil
 	}
-	var err error
-	if o.API, err = cloudwatch.NewAPI(ctx, f.region, f.endpoint); err != nil {
-		return nil, err
+	api, err := publish.NewCloudWatchAPI(ctx, f.region, f.endpoint)
+	if err != nil {
+		return nil, nil, err
 	}
-	return cloudwatch.New(o)
+	return metrics, &publish.CloudWatch{CloudWatchMetrics: metrics, API: api}, nil
 }
 
 // dimensionsWith are those of the file and of the flags, which win.
@@ -91,9 +115,9 @@ func (f *cloudwatchFlags) dimensionsWith(c *config.Config) map[string]string {
 	return all
 }
 
-// checkDimensions says what is wrong with those of the file, and where it stands.
+// checkDimensions reports what is wrong with those of the file, and where.
 func checkDimensions(c *config.Config) error {
-	if err := cloudwatch.ValidateDimensions(c.CloudWatch.Dimensions); err != nil {
+	if err := publish.ValidateDimensions(c.CloudWatch.Dimensions); err != nil {
 		return c.CloudWatch.Errorf("dimensions", "%w", err)
 	}
 	return nil
@@ -101,126 +125,66 @@ func checkDimensions(c *config.Config) error {
 
 // publishWith publishes with the dimensions of a configuration from now on.
 func (d *daemon) publishWith(c *config.Config) error {
-	if d.publisher == nil {
+	if d.cloudwatch == nil {
 		return nil
 	}
-	if err := d.publisher.SetDimensions(d.flags.cloudwatch.dimensionsWith(c)); err != nil {
+	if err := d.cloudwatch.SetDimensions(d.flags.cloudwatch.dimensionsWith(c)); err != nil {
 		return c.CloudWatch.Errorf("dimensions", "with those of --cloudwatch.dimension: %w", err)
 	}
-	d.logger.Info("publishing every minute", "destination", d.publisher.Destination())
+	d.logger.Info("publishing every minute", "destination", d.cloudwatch.Destination())
 	return nil
 }
 
-func (a *app) claims(pool *pgxpool.Pool) *cloudwatch.Claims {
-	return &cloudwatch.Claims{Pool: pool, Schema: a.schema}
-}
+const (
+	// announceTimeout is how long a run waits to know how old the views are, only if
+	// it publishes that.
+	announceTimeout = 5 * time.Second
+	// publishTimeout bounds what a run waits for each sink at its end.
+	publishTimeout = 10 * time.Second
+)
 
-// announceTimeout is how long a run waits to know how old the views are: only
-// where somebody is to be told.
-const announceTimeout = 5 * time.Second
-
-// announce publishes to CloudWatch how old the views are before the refreshes,
-// which do not wait for that: afterwards all would look fresh. publishing bounds
-// what is sent meanwhile.
-func (r *refreshing) announce(ctx, publishing context.Context) {
-	if r.publisher == nil {
+// announce publishes how old the views are before the refreshes, which would reset
+// that. They do not wait for the services; sending is the context of what is sent
+// meanwhile.
+func (r *refreshing) announce(ctx, sending context.Context) {
+	if len(r.publishers) == 0 {
 		return
 	}
 	views, err := r.reader.Read(ctx)
-	r.before = map[string]freshness.View{}
-	for _, v := range views {
-		r.before[v.Name] = v
-	}
-	r.publisher.Add(views, err != nil)
-	if err := r.claims(r.pool).Begin(ctx, r.publisher.Destination()); err != nil {
-		r.logger.Debug("the refreshes of this run are published by what it knows of them itself", "err", postgres.Message(err))
-	}
-	r.announced = make(chan struct{})
-	if r.flags.publish.cloudwatch.emf { // shares standard output with us
-		r.publisher.Flush(ctx)
-		close(r.announced)
-		return
-	}
-	go func() {
-		defer close(r.announced)
-		r.publisher.Flush(publishing)
-	}()
-}
-
-// attempted is what CloudWatch is told of one refresh.
-func (r *refreshing) attempted(view string, result refresh.Result, err error) cloudwatch.Attempt {
-	if err != nil {
-		return cloudwatch.Attempt{View: view, Outcome: "failed", FinishedAt: time.Now()}
-	}
-	a := cloudwatch.Attempt{View: result.View, Outcome: "succeeded", FinishedAt: result.FinishedAt, Duration: time.Duration(result.DurationMS()) * time.Millisecond}
-	if result.Skipped {
-		a.Outcome = "skipped"
-	}
-	if before := r.before[result.View]; before.DataAsOf != nil {
-		age := result.FinishedAt.Sub(*before.DataAsOf).Seconds()
-		a.StalenessBefore = &age
-	}
-	return a
-}
-
-// publish publishes once, whatever came of the refreshes. That it fails is said,
-// and is no failure of a refresh.
-func (r *refreshing) publish(ctx context.Context) {
-	if r.publisher != nil {
-		r.publishAttempts(ctx)
-	}
-	if r.pusher != nil {
-		if err := r.push(ctx); err != nil {
-			fmt.Fprintf(r.stderr, "matview-exporter: warning: %v\n", err)
+	for _, p := range r.publishers {
+		p.Begin(ctx, sending, publish.Update{At: time.Now(), Views: views, Away: err != nil})
+		if r.flags.publish.cloudwatch.emf { // shares standard output with us
+			p.Wait()
 		}
 	}
 }
 
-// publishAttempts publishes every attempt that is recorded and not published
-// yet, also those of runs that were killed. If the database cannot say, it is
-// what this run knows.
-func (r *refreshing) publishAttempts(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, metrics.PushTimeout)
-	defer cancel()
-	counted := r.counted(ctx)
-	claimed, err := r.claims(r.pool).Attempts(ctx, r.publisher.Destination())
+// attempted is what is published of one refresh if the database cannot be asked.
+func attempted(view string, result refresh.Result, err error) publish.Attempt {
 	switch {
 	case err != nil:
-		r.publisher.AddRefreshed(r.attempts, counted)
-	case claimed != nil:
-		r.publisher.AddClaimed(claimed, counted)
-	default: // another exporter is at it
-		r.publisher.AddRefreshed(nil, counted)
+		return publish.Attempt{View: view, Outcome: "failed", FinishedAt: time.Now()}
+	case result.Skipped:
+		return publish.Attempt{View: result.View, Outcome: "skipped", FinishedAt: result.FinishedAt}
 	}
-	select {
-	case <-r.announced:
-		r.publisher.Flush(ctx)
-	case <-ctx.Done():
-		fmt.Fprintln(r.stderr, "matview-exporter: warning: CloudWatch does not answer; the refreshes of this run are not published yet")
-	}
+	return publish.Attempt{View: result.View, Outcome: "succeeded", FinishedAt: result.FinishedAt, Duration: time.Duration(result.DurationMS()) * time.Millisecond}
 }
 
-// counted are the views that were refreshed, as they are now, if anybody is to
-// be told what their refreshes counted.
-func (r *refreshing) counted(ctx context.Context) []freshness.View {
-	if !r.publisher.WantsCounts() {
-		return nil
+// publish publishes once, whatever came of the refreshes. Its failure is logged,
+// and is no failure of a refresh.
+func (r *refreshing) publish(ctx context.Context) {
+	if len(r.publishers) == 0 {
+		return
 	}
 	views, err := r.reader.Read(ctx)
-	if err != nil {
-		return nil
+	u := publish.Update{At: time.Now(), Views: views, Away: err != nil, Attempts: r.attempts, Final: true}
+	for _, p := range r.publishers {
+		r.finish(ctx, p, u)
 	}
-	return slices.DeleteFunc(views, func(v freshness.View) bool {
-		return !slices.ContainsFunc(r.attempts, func(a cloudwatch.Attempt) bool { return a.View == v.Name && a.Outcome == "succeeded" })
-	})
 }
 
-func (r *refreshing) push(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, metrics.PushTimeout)
+func (r *refreshing) finish(ctx context.Context, p *publish.Publisher, u publish.Update) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	views, err := freshness.NewReader(r.pool, r.schema, metrics.PushTimeout/2, time.Now).Read(ctx)
-	if err != nil {
-		return r.pusher.Away(ctx)
-	}
-	return r.pusher.Push(ctx, views)
+	p.Finish(ctx, u)
 }

@@ -127,9 +127,9 @@ func TestEMFOnStandardOutput(t *testing.T) {
 func TestCloudWatchFlags(t *testing.T) {
 	db := installed(t)
 	for message, args := range map[string][]string{
-		"--cloudwatch.emf needs --cloudwatch.namespace": {"--cloudwatch.emf"},
-		`there is no optional metric "Jobs"`:            {"--cloudwatch.emf", "--cloudwatch.namespace=n", "--cloudwatch.metrics=Jobs"},
-		"belong to AWS":                                 {"--cloudwatch.emf", "--cloudwatch.namespace=AWS/RDS"},
+		"--cloudwatch.emf requires --cloudwatch.namespace": {"--cloudwatch.emf"},
+		`there is no optional metric "Jobs"`:               {"--cloudwatch.emf", "--cloudwatch.namespace=n", "--cloudwatch.metrics=Jobs"},
+		"belong to AWS":                                    {"--cloudwatch.emf", "--cloudwatch.namespace=AWS/RDS"},
 	} {
 		code, _, errs := exec(t, db.URL(), append([]string{"refresh", "--all"}, args...)...)
 		if code != exitFailed || !strings.Contains(errs, message) {

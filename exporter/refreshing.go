@@ -9,8 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
-	"github.com/matview/terraform-provider-matview/exporter/metrics"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
@@ -25,14 +24,10 @@ type refreshing struct {
 	refresher *refresh.Refresher
 	oneShot   *scheduler.OneShot
 	reader    *freshness.Reader
-	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
-	pusher    *metrics.Pusher       // nil: not pushed to a Pushgateway
-
-	before    map[string]freshness.View
-	announced chan struct{} // closed when that is over
+	publishing
 
 	mu       sync.Mutex
-	attempts []cloudwatch.Attempt
+	attempts []publish.Attempt
 }
 
 // connections are one for each refresh, one that says that this process lives,
@@ -46,12 +41,7 @@ func (a *app) newRefreshing(ctx context.Context, pool *pgxpool.Pool, f refreshFl
 		Pool: pool, Refresher: r.refresher, Schema: a.schema, AttemptedBy: attemptedBy(), MaxConcurrent: f.maxConcurrent, Logger: a.logger,
 	})
 	r.reader = freshness.NewReader(pool, a.schema, announceTimeout, time.Now)
-	if f.publish.pushURL != "" {
-		if r.pusher, err = metrics.NewPusher(f.publish.pushURL, f.publish.pushJob); err != nil {
-			return nil, err
-		}
-	}
-	r.publisher, err = a.newPublisher(ctx, f.publish.cloudwatch, r.reader, prometheus.NewRegistry())
+	r.publishing, err = a.newPublishing(ctx, f.publish, pool, r.reader, prometheus.NewRegistry())
 	return r, err
 }
 
@@ -59,7 +49,7 @@ func (a *app) newRefreshing(ctx context.Context, pool *pgxpool.Pool, f refreshFl
 func (r *refreshing) again(f refreshFlags) *refreshing {
 	return &refreshing{
 		app: r.app, pool: r.pool, flags: f, refresher: r.refresher, oneShot: r.oneShot, reader: r.reader,
-		publisher: r.publisher, pusher: r.pusher,
+		publishing: r.publishing,
 	}
 }
 
@@ -117,7 +107,7 @@ func (r *refreshing) each(ctx context.Context, views []string, begun func(view s
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if claimed || err != nil {
-			r.attempts = append(r.attempts, r.attempted(view, result, err))
+			r.attempts = append(r.attempts, attempted(view, result, err))
 		}
 		done(view, result, claimed, err)
 		return err

@@ -20,8 +20,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
 	"github.com/matview/terraform-provider-matview/exporter/api"
-	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
-	"github.com/matview/terraform-provider-matview/exporter/metrics"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -90,9 +89,9 @@ type daemon struct {
 	pool      *pgxpool.Pool // of the scheduler
 	readers   *pgxpool.Pool // of metrics and API
 	freshness *freshness.Reader
-	counters  *metrics.Counters
-	publisher *cloudwatch.Publisher // nil: not published to CloudWatch
-	servers   []*http.Server        // one for each address
+	counters  *publish.Counters
+	publishing
+	servers []*http.Server // one for each address
 
 	hangups   <-chan os.Signal
 	reloading sync.Mutex
@@ -165,14 +164,11 @@ func (d *daemon) handler(ctx context.Context) (_ http.Handler, err error) {
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("matview_exporter"),
 	)
-	d.counters = metrics.NewCounters(registry)
-	if d.publisher, err = d.newPublisher(ctx, d.flags.cloudwatch, d.freshness, registry); err != nil {
+	d.counters = publish.NewCounters(registry)
+	if d.publishing, err = d.newPublishing(ctx, publishFlags{cloudwatch: d.flags.cloudwatch}, d.pool, d.freshness, registry); err != nil {
 		return nil, err
 	}
-	if d.publisher != nil {
-		d.publisher.Claim = d.claims(d.pool).Minute
-	}
-	scrapes := metrics.Handler(registry, metrics.New(d.freshness, scrapeTimeout, d.logger), d.logger)
+	scrapes := &publish.Scrapes{Process: registry, Reader: d.freshness, Timeout: scrapeTimeout, Logger: d.logger}
 	// No ServeMux: it would answer some paths with a redirect of its own.
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/metrics" {
@@ -196,13 +192,10 @@ func (d *daemon) serve(ctx context.Context) error {
 			d.schedule(ctx)
 		}
 	}()
-	published := make(chan struct{})
-	go func() {
-		defer close(published)
-		if d.publisher != nil {
-			d.publisher.Run(ctx)
-		}
-	}()
+	var published sync.WaitGroup
+	for _, p := range d.publishers {
+		published.Go(func() { p.Run(ctx) })
+	}
 	served := make(chan error, 1)
 	go func() {
 		served <- d.listenAndServe()
@@ -211,7 +204,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	<-ctx.Done()
 	d.logger.Info("stopping: no new refreshes, running ones may finish", "timeout", d.flags.shutdownTimeout)
 	<-scheduled // metrics and probes answer to the end
-	<-published
+	published.Wait()
 	d.shutDown(ctx)
 	if err := <-served; err != nil {
 		return fmt.Errorf("serve HTTP: %w", err)

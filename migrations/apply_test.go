@@ -83,6 +83,7 @@ func TestApplyRepairs(t *testing.T) {
 		"TABLE materialized_view_refresh_history",
 		"TABLE materialized_view_refresh_settings",
 		"TABLE materialized_view_refresh_publication",
+		"TABLE materialized_view_refresh_unpublished",
 		"TABLE matview_schema_version",
 		"VIEW materialized_view_names",
 		"VIEW materialized_view_freshness",
@@ -92,6 +93,8 @@ func TestApplyRepairs(t *testing.T) {
 		"FUNCTION materialized_view_attempt_timeout()",
 		"FUNCTION materialized_view_refresh_schedule_changed()",
 		"TRIGGER materialized_view_refresh_schedule_changed ON materialized_view_refresh_schedule",
+		"FUNCTION materialized_view_refresh_attempt_ended()",
+		"TRIGGER materialized_view_refresh_attempt_ended ON materialized_view_refresh_history",
 	}
 	for _, drop := range drops {
 		t.Run(drop, func(t *testing.T) {
@@ -103,7 +106,16 @@ func TestApplyRepairs(t *testing.T) {
 			db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1;
 INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '1 minute');
 INSERT INTO materialized_view_refresh_log VALUES ('v', now() - interval '1 second', 5);
+INSERT INTO materialized_view_refresh_publication (destination) VALUES ('d');
+INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome) VALUES ('v', 'manual', 'failed');
 SELECT * FROM materialized_view_freshness;`)
+			if n := value[int](t, db, "SELECT count(*) FROM materialized_view_refresh_unpublished JOIN materialized_view_refresh_history ON id = attempt_id"); n != 1 {
+				t.Errorf("%d unpublished attempts, want 1", n)
+			}
+			db.Exec(t, "DELETE FROM materialized_view_refresh_history")
+			if n := value[int](t, db, "SELECT count(*) FROM materialized_view_refresh_unpublished"); n != 0 {
+				t.Errorf("%d unpublished attempts without a history, want 0", n)
+			}
 		})
 	}
 	t.Run("indexes", func(t *testing.T) {
@@ -117,6 +129,17 @@ materialized_view_refresh_history_started, materialized_view_refresh_history_run
 			t.Errorf("%d indexes, want %d", after, before)
 		}
 	})
+}
+
+// TestApplyWaitsForNoPublisher: migrating locks no table that a publisher writes.
+func TestApplyWaitsForNoPublisher(t *testing.T) {
+	db := installed(t)
+	holder := db.Connect(t)
+	if _, err := holder.Exec(t.Context(), `BEGIN; LOCK materialized_view_refresh_publication, materialized_view_refresh_unpublished,
+materialized_view_refresh_history IN ROW EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, db, "public")
 }
 
 func TestApplyWithEmptiedVersionTable(t *testing.T) {

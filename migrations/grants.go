@@ -52,6 +52,7 @@ var writerPrivileges = slices.Concat(
 	readerPrivileges,
 	tables("SELECT", store.SettingsTable, store.PublicationTable),
 	writing(store.LogTable, store.StateTable, store.HistoryTable, store.PublicationTable),
+	tables("SELECT", store.UnpublishedTable), tables("DELETE", store.UnpublishedTable),
 	[]privilege{{"TABLE", store.ScheduleTable, "UPDATE (longest_gap)"}},
 )
 

@@ -83,7 +83,9 @@ INSERT INTO "My.Schema".materialized_view_refresh_log VALUES ('v', now() - inter
 		"INSERT INTO "+odd+"materialized_view_refresh_log VALUES ('v', now(), 1) ON CONFLICT (view_name) DO UPDATE SET last_refreshed_at = EXCLUDED.last_refreshed_at",
 		"INSERT INTO "+odd+"materialized_view_refresh_state (view_name) VALUES ('v') ON CONFLICT (view_name) DO UPDATE SET last_error = NULL",
 		"INSERT INTO "+odd+"materialized_view_refresh_history (view_name, trigger, outcome) VALUES ('v', 'manual', 'running')",
+		"INSERT INTO "+odd+"materialized_view_refresh_publication (destination) VALUES ('d')",
 		"UPDATE "+odd+"materialized_view_refresh_history SET outcome = 'succeeded'",
+		"DELETE FROM "+odd+"materialized_view_refresh_unpublished",
 		"DELETE FROM "+odd+"materialized_view_refresh_history",
 	)
 	w.mustNot(
@@ -92,6 +94,7 @@ INSERT INTO "My.Schema".materialized_view_refresh_log VALUES ('v', now() - inter
 		"DELETE FROM "+odd+"materialized_view_refresh_schedule",
 		"UPDATE "+odd+"materialized_view_refresh_settings SET history_retention = '1 second'",
 		"UPDATE "+odd+"matview_schema_version SET version = 0",
+		"INSERT INTO "+odd+"materialized_view_refresh_unpublished (attempt_id, destination) VALUES (1, 'd')",
 		"TRUNCATE "+odd+"materialized_view_refresh_log",
 		"CREATE TABLE "+odd+"x ()",
 	)

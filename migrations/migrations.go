@@ -284,13 +284,15 @@ func present(ctx context.Context, db store.Querier, schema string) (found, all i
 SELECT (SELECT count(*) FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relname = ANY (@relations))
      + (SELECT count(DISTINCT p.proname) FROM pg_proc AS p WHERE p.pronamespace = n.oid AND p.proname = ANY (@functions))
      + (SELECT count(*) FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
-        WHERE c.relnamespace = n.oid AND c.relname = @schedule AND t.tgname = 'materialized_view_refresh_schedule_changed')
+        WHERE c.relnamespace = n.oid AND (c.relname, t.tgname) IN (
+            ('materialized_view_refresh_schedule', 'materialized_view_refresh_schedule_changed'),
+            ('materialized_view_refresh_history', 'materialized_view_refresh_attempt_ended')))
 FROM pg_namespace AS n WHERE n.nspname = @schema`,
-		pgx.NamedArgs{"schema": schema, "relations": relations, "functions": names["FUNCTION"], "schedule": store.ScheduleTable}).Scan(&found)
+		pgx.NamedArgs{"schema": schema, "relations": relations, "functions": names["FUNCTION"]}).Scan(&found)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) { // without the schema, there are none
 		return 0, 0, fmt.Errorf("look for the tables of matview in schema %q: %w", schema, err)
 	}
-	return found, len(relations) + len(names["FUNCTION"]) + 1, nil
+	return found, len(relations) + len(names["FUNCTION"]) + 2, nil
 }
 
 // Exists reports whether anything of ours is in schema, however incomplete.

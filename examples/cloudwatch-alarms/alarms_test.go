@@ -12,7 +12,7 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 
-	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/awstest"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/provider"
@@ -40,7 +40,7 @@ func TestAccModule(t *testing.T) {
 	}{
 		{staleness + `["limited"]`, "threshold", 3900.5},
 		{staleness + `["limited"]`, "dimensions", map[string]any{"ViewName": "job_progress"}},
-		{staleness + `["encoded"]`, "dimensions", map[string]any{"ViewName": cloudwatch.DimensionValue(`"Größe 100%"`)}},
+		{staleness + `["encoded"]`, "dimensions", map[string]any{"ViewName": publish.DimensionValue(`"Größe 100%"`)}},
 		{staleness + `["limited"]`, "statistic", "Maximum"},
 		{staleness + `["limited"]`, "treat_missing_data", "notBreaching"},
 		{staleness + `["limited"]`, "actions_enabled", true},
@@ -177,7 +177,7 @@ resource "matview_refresh_schedule" "size" {
 		threshold float64
 	}{"job_progress": {"job_progress", 300}, "size": {`"Größe"`, 1260}} {
 		alarm := got["aws_cloudwatch_metric_alarm.staleness[\""+key+"\"]"]
-		dimensions := map[string]any{"ViewName": cloudwatch.DimensionValue(want.view)}
+		dimensions := map[string]any{"ViewName": publish.DimensionValue(want.view)}
 		if alarm["threshold"] != want.threshold || !reflect.DeepEqual(alarm["dimensions"], dimensions) {
 			t.Errorf("%s: %v above %v, want %v above %v", key, alarm["dimensions"], alarm["threshold"], dimensions, want.threshold)
 		}

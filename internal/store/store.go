@@ -36,6 +36,7 @@ const (
 	HistoryTable     = "materialized_view_refresh_history"
 	SettingsTable    = "materialized_view_refresh_settings"
 	PublicationTable = "materialized_view_refresh_publication"
+	UnpublishedTable = "materialized_view_refresh_unpublished"
 	NamesView        = "materialized_view_names"
 	FreshnessView    = "materialized_view_freshness"
 )
@@ -63,6 +64,7 @@ func New(schema string) *Store {
 		"{history}":         HistoryTable,
 		"{settings}":        SettingsTable,
 		"{publication}":     PublicationTable,
+		"{unpublished}":     UnpublishedTable,
 		"{names}":           NamesView,
 		"{freshness}":       FreshnessView,
 		"{name}":            nameFunction,
@@ -80,7 +82,8 @@ func (s *Store) Schema() string { return s.schema }
 // SQL is text with each placeholder replaced by the quoted, qualified name of what
 // it stands for:
 //
-//	{log} {schedule} {state} {history} {settings} {publication}  tables
+//	{log} {schedule} {state} {history} {settings}                tables
+//	{publication} {unpublished}                                  tables
 //	{names} {freshness}                                          views
 //	{name}(schema, relation)                                     canonical name of a view
 //	{upstreams}(oid)                                             materialized views that a view reads

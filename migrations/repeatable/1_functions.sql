@@ -81,3 +81,38 @@ BEGIN
     END IF;
 END
 $$;
+
+-- SECURITY DEFINER: whoever records an attempt needs no privilege on the
+-- tables of publication.
+CREATE OR REPLACE FUNCTION materialized_view_refresh_attempt_ended()
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF TG_OP = 'INSERT' OR OLD.outcome = 'running' THEN
+        INSERT INTO materialized_view_refresh_unpublished (attempt_id, destination)
+        SELECT NEW.id, destination FROM materialized_view_refresh_publication
+        ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END
+$$;
+REVOKE ALL ON FUNCTION materialized_view_refresh_attempt_ended() FROM PUBLIC;
+
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION materialized_view_refresh_attempt_ended() SET search_path = %I, pg_temp', current_schema());
+    IF NOT EXISTS (SELECT FROM pg_trigger
+                   WHERE tgrelid = to_regclass('materialized_view_refresh_history')
+                     AND tgname = 'materialized_view_refresh_attempt_ended') THEN
+        CREATE TRIGGER materialized_view_refresh_attempt_ended
+            AFTER INSERT OR UPDATE OF outcome ON materialized_view_refresh_history
+            FOR EACH ROW WHEN (NEW.outcome <> 'running') EXECUTE FUNCTION materialized_view_refresh_attempt_ended();
+    END IF;
+    -- Dropping the history drops the reference to it, and with it every attempt.
+    IF NOT EXISTS (SELECT FROM pg_constraint
+                   WHERE conrelid = to_regclass('materialized_view_refresh_unpublished') AND contype = 'f') THEN
+        DELETE FROM materialized_view_refresh_unpublished;
+        ALTER TABLE materialized_view_refresh_unpublished
+            ADD FOREIGN KEY (attempt_id) REFERENCES materialized_view_refresh_history ON DELETE CASCADE;
+    END IF;
+END
+$$;

@@ -1,4 +1,4 @@
-package metrics_test
+package publish_test
 
 import (
 	"net/http"
@@ -6,13 +6,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
-	"github.com/matview/terraform-provider-matview/exporter/metrics"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 )
 
-// gateway notes what it is asked. What a real one does with it, the end-to-end
-// tests ask.
+// gateway records the paths of its requests. The end-to-end tests use a real one.
 func gateway(t *testing.T, answer func(r *http.Request) int) (url string, paths func() []string) {
 	t.Helper()
 	var mu sync.Mutex
@@ -31,16 +31,20 @@ func gateway(t *testing.T, answer func(r *http.Request) int) (url string, paths 
 	}
 }
 
-func pusher(t *testing.T, url string) *metrics.Pusher {
+// push pushes the views at the end of a run.
+func push(t *testing.T, url string, views ...string) error {
 	t.Helper()
-	p, err := metrics.NewPusher(url, "job")
+	p, err := publish.NewPushgateway(url, "job")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	u := publish.Update{At: time.Now(), Final: true}
+	for _, view := range views {
+		u.Views = append(u.Views, freshness.View{Name: view})
+	}
+	_, err = p.Send(t.Context(), p.Points(u))
+	return err
 }
-
-var threeViews = []freshness.View{{Name: "a"}, {Name: "b"}, {Name: "c"}}
 
 func TestPushWithPassword(t *testing.T) {
 	url, _ := gateway(t, func(r *http.Request) int {
@@ -49,17 +53,16 @@ func TestPushWithPassword(t *testing.T) {
 		}
 		return http.StatusUnauthorized
 	})
-	if err := pusher(t, strings.Replace(url, "://", "://user:s%25cret@", 1)).Push(t.Context(), threeViews); err != nil {
+	if err := push(t, strings.Replace(url, "://", "://user:s%25cret@", 1), "a", "b", "c"); err != nil {
 		t.Error(err)
 	}
-	err := pusher(t, strings.Replace(url, "://", "://user:wr0ng@", 1)).Push(t.Context(), threeViews)
+	err := push(t, strings.Replace(url, "://", "://user:wr0ng@", 1), "a", "b", "c")
 	if err == nil || !strings.Contains(err.Error(), "3 of 3 views are not pushed: unexpected status code 401") || strings.Contains(err.Error(), "wr0ng") {
 		t.Errorf("with a wrong password: %v", err)
 	}
 }
 
-// TestPushRefused: one view that the gateway does not take is the only one that
-// is missing.
+// TestPushRefused: a view that the gateway refuses is the only one that is missing.
 func TestPushRefused(t *testing.T) {
 	url, paths := gateway(t, func(r *http.Request) int {
 		if strings.HasSuffix(r.URL.Path, "/b") {
@@ -67,7 +70,7 @@ func TestPushRefused(t *testing.T) {
 		}
 		return http.StatusOK
 	})
-	err := pusher(t, url).Push(t.Context(), threeViews)
+	err := push(t, url, "a", "b", "c")
 	if err == nil || !strings.Contains(err.Error(), "1 of 3 views are not pushed: unexpected status code 400") {
 		t.Error(err)
 	}
@@ -76,9 +79,9 @@ func TestPushRefused(t *testing.T) {
 	}
 }
 
-// TestPushToNobody: a gateway that is away is one line, and not one a view.
+// TestPushToNobody: a gateway that does not answer gives one error, not one a view.
 func TestPushToNobody(t *testing.T) {
-	err := pusher(t, "user:s3cret@127.0.0.1:1").Push(t.Context(), threeViews)
+	err := push(t, "user:s3cret@127.0.0.1:1", "a", "b", "c")
 	if err == nil || !strings.Contains(err.Error(), "3 of 3 views are not pushed") || strings.Contains(err.Error(), "s3cret") || strings.Count(err.Error(), "refused") != 1 {
 		t.Error(err)
 	}
@@ -86,11 +89,11 @@ func TestPushToNobody(t *testing.T) {
 
 func TestPushToNoURL(t *testing.T) {
 	for _, url := range []string{"ftp://host", "http://", "http://user:s3cret%@host", "http://user:s3cret#@host:9091", "http://user:s3cret/@host"} {
-		if _, err := metrics.NewPusher(url, "job"); err == nil || strings.Contains(err.Error(), "s3cret") || !strings.Contains(err.Error(), "--push.gateway-url") {
+		if _, err := publish.NewPushgateway(url, "job"); err == nil || strings.Contains(err.Error(), "s3cret") || !strings.Contains(err.Error(), "--push.gateway-url") {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
-	if _, err := metrics.NewPusher("http://host", ""); err == nil || !strings.Contains(err.Error(), "--push.job") {
+	if _, err := publish.NewPushgateway("http://host", ""); err == nil || !strings.Contains(err.Error(), "--push.job") {
 		t.Error(err)
 	}
 }

@@ -1,4 +1,4 @@
-package metrics_test
+package publish_test
 
 import (
 	"context"
@@ -15,8 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 
-	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
-	"github.com/matview/terraform-provider-matview/exporter/metrics"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
@@ -70,15 +69,23 @@ func labels(m *dto.Metric) string {
 	return s
 }
 
-func collector(db freshness.Querier) *metrics.Collector {
-	return metrics.New(freshness.NewReader(db, "public", 5*time.Second, time.Now), 5*time.Second, slog.New(slog.DiscardHandler))
+func scrapes(db freshness.Querier) *publish.Scrapes {
+	return &publish.Scrapes{
+		Process: prometheus.NewRegistry(), Reader: freshness.NewReader(db, "public", 5*time.Second, time.Now),
+		Timeout: 5 * time.Second, Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
+func collector(t *testing.T, db freshness.Querier) prometheus.Gatherer {
+	t.Helper()
+	return scrapes(db).Gatherer(t.Context())
 }
 
 func TestGauges(t *testing.T) {
 	db := installed(t)
 	pool := db.Pool(t)
 	refreshed(t, pool)
-	reg := collector(pool)
+	reg := collector(t, pool)
 	got := gather(t, reg)
 	now := float64(time.Now().Unix())
 	for name, between := range map[string][2]float64{
@@ -112,9 +119,9 @@ func TestNamesAreClean(t *testing.T) {
 	pool := db.Pool(t)
 	refreshed(t, pool)
 	reg := prometheus.NewPedanticRegistry()
-	metrics.NewCounters(reg).Init([]string{"fresh"})
-	cloudwatch.NewMetrics(reg)
-	problems, err := testutil.GatherAndLint(prometheus.Gatherers{reg, collector(pool)})
+	publish.NewCounters(reg).Init([]string{"fresh"})
+	publish.NewMetrics(reg, "cloudwatch")
+	problems, err := testutil.GatherAndLint(prometheus.Gatherers{reg, collector(t, pool)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +133,7 @@ func TestNamesAreClean(t *testing.T) {
 func TestDroppedViewsLeaveNoSeries(t *testing.T) {
 	db := installed(t)
 	pool := db.Pool(t)
-	reg := collector(pool)
+	reg := collector(t, pool)
 	if _, found := gather(t, reg)["matview_stale/never"]; !found {
 		t.Fatal("no series at first")
 	}
@@ -140,7 +147,7 @@ func TestDatabaseAway(t *testing.T) {
 	db := installed(t)
 	pool := db.Pool(t)
 	refreshed(t, pool)
-	reg := collector(pool)
+	reg := collector(t, pool)
 	before := gather(t, reg)
 	pool.Close()
 	after := gather(t, reg)
@@ -162,12 +169,12 @@ func TestDatabaseNeverThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	if got := gather(t, collector(pool)); len(got) != 1 || got["matview_up"] != 0 {
+	if got := gather(t, collector(t, pool)); len(got) != 1 || got["matview_up"] != 0 {
 		t.Errorf("%v", got)
 	}
 }
 
-// slow counts statements and holds each until it is let go.
+// slow counts statements and blocks each until the test releases it.
 type slow struct {
 	*pgxpool.Pool
 	statements atomic.Int32
@@ -183,7 +190,7 @@ func (s *slow) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 
 func TestOverlappingScrapesShareAStatement(t *testing.T) {
 	db := &slow{Pool: installed(t).Pool(t), begun: make(chan struct{}, 10), let: make(chan struct{})}
-	c := collector(db)
+	c := collector(t, db)
 	var scrapes sync.WaitGroup
 	scrape := func() {
 		scrapes.Go(func() {
@@ -206,7 +213,7 @@ func TestOverlappingScrapesShareAStatement(t *testing.T) {
 
 func TestCounters(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	c := metrics.NewCounters(reg)
+	c := publish.NewCounters(reg)
 	c.Init([]string{"caf\xe9"})
 	c.Init([]string{"a", "b"})
 	c.Observe("a", "concurrently", "succeeded", time.Second)
@@ -229,10 +236,11 @@ func TestCounters(t *testing.T) {
 	}
 }
 
-// TestDurationHistogram: native and classic in one, by method only.
+// TestDurationHistogram: the histogram is both native and classic, with the label
+// method only.
 func TestDurationHistogram(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	c := metrics.NewCounters(reg)
+	c := publish.NewCounters(reg)
 	c.Init([]string{"a", "b"})
 	c.Observe("a", "blocking", "succeeded", 70*time.Millisecond)
 	c.Observe("b", "blocking", "succeeded", 40*time.Second)

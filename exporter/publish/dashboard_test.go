@@ -1,4 +1,4 @@
-package metrics_test
+package publish_test
 
 import (
 	"os"
@@ -10,19 +10,18 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
-	"github.com/matview/terraform-provider-matview/exporter/metrics"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 )
 
 const examples = "../../examples/prometheus/"
 
 var (
-	metricName  = regexp.MustCompile(`\bmatview_[a-z0-9_]+`)
-	recorded    = regexp.MustCompile(`\b(?:job|view):[a-z0-9_:]+`)
-	recordNames = regexp.MustCompile(`(?m)^\s*- record: (\S+)$`)
+	metricName     = regexp.MustCompile(`\bmatview_[a-z0-9_]+`)
+	recordedSeries = regexp.MustCompile(`\b(?:job|view):[a-z0-9_:]+`)
+	recordNames    = regexp.MustCompile(`(?m)^\s*- record: (\S+)$`)
 )
 
-// exposed are the names of all series that an exporter shows once everything is
+// exposed are the names of all series that an exporter exposes once everything is
 // known of a view.
 func exposed(t *testing.T) []string {
 	t.Helper()
@@ -32,11 +31,11 @@ func exposed(t *testing.T) []string {
 	db.Exec(t, `UPDATE materialized_view_refresh_log SET total_jobs = 1, total_objects = 1 WHERE view_name = 'fresh';
 UPDATE materialized_view_refresh_state SET next_run_at = now() WHERE view_name = 'fresh'`)
 	reg := prometheus.NewRegistry()
-	counters := metrics.NewCounters(reg)
+	counters := publish.NewCounters(reg)
 	counters.Init([]string{"fresh"})
 	counters.Observe("fresh", "blocking", "succeeded", time.Second)
-	cloudwatch.NewMetrics(reg)
-	families, err := prometheus.Gatherers{reg, collector(pool)}.Gather()
+	publish.NewMetrics(reg, "cloudwatch")
+	families, err := prometheus.Gatherers{reg, collector(t, pool)}.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,8 +49,8 @@ UPDATE materialized_view_refresh_state SET next_run_at = now() WHERE view_name =
 	return names
 }
 
-// TestExamplesKnowTheMetrics reads every name in the rules and on the dashboard.
-// That the expressions are valid is for the end-to-end tests to ask Prometheus.
+// TestExamplesKnowTheMetrics checks every name in the rules and on the dashboard. The
+// end-to-end tests have Prometheus check that the expressions are valid.
 func TestExamplesKnowTheMetrics(t *testing.T) {
 	rules := read(t, "rules.yml")
 	var records []string
@@ -61,12 +60,12 @@ func TestExamplesKnowTheMetrics(t *testing.T) {
 	names := exposed(t)
 	for _, file := range []string{"rules.yml", "dashboard.json", "rules_test.yml"} {
 		text := read(t, file)
-		for _, name := range recorded.FindAllString(text, -1) {
+		for _, name := range recordedSeries.FindAllString(text, -1) {
 			if !slices.Contains(records, name) {
 				t.Errorf("%s: no rule records %s", file, name)
 			}
 		}
-		found := metricName.FindAllString(recorded.ReplaceAllString(text, ""), -1)
+		found := metricName.FindAllString(recordedSeries.ReplaceAllString(text, ""), -1)
 		if len(found) == 0 {
 			t.Errorf("%s names no metric", file)
 		}

@@ -1,4 +1,4 @@
-package metrics_test
+package publish_test
 
 import (
 	"context"
@@ -16,12 +16,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/matview/terraform-provider-matview/exporter/metrics"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 )
 
-// scrapeWithin is one by Prometheus, which says how long it waits; it fails the test
-// if the answer takes longer.
+// scrapeWithin scrapes as Prometheus does, naming its timeout, and fails the test if
+// the answer takes longer.
 func scrapeWithin(t *testing.T, url string, timeout time.Duration) map[string]float64 {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
@@ -49,18 +49,18 @@ func scrapeWithin(t *testing.T, url string, timeout time.Duration) map[string]fl
 	return samples
 }
 
-// exposing is a /metrics over db whose reader would itself wait for an hour.
+// exposing serves /metrics from db; its reader alone would wait for an hour.
 func exposing(t *testing.T, db freshness.Querier) (url string) {
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
 	reader := freshness.NewReader(db, "public", time.Hour, time.Now)
-	server := httptest.NewServer(metrics.Handler(prometheus.NewRegistry(), metrics.New(reader, time.Hour, logger), logger))
+	server := httptest.NewServer(&publish.Scrapes{Process: prometheus.NewRegistry(), Reader: reader, Timeout: time.Hour, Logger: logger})
 	t.Cleanup(server.Close)
 	return server.URL
 }
 
-// TestScrapeDuringRefresh: a blocking refresh holds its lock on the view, and
-// another session waits for that; a scrape does not.
+// TestScrapeDuringRefresh: a scrape does not wait for the lock that a blocking refresh
+// has on the view, though another session does.
 func TestScrapeDuringRefresh(t *testing.T) {
 	db := installed(t)
 	pool := db.Pool(t)
@@ -94,7 +94,7 @@ func TestScrapeDuringRefresh(t *testing.T) {
 	}
 }
 
-// hanging is a database that does not answer while it hangs.
+// hanging is a database that does not answer while hangs is set.
 type hanging struct {
 	*pgxpool.Pool
 	hangs atomic.Pointer[chan struct{}] // nil: it answers
@@ -111,8 +111,8 @@ func (h *hanging) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 	return h.Pool.Query(ctx, sql, args...)
 }
 
-// TestScrapeTimeout: a database that hangs is matview_up 0 within the timeout
-// that Prometheus names, and what was known goes on ageing.
+// TestScrapeTimeout: if the database hangs, matview_up is 0 within the timeout that
+// Prometheus names, and the staleness of what was known keeps growing.
 func TestScrapeTimeout(t *testing.T) {
 	db := &hanging{Pool: installed(t).Pool(t)}
 	refreshed(t, db.Pool)

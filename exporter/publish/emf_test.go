@@ -1,4 +1,4 @@
-package cloudwatch_test
+package publish_test
 
 import (
 	"bytes"
@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 )
 
-// emfEvent is what the specification of the Embedded Metric Format says of one.
+// emfEvent is an event as the specification of the Embedded Metric Format defines it.
 type emfEvent struct {
 	AWS *struct {
 		Timestamp         *int64
@@ -22,7 +22,7 @@ type emfEvent struct {
 	} `json:"_aws"`
 }
 
-// validEMF checks one line by the specification and returns its members.
+// validEMF checks one line against the specification and returns its members.
 func validEMF(t *testing.T, line string) map[string]any {
 	t.Helper()
 	var event emfEvent
@@ -61,13 +61,11 @@ func validEMF(t *testing.T, line string) map[string]any {
 
 func TestEMF(t *testing.T) {
 	var out bytes.Buffer
-	p := newPublisher(t, func(o *cloudwatch.Options) {
-		o.Dimensions = map[string]string{"Database": "app"}
-		o.PlainJobCountOf, o.Metrics = "v", cloudwatch.Optional
-		o.EMF = &cloudwatch.EMF{Writer: &out}
+	p := newPublisher(t, options{
+		dimensions: map[string]string{"Database": "app"}, optional: publish.OptionalCloudWatchMetrics, plainJobsFor: "v", emf: &out,
 	})
 	for range 250 {
-		p.db.attempts = append(p.db.attempts, cloudwatch.Attempt{View: "v", Outcome: "succeeded", FinishedAt: p.clock.Now(), Duration: 920 * time.Millisecond})
+		p.db.attempts = append(p.db.attempts, publish.Attempt{View: "v", Outcome: "succeeded", FinishedAt: p.clock.Now(), Duration: 920 * time.Millisecond})
 	}
 	p.minute(t)
 	durations, plain, beats := 0, 0, 0

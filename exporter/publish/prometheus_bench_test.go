@@ -1,10 +1,9 @@
-package metrics_test
+package publish_test
 
 import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -22,13 +21,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/matview/terraform-provider-matview/exporter/metrics"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
-// benchViews and benchScrapes are what the target speaks of, and how often each
-// side is scraped, in turn, so that both see the same machine.
+// benchViews is the number of views of the target; benchScrapes is how often each side
+// is scraped, in turn, so that both see the same load.
 const (
 	benchViews   = 1000
 	benchScrapes = 100
@@ -69,14 +67,14 @@ func (c *counted) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 }
 
 // BenchmarkScrape compares a scrape of a thousand views, the statement counted,
-// with one of as many series from a registry of fixed gauges. Both are asked
-// over HTTP as Prometheus asks.
+// with one of as many series from a registry of fixed gauges, both over HTTP as
+// Prometheus does it.
 func BenchmarkScrape(b *testing.B) {
 	db := thousandViews(b)
 	pool := &counted{Pool: db.Pool(b)}
-	views := collector(pool)
-	static, series := fixed(b, views)
-	ours := serve(b, metrics.Handler(prometheus.NewRegistry(), views, slog.New(slog.DiscardHandler)))
+	views := scrapes(pool)
+	static, series := fixed(b, views.Gatherer(b.Context()))
+	ours := serve(b, views)
 	reference := serve(b, promhttp.HandlerFor(static, promhttp.HandlerOpts{}))
 	exporter := postgresExporter(b, db)
 	for range b.N {
@@ -101,7 +99,7 @@ func BenchmarkScrape(b *testing.B) {
 	}
 }
 
-// fixed is a registry with the gauges of from, as they are now.
+// fixed is a registry with the current gauges of from.
 func fixed(b *testing.B, from prometheus.Gatherer) (reg *prometheus.Registry, series int) {
 	b.Helper()
 	families, err := from.Gather()
@@ -135,7 +133,7 @@ func serve(b *testing.B, handler http.Handler) string {
 	return server.URL
 }
 
-// scrape asks as Prometheus 2 does: compressed text.
+// scrape requests compressed text, as Prometheus 2 does.
 func scrape(b *testing.B, url string) time.Duration {
 	b.Helper()
 	req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, url, http.NoBody)
@@ -161,8 +159,7 @@ func median(d []time.Duration) time.Duration {
 	return d[len(d)/2].Round(10 * time.Microsecond)
 }
 
-// comparisonQueries are the same figures for prometheus-postgres-exporter, as
-// somebody would write them who has no exporter of ours.
+// comparisonQueries have prometheus-postgres-exporter expose the same figures.
 const comparisonQueries = `matview:
   query: >-
     SELECT view_name AS view, extract(epoch FROM last_refreshed_at) AS last_refresh_timestamp_seconds,
@@ -181,7 +178,7 @@ var comparisonGauges = []string{
 	"total_jobs", "total_objects", "size_bytes",
 }
 
-// postgresExporter starts Debian's exporter beside ours; "" if it is not there.
+// postgresExporter starts Debian's exporter beside ours; "" if it is not installed.
 func postgresExporter(b *testing.B, db *postgrestest.Database) (url string) {
 	b.Helper()
 	program, err := exec.LookPath("prometheus-postgres-exporter")

@@ -1,4 +1,4 @@
-package cloudwatch_test
+package publish_test
 
 import (
 	"bufio"
@@ -18,23 +18,24 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/matview/terraform-provider-matview/exporter/cloudwatch"
+	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/cloudwatchtest"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
+	"github.com/matview/terraform-provider-matview/internal/store"
 	"github.com/matview/terraform-provider-matview/migrations"
 )
 
 const (
-	benchViews   = 1000
+	minuteViews  = 1000
 	benchMinutes = 20
 	// The targets.
 	mostCalls = 8
 	mostCPU   = 50 * time.Millisecond
 )
 
-// standInVariable makes this test binary a stand-in: what it takes to be one
-// must not count as ours.
+// standInVariable makes this test binary serve as CloudWatch, so that the cost of
+// serving does not count as ours.
 const standInVariable = "MATVIEW_BENCH_CLOUDWATCH"
 
 func TestMain(m *testing.M) {
@@ -76,35 +77,36 @@ func standIn(b *testing.B) (url string) {
 	return strings.TrimSpace(line)
 }
 
-// BenchmarkMinute is what a minute of a thousand views costs this process, each
-// of them refreshed once in it: the claim, the statement, the calls.
+// BenchmarkMinute measures what a minute of a thousand views costs this process, each
+// view refreshed once: the claim, the statement, the calls.
 func BenchmarkMinute(b *testing.B) {
-	db := postgrestest.NewFrom(b, "thousand", func(ctx context.Context, conn *pgx.Conn) error {
+	db := postgrestest.NewFrom(b, "thousand recorded", func(ctx context.Context, conn *pgx.Conn) error {
 		if err := migrations.Apply(ctx, conn, "public"); err != nil {
 			return err
 		}
 		_, err := conn.Exec(ctx, fmt.Sprintf(`
 DO $$ BEGIN FOR i IN 1..%d LOOP EXECUTE format('CREATE MATERIALIZED VIEW view_%%s AS SELECT 1 AS x', i); END LOOP; END $$;
 INSERT INTO materialized_view_refresh_schedule (view_name, every) SELECT relname, '1 min' FROM pg_class WHERE relkind = 'm';
-INSERT INTO materialized_view_refresh_log SELECT relname, now(), 42, 150, 1250000 FROM pg_class WHERE relkind = 'm'; ANALYZE`, benchViews))
+INSERT INTO materialized_view_refresh_log SELECT relname, now(), 42, 150, 1250000 FROM pg_class WHERE relkind = 'm'; ANALYZE`, minuteViews))
 		return err
 	})
 	b.Setenv("AWS_ACCESS_KEY_ID", "test")
 	b.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	url := standIn(b)
-	api, err := cloudwatch.NewAPI(b.Context(), "eu-central-1", url)
+	api, err := publish.NewCloudWatchAPI(b.Context(), "eu-central-1", url)
 	if err != nil {
 		b.Fatal(err)
 	}
 	pool := db.Pool(b)
-	p, err := cloudwatch.New(cloudwatch.Options{
-		Namespace: "S3Scanner", API: api, Counts: cloudwatch.NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.DiscardHandler), Now: time.Now,
-		Reader: freshness.NewReader(pool, "public", 5*time.Second, time.Now),
-		Claim:  (&cloudwatch.Claims{Pool: pool, Schema: "public"}).Minute,
-	})
+	metrics, err := publish.NewCloudWatchMetrics("S3Scanner", nil, nil, "")
 	if err != nil {
 		b.Fatal(err)
 	}
+	p := publish.New(publish.Options{
+		Sink: &publish.CloudWatch{CloudWatchMetrics: metrics, API: api}, Metrics: publish.NewMetrics(prometheus.NewRegistry(), "cloudwatch"),
+		Logger: slog.New(slog.DiscardHandler), Now: time.Now, Reader: freshness.NewReader(pool, "public", 5*time.Second, time.Now),
+		Claims: store.New("public").Publication(pool),
+	})
 	p.Collect(b.Context())
 	p.Flush(b.Context())
 	callsOf(b, url)
@@ -124,12 +126,12 @@ SELECT view_name, 'schedule', 'succeeded', clock_timestamp(), clock_timestamp(),
 		}
 		slices.Sort(cpu)
 		used := cpu[len(cpu)/2]
-		fmt.Printf("\nbench: cloudwatch-%d-views-cpu ours=%s reference=%s ratio=%.2f\n", benchViews, used.Round(10*time.Microsecond), mostCPU, float64(used)/float64(mostCPU))
-		fmt.Printf("bench: cloudwatch-%d-views-calls ours=%d reference=%d ratio=%.2f datums=%d\n", benchViews, calls, mostCalls, float64(calls)/mostCalls, datums)
+		fmt.Printf("\nbench: cloudwatch-%d-views-cpu ours=%s reference=%s ratio=%.2f\n", minuteViews, used.Round(10*time.Microsecond), mostCPU, float64(used)/float64(mostCPU))
+		fmt.Printf("bench: cloudwatch-%d-views-calls ours=%d reference=%d ratio=%.2f datums=%d\n", minuteViews, calls, mostCalls, float64(calls)/mostCalls, datums)
 	}
 }
 
-// processorTime is what this process has used, all threads counted.
+// processorTime is the CPU time of all threads of this process.
 func processorTime(b *testing.B) time.Duration {
 	b.Helper()
 	var usage syscall.Rusage
@@ -139,7 +141,7 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// callsOf is what the stand-in was asked since it was last asked this.
+// callsOf counts the calls to the stand-in since the last time, and their data points.
 func callsOf(b *testing.B, url string) (calls, datums int) {
 	b.Helper()
 	resp, err := http.Get(url + "/calls")
