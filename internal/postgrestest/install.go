@@ -14,7 +14,7 @@ import (
 // the other programs that tests need.
 func aptInstall(ctx context.Context) error {
 	_, file, _, _ := runtime.Caller(0)
-	scripts := filepath.Join(filepath.Dir(file), "../../scripts")
+	scripts := filepath.Join(filepath.Dir(file), "..", "..", "scripts")
 	// go test runs packages side by side; the first one installs.
 	lock, err := os.Open(scripts)
 	if err != nil {
