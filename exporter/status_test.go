@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestStatusSaysWhy(t *testing.T) {
+func TestStatusExplains(t *testing.T) {
 	db := installed(t)
 	db.Exec(t, `CREATE TABLE fuel (n int);
 CREATE MATERIALIZED VIEW by_cron AS SELECT 1 AS x WITH NO DATA;

@@ -84,9 +84,9 @@ func (a *attempts) drain() {
 func TestDemotedAndPromoted(t *testing.T) {
 	server := ownServer(t)
 	p := open(t, server.URL("postgres"))
-	seen, said := newAttempts(), &lines{}
+	seen, logged := newAttempts(), &lines{}
 	o := options(t, p, seen)
-	o.Logger = slog.New(slog.NewTextHandler(said, nil))
+	o.Logger = slog.New(slog.NewTextHandler(logged, nil))
 	start(t, o)
 	seen.of(t, "v")
 	signal := filepath.Join(scan[string](t, p, "SHOW data_directory"), "standby.signal")
@@ -99,18 +99,18 @@ func TestDemotedAndPromoted(t *testing.T) {
 	if err := server.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	said.await(t, "the database is a standby")
+	logged.await(t, "the database is a standby")
 	admin := open(t, server.URL("postgres"))
 	before := scan[int](t, admin, "SELECT count(*) FROM materialized_view_refresh_history WHERE outcome = 'succeeded'")
 	if !scan[bool](t, admin, "SELECT pg_promote()") {
 		t.Fatal("not promoted")
 	}
-	said.await(t, "the database takes writes")
+	logged.await(t, "the database takes writes")
 	waitFor(t, admin, fmt.Sprintf("SELECT count(*) > %d FROM materialized_view_refresh_history WHERE outcome = 'succeeded'", before))
-	if n := said.count("the database is a standby"); n != 1 {
-		t.Errorf("said %d times that it is a standby", n)
+	if n := logged.count("the database is a standby"); n != 1 {
+		t.Errorf("logged %d times that it is a standby", n)
 	}
-	if n := said.count("recovery"); n != 0 {
+	if n := logged.count("recovery"); n != 0 {
 		t.Errorf("%d errors of a standby were logged", n)
 	}
 }

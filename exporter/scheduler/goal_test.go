@@ -122,21 +122,21 @@ func (l *lines) await(t *testing.T, text string) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); l.count(text) == 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("does not say %q", text)
+			t.Fatalf("does not log %q", text)
 		}
 	}
 }
 
-func TestTargetOutOfReachIsSaidOnce(t *testing.T) {
+func TestUnreachableTargetIsLoggedOnce(t *testing.T) {
 	db := installed(t)
 	p := pool(t, db)
 	// Three refreshes of 40 minutes each, as far as the history knows.
 	db.Exec(t, `INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, started_at, finished_at)
 SELECT 'other', 'schedule', 'succeeded', t, t + interval '40 min' FROM generate_series(now() - interval '3 d', now() - interval '1 d', interval '1 d') AS t;
 INSERT INTO materialized_view_refresh_schedule (view_name, target_staleness) VALUES ('other', '1 h')`)
-	said := &lines{}
+	logged := &lines{}
 	o := options(t, p, newAttempts())
-	o.Logger = slog.New(slog.NewTextHandler(said, nil))
+	o.Logger = slog.New(slog.NewTextHandler(logged, nil))
 	start(t, o)
 	for n := range 3 {
 		if n > 0 {
@@ -146,14 +146,14 @@ INSERT INTO materialized_view_refresh_schedule (view_name, target_staleness) VAL
 		// Which comes after the record: it would undo that the view is due.
 		waitFor(t, p, `SELECT next_run_at - data_as_of BETWEEN interval '16 min' AND interval '18 min' FROM materialized_view_refresh_state WHERE view_name = 'other'`)
 	}
-	if n := said.count("the target cannot be met"); n != 1 {
-		t.Errorf("said %d times, want once", n)
+	if n := logged.count("the target cannot be met"); n != 1 {
+		t.Errorf("logged %d times, want once", n)
 	}
 	const line = `level=WARN msg="the target cannot be met: refreshes, with those of the views that it reads, take 40m0s at the 95th percentile, and data is twice as old when one follows the other; make them faster or the target longer" view=other target_staleness=1h0m0s refresh_takes=40m0s`
-	if said.count(line) != 1 {
-		t.Errorf("it says\n%s\nwant\n%s", said.lines("target"), line)
+	if logged.count(line) != 1 {
+		t.Errorf("it logs\n%s\nwant\n%s", logged.lines("target"), line)
 	}
 	db.Exec(t, `DELETE FROM materialized_view_refresh_history WHERE started_at < now() - interval '1 h'`)
 	db.Exec(t, dueNow)
-	said.await(t, `level=INFO msg="the target is within reach again" view=other target_staleness=1h0m0s`)
+	logged.await(t, `level=INFO msg="the target is within reach again" view=other target_staleness=1h0m0s`)
 }

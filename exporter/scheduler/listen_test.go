@@ -23,7 +23,7 @@ func TestListensAgain(t *testing.T) {
 	n := l.listen(t.Context())
 	for range 2 {
 		if woken(t, l); !n.changed.Swap(false) || n.pollInterval() != pollInterval {
-			t.Fatalf("polls each %s when it is told", n.pollInterval())
+			t.Fatalf("polls each %s with notifications", n.pollInterval())
 		}
 		db.Exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()`)
 		if woken(t, l); n.changed.Load() || n.pollInterval() != pollWithoutNotify {

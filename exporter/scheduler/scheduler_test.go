@@ -160,7 +160,7 @@ func TestEveryInPhase(t *testing.T) {
 		t.Errorf("the next run at %s has drifted by %s from the first at %s", next, phase, starts[0])
 	}
 	if !slices.Equal(seen.views, []string{"job_progress"}) {
-		t.Errorf("observer was told of %v", seen.views)
+		t.Errorf("the observer was notified of %v", seen.views)
 	}
 }
 
@@ -221,7 +221,7 @@ func TestFailureBacksOffAndOthersGoOn(t *testing.T) {
 	waitFor(t, p, `SELECT next_run_at - last_attempt_at BETWEEN '3 s' AND '10 s' FROM materialized_view_refresh_state WHERE view_name = 'no_such_view'`)
 }
 
-func TestScheduleThatCannotRunSaysSo(t *testing.T) {
+func TestScheduleThatCannotRunRecordsWhy(t *testing.T) {
 	db := installed(t)
 	p := pool(t, db)
 	db.Exec(t, `INSERT INTO materialized_view_refresh_schedule (view_name, cron, target_staleness, method) VALUES
@@ -255,7 +255,7 @@ func TestAbandonedAttemptIsTakenOver(t *testing.T) {
 	db := installed(t)
 	p := pool(t, db)
 	// An exporter that froze in the middle of its transaction: its backend holds
-	// the view's lock and the mark of the attempt, and its heartbeat has stopped. The
+	// the view's lock and the advisory lock of the attempt, and its heartbeat has stopped. The
 	// history names a session of somebody else, whom a pooler gave the one that the
 	// attempt had first.
 	frozen, stranger := db.Connect(t), db.Connect(t)
@@ -351,7 +351,7 @@ INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('other
 
 // The process lives and its backend does not: the attempt must neither hang nor
 // be vouched for.
-func TestBackendGoneWithoutAWord(t *testing.T) {
+func TestBackendGoneSilently(t *testing.T) {
 	db := installed(t)
 	p := pool(t, db)
 	db.Exec(t, `CREATE MATERIALIZED VIEW slow AS SELECT pg_sleep(600)::text AS nap WITH NO DATA`)

@@ -8,7 +8,7 @@ import (
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 )
 
-func TestDueTogetherGoInOrder(t *testing.T) {
+func TestDueViewsGoInOrder(t *testing.T) {
 	db := installed(t)
 	p := pool(t, db)
 	// top reads base only through middle, which nobody schedules.
@@ -33,7 +33,7 @@ WHERE t.view_name = 'top' AND b.view_name = 'base' AND o.view_name = 'other'`) {
 
 const dueNow = `UPDATE materialized_view_refresh_state SET next_run_at = clock_timestamp(); NOTIFY matview_schedule`
 
-func TestFailedUpstreamIsSaidOnceAndStarvesNobody(t *testing.T) {
+func TestFailedUpstreamIsReportedOnce(t *testing.T) {
 	db := installed(t)
 	p := pool(t, db)
 	db.Exec(t, `CREATE TABLE fuel (n int); INSERT INTO fuel VALUES (1);

@@ -277,9 +277,9 @@ type cronSchedule struct {
 	zone *time.Location
 }
 
-// maxDST is the largest change of the clock that ISC cron takes for daylight
+// maxDST is the largest change of the clock that ISC cron treats as daylight
 // saving time; a larger one (a country that crosses the date line) is
-// a new calendar, with nothing to catch up or to hold back.
+// a new calendar, with nothing to catch up on or to suppress.
 const maxDST = 3 * 60 * 60
 
 // period is a time of one offset from UTC, all in Unix time and seconds.

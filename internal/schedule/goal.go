@@ -7,16 +7,16 @@ import "time"
 // starts of two refreshes, and the whole of the second.
 type Goal struct {
 	Staleness time.Duration
-	// Lead is how long a refresh takes, with those of the views that it has
-	// refreshed before it; 0 while nobody knows.
+	// Lead is the duration of a refresh, including those of the upstreams that are
+	// refreshed before it; 0 if unknown.
 	Lead time.Duration
 }
 
 // shortestRest is the least time between a refresh's end and the next one's start.
 const shortestRest = time.Second
 
-// margin is for what no record shows: how long it takes to be dispatched, and a
-// refresh that takes a little longer than they usually do.
+// margin covers what no record shows: the delay until a refresh is dispatched, and
+// a refresh that is a little slower than usual.
 func (g Goal) margin() time.Duration {
 	return min(max(g.Staleness/20, 500*time.Millisecond), g.Staleness/4)
 }

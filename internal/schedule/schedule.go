@@ -154,11 +154,11 @@ func (s *Schedule) Next(after time.Time) time.Time {
 // Every counts from lastStart, or from after if lastStart is zero. Pass the time
 // at which the last run was due: the result then stays in phase, however late
 // that run really began. With jitter its runs are whole multiples of the interval
-// since 1970 instead, each late by the view's jitter: views that were made together
-// would else run together for ever.
+// since 1970 instead, each late by the view's jitter: views created at the same
+// time would otherwise always run at the same time.
 //
-// TargetStaleness depends on what [Goal.NextStart] is told; here it is the
-// latest that makes sense, for a view of which no more is known.
+// TargetStaleness depends on the arguments of [Goal.NextStart]; here the result is
+// the latest time that makes sense, for a view of which no more is known.
 func (s *Schedule) NextRun(viewName string, after, lastStart time.Time) time.Time {
 	offset := jitterOffset(viewName, s.spec.Jitter)
 	switch {

@@ -125,7 +125,7 @@ SELECT EXISTS (SELECT FROM {state} AS st
                WHERE st.view_name = @view AND st.next_run_at <= clock_timestamp() AND `+isWaiting+` AND NOT `+isRunning+`)`),
 		waiting.args(pgx.NamedArgs{"view": view})).Scan(&is)
 	if err != nil {
-		return false, fmt.Errorf("look what %s waits for: %w", view, err)
+		return false, fmt.Errorf("read whether %s waits: %w", view, err)
 	}
 	return is, nil
 }
@@ -226,9 +226,9 @@ type FailedUpstream struct{ ViewName, Upstream, Cause string }
 const upstreamFailed = `'UPSTREAM: %'`
 
 // FailedUpstreams finds the claimed views, due at some time, that waited for one
-// that failed; of several, the one where it began. Each view is told once: its next
-// attempt is made whatever became of the other, or a view that also reads tables
-// would never see them again.
+// that failed; of several, the one that failed first. It reports this once: the next
+// attempt of a view is made whatever became of the other, or a view that also reads
+// tables would never see their changes again.
 func (s *Store) FailedUpstreams(ctx context.Context, tx pgx.Tx, waiting Waiting, dueAt map[string]time.Time) ([]FailedUpstream, error) {
 	var views []string
 	var due []time.Time

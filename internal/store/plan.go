@@ -9,8 +9,8 @@ import (
 )
 
 // scheduleVersion is what the schedule s says of when and how its view runs, as
-// scheduled_by remembers it. Of intervals it takes the seconds, since the text of
-// an interval depends on the session. The text of a row tells NULL from any value.
+// scheduled_by stores it. Intervals are in seconds, since the text of an interval
+// depends on the session. The text of a row distinguishes NULL from any value.
 const scheduleVersion = `ROW(s.method, s.cron, extract(epoch FROM s.every), extract(epoch FROM s.target_staleness), s.time_zone, extract(epoch FROM s.jitter), extract(epoch FROM s.created_at))::text`
 
 // unplanned is the condition that the schedule s is new or has changed since its
@@ -150,8 +150,8 @@ func (s *Store) StorePlans(ctx context.Context, db BatchSender, plans []Plan) er
 UPDATE {state} AS st SET schedule_name = NULL, next_run_at = NULL
 FROM unnest(@schedules::text[], @views::text[]) AS p(schedule_name, view_name)
 WHERE st.schedule_name = p.schedule_name AND st.view_name <> p.view_name`), pgx.NamedArgs{"schedules": schedules, "views": views})
-	// Where the schedule could not run before, last_error may be of that: the error of
-	// the last attempt takes its place again.
+	// Where the schedule could not run before, last_error may say why: replace it by
+	// the error of the last attempt.
 	batch.Queue(s.SQL(`
 INSERT INTO {state} AS st (view_name, schedule_name, scheduled_by, next_run_at, last_error)
 SELECT * FROM unnest(@views::text[], @schedules::text[], @versions::text[], @next::timestamptz[], @problems::text[])
