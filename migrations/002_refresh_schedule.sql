@@ -86,8 +86,38 @@ CREATE TABLE IF NOT EXISTS materialized_view_refresh_history (
     attempted_by  TEXT,
     backend_pid   INTEGER,
     backend_start TIMESTAMP WITH TIME ZONE,
-    heartbeat_at  TIMESTAMP WITH TIME ZONE
+    heartbeat_at  TIMESTAMP WITH TIME ZONE,
+    -- What later attempts decide by: that a swap was the better method and turned
+    -- out to be impossible, and the view whose failed refresh kept this attempt
+    -- from being made.
+    swap_refused    BOOLEAN NOT NULL DEFAULT false,
+    failed_upstream TEXT
 ) WITH (fillfactor = 80);
+
+-- Whether this program has been tested with the major version of this server. Of
+-- another one it does not rely on internals: that every REFRESH changes the pg_class
+-- row of the view, and what parse trees look like. See TestedMajors in
+-- internal/postgres/versions.go.
+CREATE OR REPLACE FUNCTION materialized_view_server_is_tested()
+RETURNS BOOLEAN LANGUAGE sql STABLE AS $$
+    SELECT pg_catalog.current_setting('server_version_num')::integer / 10000 IN (13, 14, 15, 16, 17, 18)
+$$;
+
+-- Whether a refresh by somebody else is always noticed: because it changes the
+-- pg_class row of the view, or because the event trigger of 004 records it.
+CREATE OR REPLACE FUNCTION materialized_view_fingerprint_is_proven()
+RETURNS BOOLEAN LANGUAGE sql STABLE AS $$
+    SELECT materialized_view_server_is_tested()
+        OR EXISTS (SELECT FROM pg_catalog.pg_event_trigger
+                   WHERE evtfoid = to_regprocedure('materialized_view_refresh_tracked()')
+                     AND evtevent = 'ddl_command_end' AND evtenabled = 'A')
+$$;
+
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION materialized_view_fingerprint_is_proven() SET search_path = %I, pg_temp', current_schema());
+END
+$$;
 
 -- CREATE INDEX IF NOT EXISTS would lock the table also where the index exists, and
 -- so wait for whoever has refreshed a view and not committed yet.

@@ -1,8 +1,7 @@
 -- Refreshes by others (psql, pg_cron, a Lambda function) are recorded by an event
--- trigger, where that is asked for: by Terraform, by `matview-exporter migrate
+-- trigger, if that is asked for: by Terraform, by `matview-exporter migrate
 -- --track-external-refreshes`, or for `psql -f` with
--- PGOPTIONS='-c matview.track_external_refreshes=on'. Nobody who says nothing
--- changes what was asked for before.
+-- PGOPTIONS='-c matview.track_external_refreshes=on'. Otherwise it stays as it was.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'materialized_view_refresh_settings'::regclass
@@ -48,7 +47,7 @@ BEGIN
         -- nor the new. Nor did it where a partition was exchanged for a new one. Of
         -- which moment the view is then, nobody can say. (Of files and of partitions
         -- these functions know the present; the catalogs here are as of the snapshot.)
-        CONTINUE WHEN EXISTS (
+        IF EXISTS (
             WITH RECURSIVE reads(relid, relkind) AS (
                 SELECT refreshed, 'v'::"char"
                 UNION
@@ -68,7 +67,10 @@ BEGIN
             SELECT FROM reads JOIN pg_class AS c ON c.oid = reads.relid
             WHERE c.relkind = 'r' AND c.relfilenode <> 0 AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)::oid
                OR c.relispartition AND NOT EXISTS (SELECT FROM pg_partition_ancestors(c.oid) AS a(relid)
-                                                   JOIN pg_inherits AS i ON i.inhrelid = c.oid AND i.inhparent = a.relid));
+                                                   JOIN pg_inherits AS i ON i.inhrelid = c.oid AND i.inhparent = a.relid)) THEN
+            PERFORM %1$I.materialized_view_refresh_mark_unrecorded() WHERE NOT %1$I.materialized_view_server_is_tested();
+            CONTINUE;
+        END IF;
         PERFORM %1$I.materialized_view_refresh_record_external(
             refreshed,
             (SELECT relfilenode FROM pg_class WHERE oid = refreshed),
@@ -83,6 +85,9 @@ BEGIN
 -- a record the view shows as changed_outside. OTHERS leaves out their own cancel
 -- and statement_timeout.
 EXCEPTION WHEN OTHERS OR assert_failure THEN
+    -- On a server of which it is not known whether REFRESH changes the pg_class row,
+    -- that is ensured.
+    PERFORM %1$I.materialized_view_refresh_mark_unrecorded() WHERE NOT %1$I.materialized_view_server_is_tested();
     RETURN;
 END
 $body$
@@ -107,8 +112,7 @@ DECLARE
     logged_at   timestamptz;
     logged_ms   integer;
 BEGIN
-    SELECT CASE WHEN n.nspname = 'public' THEN quote_ident(c.relname)
-                ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END AS view_name,
+    SELECT %1$I.materialized_view_name(n.nspname, c.relname) AS view_name,
            c.relfilenode, c.xmin, c.relispopulated
     INTO view
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -185,12 +189,34 @@ $create$, current_schema());
 END
 $$;
 
+-- Resetting an option that is not set changes nothing of the view but the xmin of its
+-- pg_class row. It needs the rights of the view's owner. Without them the REFRESH
+-- fails, rather than that older data is taken for fresh.
+DO $$
+BEGIN
+    EXECUTE format($create$
+CREATE OR REPLACE FUNCTION %1$I.materialized_view_refresh_mark_unrecorded()
+RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    refreshed OID;
+BEGIN
+    FOR refreshed IN SELECT objid FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass LOOP
+        EXECUTE format('ALTER MATERIALIZED VIEW %%s RESET (matview_unrecorded)', refreshed::regclass);
+    END LOOP;
+END
+$body$
+$create$, current_schema());
+END
+$$;
+
 REVOKE ALL ON FUNCTION materialized_view_refresh_record_external(OID, OID, JSONB) FROM PUBLIC;
+REVOKE ALL ON FUNCTION materialized_view_refresh_mark_unrecorded() FROM PUBLIC;
 
 DO $$
 DECLARE
     -- Event triggers belong to no schema.
-    trigger_name CONSTANT text := 'materialized_view_refresh_tracked' || CASE WHEN current_schema() = 'public' THEN '' ELSE '_' || left(md5(current_schema()), 8) END;
+    trigger_name CONSTANT text := 'materialized_view_refresh_tracked' || CASE WHEN current_schema() = 'public' THEN '' ELSE '_' || left(encode(sha256(convert_to(current_schema(), 'UTF8')), 'hex'), 8) END;
     wanted     boolean;
     settings   regrole;
     log        regrole;
@@ -210,7 +236,8 @@ BEGIN
     runs_as := CASE WHEN wanted AND (SELECT rolsuper FROM pg_roles WHERE oid = settings)
                          AND NOT coalesce((SELECT rolsuper FROM pg_roles WHERE oid = log), true) THEN log
                     ELSE settings END;
-    FOREACH f IN ARRAY ARRAY['materialized_view_refresh_tracked()', 'materialized_view_refresh_record_external(oid, oid, jsonb)']::regprocedure[] LOOP
+    FOREACH f IN ARRAY ARRAY['materialized_view_refresh_tracked()', 'materialized_view_refresh_record_external(oid, oid, jsonb)',
+                            'materialized_view_refresh_mark_unrecorded()']::regprocedure[] LOOP
         IF (SELECT proowner FROM pg_proc WHERE oid = f) <> runs_as THEN
             EXECUTE format('ALTER FUNCTION %s OWNER TO %s', f, runs_as);
         END IF;
@@ -223,7 +250,8 @@ BEGIN
             EXECUTE format('GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_log TO %s', runs_as);
         ELSE
             EXECUTE format('GRANT SELECT ON materialized_view_freshness TO %s', runs_as);
-            EXECUTE format('GRANT EXECUTE ON FUNCTION materialized_view_refresh_log_rows(), materialized_view_upstreams(oid) TO %s', runs_as);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION materialized_view_refresh_log_rows(), materialized_view_upstreams(oid), materialized_view_name(name, name), materialized_view_attempt_timeout(),
+                                   materialized_view_server_is_tested(), materialized_view_fingerprint_is_proven() TO %s', runs_as);
             EXECUTE format('GRANT SELECT, INSERT ON materialized_view_refresh_history TO %s', runs_as);
             EXECUTE format('GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_state TO %s', runs_as);
         END IF;
@@ -241,6 +269,10 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = trigger_name AND evtfoid = 'materialized_view_refresh_tracked()'::regprocedure) THEN
         EXECUTE format('CREATE EVENT TRIGGER %I ON ddl_command_end WHEN TAG IN (''REFRESH MATERIALIZED VIEW'') EXECUTE FUNCTION materialized_view_refresh_tracked()', trigger_name);
+        -- What was refreshed before, unseen, may have older data than is recorded.
+        IF NOT materialized_view_server_is_tested() THEN
+            UPDATE materialized_view_refresh_state SET data_as_of = NULL;
+        END IF;
     END IF;
     -- ALWAYS, also in sessions that apply what another server has replicated.
     IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = trigger_name AND evtenabled = 'A') THEN
@@ -248,7 +280,7 @@ BEGIN
     END IF;
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE EXCEPTION USING ERRCODE = 'MV001',
-        MESSAGE = format('tracking external refreshes takes an event trigger, which role %I may not make or change: %s', current_user, SQLERRM),
+        MESSAGE = format('tracking external refreshes requires an event trigger, which role %I may not create or change: %s', current_user, SQLERRM),
         HINT = 'Do this once as a superuser (on Amazon RDS and Aurora, as the master user or another member of rds_superuser), or leave track_external_refreshes off.';
 END
 $$;

@@ -30,6 +30,8 @@ const (
 	upstreamsFunction = "materialized_view_upstreams(oid)"
 	nameFunction      = "materialized_view_name(name, name)"
 	timeoutFunction   = "materialized_view_attempt_timeout()"
+	testedFunction    = "materialized_view_server_is_tested()"
+	provenFunction    = "materialized_view_fingerprint_is_proven()"
 )
 
 // readerPrivileges are what reading freshness takes. The functions within the
@@ -39,7 +41,8 @@ var readerPrivileges = slices.Concat(
 	tables("SELECT", LogTable, "materialized_view_refresh_schedule", "materialized_view_refresh_state",
 		"materialized_view_refresh_history", "materialized_view_names", "materialized_view_freshness", VersionTable),
 	[]privilege{{"FUNCTION", logRowsFunction, "EXECUTE"}, {"FUNCTION", upstreamsFunction, "EXECUTE"},
-		{"FUNCTION", nameFunction, "EXECUTE"}, {"FUNCTION", timeoutFunction, "EXECUTE"}},
+		{"FUNCTION", nameFunction, "EXECUTE"}, {"FUNCTION", timeoutFunction, "EXECUTE"},
+		{"FUNCTION", testedFunction, "EXECUTE"}, {"FUNCTION", provenFunction, "EXECUTE"}},
 )
 
 // writerPrivileges are what recording refreshes takes, beside reading.

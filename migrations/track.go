@@ -31,6 +31,7 @@ func Track(ctx context.Context, conn *pgx.Conn, schema string, on bool) error {
 const (
 	trackedFunction        = "materialized_view_refresh_tracked()"
 	recordExternalFunction = "materialized_view_refresh_record_external(oid, oid, jsonb)"
+	markUnrecordedFunction = "materialized_view_refresh_mark_unrecorded()"
 )
 
 // Tracking reports whether refreshes by others are recorded: the event trigger

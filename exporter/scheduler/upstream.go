@@ -48,7 +48,7 @@ func (s *Scheduler) readUpstreams(ctx context.Context) (fresh bool, err error) {
 	if time.Since(s.readAt) < upstreamsKept {
 		return false, nil
 	}
-	reads, err := refresh.ReadReads(ctx, s.Pool)
+	reads, err := refresh.ReadReads(ctx, s.Pool, s.Schema)
 	if err != nil {
 		return false, err
 	}
@@ -124,11 +124,13 @@ const failedUpstreamSQL = `
 SELECT DISTINCT ON (c.view_name) c.view_name, h.view_name, coalesce(h.error, 'nobody knows why')
 FROM unnest($1::text[], $2::text[]) AS e(reader, read)
 JOIN unnest($3::text[], $4::timestamptz[]) AS c(view_name, due_at) ON c.view_name = e.reader
-JOIN %[1]s AS st ON st.view_name = c.view_name AND coalesce(st.last_error, '') NOT LIKE '` + refresh.Upstream + `%%'
-JOIN LATERAL (SELECT l.view_name, l.outcome, l.finished_at, l.error FROM %[2]s AS l
+JOIN %[1]s AS st ON st.view_name = c.view_name
+ AND (SELECT l.failed_upstream FROM %[2]s AS l
+      WHERE l.view_name = c.view_name AND l.outcome <> 'running' ORDER BY l.started_at DESC LIMIT 1) IS NULL
+JOIN LATERAL (SELECT l.view_name, l.outcome, l.finished_at, l.error, l.failed_upstream FROM %[2]s AS l
               WHERE l.view_name = e.read ORDER BY l.started_at DESC LIMIT 1) AS h
   ON h.outcome IN ('failed', 'abandoned') AND h.finished_at >= c.due_at
-ORDER BY c.view_name, coalesce(h.error LIKE '` + refresh.Upstream + `%%', false), h.finished_at`
+ORDER BY c.view_name, h.failed_upstream IS NOT NULL, h.finished_at`
 
 // findFailed notes which claims waited for a refresh that failed.
 func (s *Scheduler) findFailed(ctx context.Context, tx pgx.Tx, claims []claim) error {

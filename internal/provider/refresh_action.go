@@ -112,5 +112,5 @@ func (a *refreshAction) refresh(ctx context.Context, pool, beside *pgxpool.Pool,
 	if method != "" {
 		req.Method = refresh.Method(method)
 	}
-	return refresh.New(pool, a.client.logSchema, "terraform").Beside(beside).Refresh(ctx, req)
+	return refresh.New(pool, a.client.logSchema, "terraform").WithMonitorPool(beside).Refresh(ctx, req)
 }

@@ -19,7 +19,7 @@ CREATE VIEW plain AS SELECT id FROM "a.a"; CREATE VIEW plainer AS SELECT id FROM
 CREATE MATERIALIZED VIEW "Sub.Schema".b AS SELECT id FROM plainer UNION ALL SELECT id FROM t;
 CREATE MATERIALIZED VIEW c AS SELECT id FROM "Sub.Schema".b;
 CREATE MATERIALIZED VIEW alone AS SELECT id FROM t;`)
-	reads, err := refresh.ReadReads(t.Context(), db.Pool(t))
+	reads, err := refresh.ReadReads(t.Context(), db.Pool(t), "public")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestUpstreamFailureIsRecorded(t *testing.T) {
 	if v := fresh(t, pool, "job_progress"); *v.LastOutcome != "failed" || *v.LastError != "UPSTREAM: refresh of other failed: out of fuel" || v.ConsecutiveFailures != 1 {
 		t.Errorf("freshness %+v", v)
 	}
-	if reason := scan[string](t, pool, `SELECT reason FROM materialized_view_refresh_history WHERE outcome = 'failed'`); !strings.HasPrefix(reason, refresh.Upstream) {
+	if reason := scan[string](t, pool, `SELECT reason FROM materialized_view_refresh_history WHERE outcome = 'failed'`); !strings.HasPrefix(reason, "UPSTREAM: ") {
 		t.Errorf("reason %q", reason)
 	}
 }

@@ -22,7 +22,7 @@ type totals struct {
 }
 
 // totals evaluates the schedule's expressions on the new data. One that fails is
-// null and a warning; the refresh stands.
+// null with a warning; the refresh stands.
 //
 // The expressions are somebody's SQL, so they run as the view's owner, read
 // only, and whatever they did is rolled back. A function in one could take the
@@ -33,13 +33,13 @@ func (a *attempt) totals(ctx context.Context, tx *pgx.Conn, f facts) *totals {
 	return t
 }
 
-// totalsOfTwin evaluates them on a twin under the name of the view. It is nil
-// where that would not do: an expression that reads the view by its name again,
-// in a subquery or through a view over it, would get the old data.
-func (a *attempt) totalsOfTwin(ctx context.Context, tx *pgx.Conn, f facts, twin matview.Name) *totals {
-	t, err := a.totalsFrom(ctx, tx, f, relation{sql: twin.SQL() + " AS " + postgres.QuoteIdent(f.Relation), not: f.OID})
+// totalsOfReplacement evaluates them on a replacement under the name of the view. It
+// is nil if that gives no answer: an expression that reads the view by its name
+// again, in a subquery or through a view over it, would get the old data.
+func (a *attempt) totalsOfReplacement(ctx context.Context, tx *pgx.Conn, f facts, replacement matview.Name) *totals {
+	t, err := a.totalsFrom(ctx, tx, f, relation{sql: replacement.SQL() + " AS " + postgres.QuoteIdent(f.Relation), not: f.OID})
 	switch state := postgres.SQLState(err); {
-	case errors.Is(err, errReadsOld), state == pgerrcode.LockNotAvailable, // of the old view
+	case errors.Is(err, errReadsOldView), state == pgerrcode.LockNotAvailable, // of the old view
 		state == pgerrcode.UndefinedTable, state == pgerrcode.UndefinedColumn: // with the view's schema in front
 		return nil
 	}
@@ -52,7 +52,7 @@ type relation struct {
 	not uint32 // the OID of one that they must not read, 0 if any will do
 }
 
-var errReadsOld = errors.New("it reads the view as it was before")
+var errReadsOldView = errors.New("it reads the view as it was before")
 
 // totalsFrom also returns the first error that became a warning.
 func (a *attempt) totalsFrom(ctx context.Context, tx *pgx.Conn, f facts, from relation) (t *totals, failure error) {
@@ -79,7 +79,7 @@ func (a *attempt) totalsFrom(ctx context.Context, tx *pgx.Conn, f facts, from re
 		t.jobs, t.objects = both[0], both[1]
 		return t, nil
 	}
-	if errors.Is(err, errReadsOld) {
+	if errors.Is(err, errReadsOldView) {
 		return t, err
 	}
 	var warnings []string
@@ -179,7 +179,7 @@ func (a *attempt) values(ctx context.Context, tx *pgx.Conn, f facts, from relati
 	var read bool
 	err = tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation' AND relation = $1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))", from.not).Scan(&read)
 	if err == nil && read {
-		err = errReadsOld
+		err = errReadsOldView
 	}
 	return values, err
 }

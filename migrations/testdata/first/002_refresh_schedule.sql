@@ -75,7 +75,9 @@ CREATE TABLE IF NOT EXISTS materialized_view_refresh_history (
     attempted_by  TEXT,
     backend_pid   INTEGER,
     backend_start TIMESTAMP WITH TIME ZONE,
-    heartbeat_at  TIMESTAMP WITH TIME ZONE
+    heartbeat_at  TIMESTAMP WITH TIME ZONE,
+    swap_refused  BOOLEAN NOT NULL DEFAULT false,
+    failed_upstream TEXT
 ) WITH (fillfactor = 80);
 
 CREATE INDEX IF NOT EXISTS materialized_view_refresh_history_view
