@@ -41,14 +41,14 @@ func TestEachGoesInOrderAndSideBySide(t *testing.T) {
 	reads := refresh.Reads{"b": {"a"}, "c": {"x"}, "x": {"b"}, "e": {"d"}} // x is not asked for
 	var mu sync.Mutex
 	var began []string
-	told := map[string]string{}
+	failed := map[string]string{}
 	met := make(chan struct{})
 	arrive := sync.OnceFunc(func() { close(met) })
 	reads.Each(t.Context(), []string{"e", "c", "b", "a", "d"}, 2, func(_ context.Context, view string, upstream *refresh.UpstreamError) error {
 		mu.Lock()
 		began = append(began, view)
 		if upstream != nil {
-			told[view] = upstream.Error()
+			failed[view] = upstream.Error()
 		}
 		mu.Unlock()
 		switch {
@@ -71,8 +71,8 @@ func TestEachGoesInOrderAndSideBySide(t *testing.T) {
 		}
 	}
 	const want = "UPSTREAM: refresh of a failed: out of fuel"
-	if told["b"] != want || told["c"] != want || len(told) != 2 {
-		t.Errorf("told %v", told)
+	if failed["b"] != want || failed["c"] != want || len(failed) != 2 {
+		t.Errorf("failed %v", failed)
 	}
 }
 
