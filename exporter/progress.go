@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/term"
 
@@ -157,32 +156,15 @@ func (p *progress) expect(ctx context.Context, views []string) {
 	p.usual, _ = store.New(p.schema).MedianDurations(ctx, p.pool, views)
 }
 
-// What a session that holds a lock does is its user's business: its query is not shown.
-const blockersSQL = `
-SELECT h.view_name,
-       string_agg(format('waits for pid %%s (%%s%%s), %%s', b.pid, coalesce(nullif(a.application_name, ''), 'unnamed'),
-                         coalesce(', ' || a.usename, ''),
-                         CASE WHEN a.state LIKE 'idle in transaction%%'
-                              THEN 'idle in its transaction of ' || to_char(a.xact_start AT TIME ZONE 'UTC', 'HH24:MI:SS') || ' UTC'
-                              WHEN a.query_start IS NOT NULL
-                              THEN 'busy since ' || to_char(a.query_start AT TIME ZONE 'UTC', 'HH24:MI:SS') || ' UTC'
-                              ELSE 'of which this role may not know more' END), '; ' ORDER BY b.pid)
-FROM %s AS h
-CROSS JOIN LATERAL (SELECT DISTINCT pid FROM unnest(pg_blocking_pids(h.backend_pid)) AS pid) AS b
-LEFT JOIN pg_stat_activity AS a ON a.pid = b.pid
-WHERE h.outcome = 'running' AND h.attempted_by = $1 AND h.backend_pid IS NOT NULL
-GROUP BY h.view_name`
-
 // readWaits asks, on a connection of its own, whom the refreshes wait for.
 func (p *progress) readWaits(ctx context.Context) {
-	rows, err := p.pool.Query(ctx, fmt.Sprintf(blockersSQL, p.history()), p.attemptedBy)
+	blocked, err := store.New(p.schema).BlockedAttempts(ctx, p.pool, p.attemptedBy)
 	if err != nil {
 		return // the refreshes themselves will say what is wrong
 	}
 	waits := map[string]string{}
-	var view, text string
-	if _, err := pgx.ForEachRow(rows, []any{&view, &text}, func() error { waits[view] = text; return nil }); err != nil {
-		return
+	for _, b := range blocked {
+		waits[b.ViewName] = "waits for " + b.Blockers
 	}
 	p.mu.Lock()
 	var news []string

@@ -72,7 +72,7 @@ func TestProgressOnATerminal(t *testing.T) {
 		done <- run(t.Context(), []string{"--database.url=" + db.URL(), "refresh", "v", "--method=blocking"}, tty, tty)
 		_ = tty.Close()
 	}()
-	want := fmt.Sprintf(", usually 1m30s, waits for pid %d (report, postgres), idle in its transaction of ", holder.PgConn().PID())
+	want := fmt.Sprintf(", usually 1m30s, waits for process %d (role postgres, report, idle in transaction, in a transaction since ", holder.PgConn().PID())
 	shown, lines := "", bufio.NewReader(screen)
 	for waiting := true; ; {
 		_ = screen.SetReadDeadline(time.Now().Add(30 * time.Second))
@@ -110,7 +110,7 @@ func TestProgressElsewhereIsALineForEachWait(t *testing.T) {
 	go func() {
 		done <- run(t.Context(), []string{"--database.url=" + db.URL(), "refresh", "v", "--method=blocking"}, out, errs)
 	}()
-	want := fmt.Sprintf("v: waits for pid %d (report, postgres), idle in its transaction of ", holder.PgConn().PID())
+	want := fmt.Sprintf("v: waits for process %d (role postgres, report, idle in transaction, in a transaction since ", holder.PgConn().PID())
 	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(errs.String(), want); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%q, want %q", errs.String(), want)

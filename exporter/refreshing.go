@@ -93,7 +93,7 @@ func (r *refreshing) each(ctx context.Context, views []string, begun func(view s
 ) (left []string, err error) {
 	var reads refresh.Reads
 	if len(views) > 1 {
-		if reads, err = refresh.ReadReads(ctx, r.pool); err != nil {
+		if reads, err = refresh.ReadReads(ctx, r.pool, r.schema); err != nil {
 			return views, err
 		}
 	}

@@ -31,6 +31,7 @@ const (
 	upstreamsFunction = "materialized_view_upstreams(oid)"
 	nameFunction      = "materialized_view_name(name, name)"
 	timeoutFunction   = "materialized_view_attempt_timeout()"
+	testedFunction    = "materialized_view_server_is_tested()"
 )
 
 // readerPrivileges are what reading freshness requires. The functions in the read model
@@ -44,6 +45,7 @@ var readerPrivileges = slices.Concat(
 		{"FUNCTION", upstreamsFunction, "EXECUTE"},
 		{"FUNCTION", nameFunction, "EXECUTE"},
 		{"FUNCTION", timeoutFunction, "EXECUTE"},
+		{"FUNCTION", testedFunction, "EXECUTE"},
 	},
 )
 

@@ -77,6 +77,7 @@ var ours = []struct{ kind, name string }{
 	{"FUNCTION", upstreamsFunction},
 	{"FUNCTION", nameFunction},
 	{"FUNCTION", timeoutFunction},
+	{"FUNCTION", testedFunction},
 	{"FUNCTION", trackedFunction},
 	{"FUNCTION", recordExternalFunction},
 	{"TABLE", store.ScheduleTable},

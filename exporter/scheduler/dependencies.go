@@ -40,7 +40,7 @@ func (d *dependencies) refresh(ctx context.Context) (read bool, err error) {
 	if time.Since(d.readAt) < dependenciesTTL {
 		return false, nil
 	}
-	reads, err := refresh.ReadReads(ctx, d.pool)
+	reads, err := refresh.ReadReads(ctx, d.pool, d.store.Schema())
 	if err != nil {
 		return false, err
 	}

@@ -112,5 +112,5 @@ func (a *refreshAction) refresh(ctx context.Context, pool, heartbeat *pgxpool.Po
 	if method != "" {
 		req.Method = refresh.Method(method)
 	}
-	return refresh.New(pool, a.client.logSchema, "terraform").Beside(heartbeat).Refresh(ctx, req)
+	return refresh.New(pool, a.client.logSchema, "terraform").WithMonitorPool(heartbeat).Refresh(ctx, req)
 }

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // attempt is one refresh under way: its row in the history and its connection.
@@ -24,46 +23,18 @@ type attempt struct {
 	view    string // canonical view_name
 	id      int64
 	conn    *pgxpool.Conn
-	// alive ends when the backend is found to be gone, which a connection through
-	// a broken network may not tell for minutes.
-	alive  context.Context //nolint:containedctx // it is the attempt's own
-	cancel context.CancelCauseFunc
-	// because and counted are of a request that would rather skip: why it does
-	// not, and what the view read just before.
-	because string
-	counted *counted
-	chosen  choice // the latest, for the record of a failure
-	// shown is closed once the backend of the latest try is recorded; nil where it
-	// was from the beginning.
-	shown <-chan struct{}
+	alive   context.Context //nolint:containedctx // it is the attempt's own, see [Refresher.KeepAlive]
+	release func()
 
-	blocked  sync.Mutex
-	blockers string // who last held a lock that it waited for
+	notSkipped  string        // why a request that may skip does not
+	inputs      *queryInputs  // what the query reads, from before the refresh's snapshot; nil: unknown
+	chosen      choice        // the latest, for the record of a failure
+	swapRefused bool          // a swap was chosen and turned out to be impossible
+	waited      time.Duration // for locks, in tries that failed
+	unconfirmed *Result       // of a commit that was sent; see [attempt.failed]
+
+	blockers atomic.Pointer[string] // the last holders of a lock that it waited for
 }
-
-var errBackendGone = errors.New("the server has ended its session, or the connection to it is lost")
-
-// The row is a commit of its own, so that others see the attempt while it runs.
-// Losing it in a crash loses nothing, hence no wait for the disk.
-const (
-	commitLater = `FROM (SELECT set_config('synchronous_commit', 'off', true)) AS no_wait`
-
-	backendStart = `(SELECT backend_start FROM pg_stat_get_activity(pg_backend_pid()))`
-
-	beginSQL = `
-INSERT INTO %s AS h (view_name, trigger, outcome, attempted_by, backend_pid, backend_start, heartbeat_at)
-SELECT CASE WHEN $1 = 'public' THEN quote_ident($2) ELSE quote_ident($1) || '.' || quote_ident($2) END,
-       $3, 'running', $4, %s, %s, clock_timestamp()
-` + commitLater + `
-RETURNING h.id, h.view_name`
-
-	beginClaimedSQL = `
-UPDATE %s AS h
-SET backend_pid = %s, backend_start = %s, heartbeat_at = clock_timestamp(), started_at = clock_timestamp()
-` + commitLater + `
-WHERE h.id = $1 AND h.outcome = 'running'
-RETURNING h.id, h.view_name`
-)
 
 // begin takes a connection and makes the attempt visible.
 func (r *Refresher) begin(ctx context.Context, req Request) (*attempt, error) {
@@ -71,131 +42,160 @@ func (r *Refresher) begin(ctx context.Context, req Request) (*attempt, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.attemptedBy == "" || req.Trigger == "" {
-		return nil, fmt.Errorf("the attempt has no trigger or nobody who makes it")
-	}
 	conn, err := r.pool.Acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	a := &attempt{Refresher: r, request: req, name: name, conn: conn}
-	sql, args := beginSQL, []any{name.Schema, name.Relation, req.Trigger, r.attemptedBy}
-	if req.Attempt != 0 {
-		sql, args = beginClaimedSQL, []any{req.Attempt}
-	}
-	pid, start := r.ownBackend()
-	if err := conn.QueryRow(ctx, fmt.Sprintf(sql, r.history(), pid, start), args...).Scan(&a.id, &a.view); err != nil {
+	row, err := r.insert(ctx, conn, req, name)
+	if err != nil {
 		conn.Release()
-		if errors.Is(err, pgx.ErrNoRows) { // frozen between the claim and now
-			return nil, ErrTakenOver
-		}
-		return nil, recordError(err)
+		return nil, err
 	}
-	a.alive, a.cancel = context.WithCancelCause(ctx)
-	r.beat.add(a.id, a.cancel)
+	a := &attempt{Refresher: r, request: req, name: name, conn: conn, id: row.ID, view: row.ViewName}
+	a.alive, a.release = r.KeepAlive(ctx, a.id)
 	return a, nil
 }
 
+// insert makes the row of an attempt in the history, or takes the one of its claim.
+func (r *Refresher) insert(ctx context.Context, db store.DB, req Request, name matview.Name) (store.Attempt, error) {
+	if r.attemptedBy == "" || req.Trigger == "" {
+		return store.Attempt{}, fmt.Errorf("the attempt has no trigger or attempted_by")
+	}
+	row, err := r.store.BeginAttempt(ctx, db, store.NewAttempt{
+		Claimed: req.Attempt, Schema: name.Schema, Relation: name.Relation,
+		Trigger: req.Trigger, AttemptedBy: r.attemptedBy, Pooled: postgres.IsPooled(r.pool),
+	})
+	if errors.Is(err, pgx.ErrNoRows) { // abandoned between the claim and now
+		return row, ErrTakenOver
+	}
+	if err != nil {
+		return row, recordError(err)
+	}
+	return row, nil
+}
+
 func (a *attempt) end() {
-	a.beat.remove(a.id)
-	a.cancel(nil)
+	a.release()
 	a.conn.Release()
 }
 
-func (r *Refresher) history() string {
-	return postgres.QuoteIdent(r.schema, "materialized_view_refresh_history")
-}
-
-// HeartbeatInterval is how often a running attempt says that its process lives;
-// DeadAfter is how long without one makes it dead. Both by database time.
-const (
-	HeartbeatInterval = 2 * time.Second
-	DeadAfter         = 7 * time.Second
-)
-
-// heartbeat keeps the attempts of this process alive in the history, on a
-// connection other than theirs.
-type heartbeat struct {
-	pool   *pgxpool.Pool
-	schema string
-
-	mu      sync.Mutex
-	running map[int64]context.CancelCauseFunc
-	stop    context.CancelFunc // nil while nothing runs
-}
-
-func newHeartbeat(pool *pgxpool.Pool, schema string) *heartbeat {
-	return &heartbeat{pool: pool, schema: schema, running: map[int64]context.CancelCauseFunc{}}
-}
-
-func (h *heartbeat) add(id int64, cancel context.CancelCauseFunc) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.running[id] = cancel
-	if h.stop == nil {
-		ctx, cancel := context.WithCancel(context.Background())
-		h.stop = cancel
-		go h.loop(ctx)
+// beginFailed records why an attempt that was claimed could not begin, for want of
+// a connection for example: it would be taken for that of a process that died.
+func (r *Refresher) beginFailed(ctx context.Context, req Request, err error) error {
+	err = fmt.Errorf("refresh %s: %w", req.View, err)
+	if req.Attempt == 0 || errors.Is(err, ErrTakenOver) {
+		return err
 	}
-}
-
-func (h *heartbeat) remove(id int64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.running, id)
-	if len(h.running) == 0 && h.stop != nil {
-		h.stop()
-		h.stop = nil
+	if cause := context.Cause(ctx); cause != nil {
+		err = fmt.Errorf("refresh %s: %w", req.View, canceled(cause))
 	}
+	outcome, recordErr := r.recordFailure(ctx, store.Failure{Attempt: req.Attempt}, err)
+	return failure(err, outcome, recordErr)
 }
 
-func (h *heartbeat) loop(ctx context.Context) {
-	ticker := time.NewTicker(HeartbeatInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			h.beat(ctx)
+// run tries until the refresh is done: again if a lock was not free within
+// lock_timeout or a table was rewritten meanwhile, and by another method if a swap
+// that nobody insisted on is impossible. Each try is a transaction of its own, so
+// that between two of them nobody waits for us, and the as-of is that of the one
+// that succeeded.
+func (a *attempt) run(ctx context.Context) (Result, error) {
+	wanted := choice{method: a.request.Method}
+	for try := 1; ; {
+		start := time.Now()
+		result, chosen, err := a.try(ctx, wanted)
+		if err == nil {
+			return result, nil
+		}
+		switch {
+		case ctx.Err() != nil:
+			return Result{}, err
+		case chosen.instead != "" && isImpossible(err):
+			a.swapRefused = true
+			a.waited += result.LockWait
+			wanted = choice{
+				method: chosen.instead,
+				reason: fmt.Sprintf("instead of swap (%s), since %s", chosen.reason, postgres.Message(a.lockError(ctx, err, try))),
+			}
+		case try < lockTries && a.request.LockTimeout > 0 && isLocked(err):
+			if err := pause(ctx, min(a.request.LockTimeout, maxPause)); err != nil {
+				return Result{}, err
+			}
+			a.waited += time.Since(start)
+			try++
+		case try < lockTries && isRewritten(err):
+			a.waited += time.Since(start)
+			try++
+		default:
+			return Result{}, a.lockError(ctx, err, try)
 		}
 	}
 }
 
-// beatSQL says that the attempts live whose backends do, and returns the others:
-// a process that lives while its backend is gone waits for an answer that never
-// comes.
-const beatSQL = `
-WITH mine AS (
-    SELECT h.id, h.backend_pid IS NULL
-               OR EXISTS (SELECT FROM pg_stat_get_activity(h.backend_pid) AS b WHERE b.backend_start = h.backend_start) AS lives
-    FROM %[1]s AS h WHERE h.id = ANY ($1) AND h.outcome = 'running'
-), beaten AS (
-    UPDATE %[1]s SET heartbeat_at = clock_timestamp() WHERE id IN (SELECT id FROM mine WHERE lives)
-)
-SELECT id FROM mine WHERE NOT lives`
-
-// beat has no use for an error: whoever watches the heartbeats acts on their
-// absence.
-func (h *heartbeat) beat(ctx context.Context) {
-	h.mu.Lock()
-	ids := slices.Collect(maps.Keys(h.running))
-	h.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, HeartbeatInterval)
-	defer cancel()
-	rows, err := h.pool.Query(ctx, fmt.Sprintf(beatSQL, postgres.QuoteIdent(h.schema, "materialized_view_refresh_history")), ids)
-	if err != nil {
-		return
-	}
-	gone, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, id := range gone {
-		if end := h.running[id]; end != nil {
-			end(errBackendGone)
+// try is the transaction. Nothing in it reads or locks the view before the
+// refresh statement: a session that holds any lock of the view jumps the queue
+// of those that wait for it, and an older snapshot in the queue would overwrite
+// ours afterwards. The result of a failed one has no more than LockWait.
+func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen choice, err error) {
+	conn := a.conn.Conn()
+	defer func() {
+		if err != nil && !conn.IsClosed() {
+			rollback, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+			defer cancel()
+			_, _ = conn.Exec(rollback, "ROLLBACK")
 		}
+	}()
+	start := time.Now()
+	tx, facts, err := a.prepare(ctx, conn)
+	if err != nil {
+		return Result{}, choice{}, err
 	}
+	lockWait := time.Since(start)
+	if a.inputs != nil && a.inputs.view != facts.OID { // replaced while it waited for the lock
+		a.inputs = nil
+	}
+	if chosen, err = choose(wanted, facts); err != nil {
+		return Result{}, choice{}, err
+	}
+	a.chosen = choice{method: chosen.method, reason: a.withNotSkipped(chosen.reason)}
+	var done filled
+	if chosen.method == Swap {
+		done, err = a.swap(ctx, tx, facts)
+	} else {
+		done, err = a.refresh(ctx, conn, facts, chosen.method)
+	}
+	lockWait += done.LockWait
+	if err != nil {
+		return Result{LockWait: lockWait}, chosen, err
+	}
+	if done.totals == nil {
+		done.totals = a.totals(ctx, conn, facts)
+	}
+	done.Duration = done.FinishedAt.Sub(done.StartedAt) - done.LockWait
+	done.LockWait = lockWait + a.waited
+	result, err = a.commit(ctx, conn, done)
+	return result, chosen, err
+}
+
+// commit records the refresh and commits it, in one round trip.
+func (a *attempt) commit(ctx context.Context, conn *pgx.Conn, done filled) (Result, error) {
+	r := done.Success
+	r.Attempt, r.View, r.SwapRefused, r.ChangeCounters = a.id, a.view, a.swapRefused, a.inputs
+	r.Method, r.Reason = string(a.chosen.method), a.chosen.reason
+	r.TotalJobs, r.TotalObjects, r.Warning = done.totals.jobs, done.totals.objects, done.totals.warning
+	result := Result{
+		View: a.view, Method: a.chosen.method, Reason: r.Reason, AsOf: r.DataAsOf, FinishedAt: r.FinishedAt,
+		LockWait: r.LockWait, Duration: r.Duration, RowsInserted: r.RowsInserted, RowsDeleted: r.RowsDeleted,
+		TotalJobs: r.TotalJobs, TotalObjects: r.TotalObjects, Warning: r.Warning,
+	}
+	batch := &pgx.Batch{}
+	a.store.QueueSuccess(batch, r)
+	batch.Queue("COMMIT")
+	a.unconfirmed = &result
+	if err := conn.SendBatch(ctx, batch).Close(); err != nil {
+		if !isUnavailable(err) { // the server's answer, that it was rolled back
+			a.unconfirmed = nil
+		}
+		return Result{}, recordError(err)
+	}
+	return result, nil
 }

@@ -7,12 +7,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
-
-// Upstream begins the error and the reason of an attempt that was not made
-// because the refresh of a view that it reads had failed.
-const Upstream = "UPSTREAM: "
 
 // UpstreamError says why a view was not refreshed: one that it reads was not.
 type UpstreamError struct {
@@ -21,7 +19,7 @@ type UpstreamError struct {
 }
 
 func (e *UpstreamError) Error() string {
-	return fmt.Sprintf("%srefresh of %s failed: %s", Upstream, e.View, e.Cause)
+	return fmt.Sprintf("UPSTREAM: refresh of %s failed: %s", e.View, e.Cause)
 }
 
 // NewUpstreamError is what the failure of one view means to those that read it.
@@ -35,14 +33,14 @@ func NewUpstreamError(view string, err error) *UpstreamError {
 
 // Each calls run for every view, for up to limit of them at once, for each only
 // after those of them that it reads, also through views that are not among them.
-// Where one failed, those that read it are told: upstream is then not nil, and
-// what run returns is passed on to whoever reads them. It returns when all have
-// ended. When ctx ends, no more are begun.
+// If one failed, run is called for those that read it with an upstream that is not
+// nil, and what it returns is passed on to whoever reads them. Each returns when all
+// have ended. When ctx ends, no more are begun.
 func (r Reads) Each(ctx context.Context, views []string, limit int, run func(ctx context.Context, view string, upstream *UpstreamError) error) {
 	wanted := set(views)
-	waits := make(map[string][]string, len(views)) // for what, among the views
+	waitsFor := make(map[string][]string, len(views)) // only others of the views
 	for _, view := range views {
-		waits[view] = slices.DeleteFunc(r.Upstreams(view), func(up string) bool { return !wanted[up] })
+		waitsFor[view] = slices.DeleteFunc(r.Upstreams(view), func(up string) bool { return !wanted[up] })
 	}
 	type end struct {
 		view string
@@ -57,9 +55,9 @@ func (r Reads) Each(ctx context.Context, views []string, limit int, run func(ctx
 				return false
 			}
 			var upstream *UpstreamError
-			for _, up := range waits[view] {
-				err, over := ended[up]
-				if !over {
+			for _, up := range waitsFor[view] {
+				err, done := ended[up]
+				if !done {
 					return false
 				}
 				if err != nil && upstream == nil {
@@ -79,21 +77,20 @@ func (r Reads) Each(ctx context.Context, views []string, limit int, run func(ctx
 	}
 }
 
-// RecordUpstream records an attempt that was not made, as failed, and why:
-// whoever waits for the view sees at once where to look. It returns why. It
-// records also where ctx has ended.
+// RecordUpstream records an attempt that was not made, as failed, and why: whoever
+// waits for the view sees at once where to look. It returns why. It records also
+// after ctx has ended.
 func (r *Refresher) RecordUpstream(ctx context.Context, req Request, why *UpstreamError) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
-	defer cancel()
-	attempt, err := r.begin(ctx, req)
+	name, err := matview.ParseName(req.View)
 	if err != nil {
-		return r.notBegun(ctx, req, fmt.Errorf("refresh %s: %w", req.View, err))
+		return r.beginFailed(ctx, req, err)
 	}
-	defer attempt.end()
-	attempt.chosen.reason = why.Error()
-	attempt.conn.Release() // the failure is recorded on another
-	if err := r.recordFailure(ctx, attempt, why); err != nil {
-		return fmt.Errorf("refresh %s: record that it was not refreshed: %w", attempt.view, err)
+	beginCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	row, err := r.insert(beginCtx, r.pool, req, name)
+	if err != nil {
+		return r.beginFailed(ctx, req, err)
 	}
-	return fmt.Errorf("refresh %s: %w", attempt.view, why)
+	outcome, recordErr := r.recordFailure(ctx, store.Failure{Attempt: row.ID, Reason: why.Error(), FailedUpstream: why.View}, why)
+	return failure(fmt.Errorf("refresh %s: %w", row.ViewName, why), outcome, recordErr)
 }

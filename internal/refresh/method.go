@@ -13,7 +13,7 @@ import (
 // Method is how a view is refreshed.
 type Method string
 
-// The methods of this release.
+// The methods that views are refreshed by.
 const (
 	Auto         Method = "auto"
 	Blocking     Method = "blocking"
@@ -47,7 +47,7 @@ func (m Method) statement(view matview.Name) string {
 type choice struct {
 	method  Method
 	reason  string // "": as asked
-	instead Method // of a swap, where that turns out to be impossible; "" if nothing
+	instead Method // of a swap that turns out to be impossible; "" if none
 }
 
 // choose settles the method. wanted.method may be [Auto].
@@ -74,20 +74,19 @@ func choose(wanted choice, f facts) (choice, error) {
 var firstPopulation = choice{method: Blocking, reason: "first population"}
 
 const (
-	// quickBlock is how long readers may be blocked for where the alternative is
-	// to exchange the view, which also costs something.
+	// quickBlock is how long readers may be blocked for if the alternative is to
+	// exchange the view, which also costs something.
 	quickBlock = 100 * time.Millisecond
-	// quickConcurrent is how long a concurrent refresh may take without a thought
-	// of the others.
+	// quickConcurrent is how long a concurrent refresh may take before the other
+	// methods are considered.
 	quickConcurrent = 500 * time.Millisecond
 	// smallChange is the share of changed rows up to which writing only these is
 	// worth the time that finding them takes.
 	smallChange = 0.1
 )
 
-// choose is the method of auto. It looks no further than what the catalog and
-// the history say: what keeps a view from being swapped is found when a swap is
-// tried, which a view that is refreshed in no time never is.
+// choose is the method of auto, by the catalog and the history only: what prevents
+// a swap is found when one is tried.
 func (f facts) choose() choice {
 	swap := func(reason string, instead Method) choice {
 		return choice{method: Swap, reason: reason, instead: instead}
@@ -122,16 +121,12 @@ func (f facts) choose() choice {
 		return choice{method: Concurrently, reason: text}
 	case f.Recent.Swap != nil && *f.Recent.Swap >= last.Duration:
 		return choice{method: Concurrently, reason: fmt.Sprintf("%s, where the last swap took %s", text, short(*f.Recent.Swap))}
-	case f.Recent.Refused:
-		return choice{method: Concurrently, reason: fmt.Sprintf("%s, and one of the last %d refreshes could not be a swap", text, remembered)}
+	case f.Recent.SwapRefused:
+		return choice{method: Concurrently, reason: fmt.Sprintf("%s, and one of the last %d refreshes could not be a swap", text, swapRefusalsRemembered)}
 	default:
 		return swap(text, Concurrently)
 	}
 }
-
-// insteadOfSwap is in the reason of a refresh that should have been a swap and
-// could not; see [recent].
-const insteadOfSwap = "instead of swap ("
 
 // concurrent is a concurrent refresh as the history has it.
 type concurrent struct {
@@ -152,10 +147,10 @@ func (c concurrent) share(rows float64) (share float64, text string) {
 	if percent >= 10 {
 		percent = math.Round(percent)
 	}
-	return share, fmt.Sprintf("%g%% of %s rows", percent, count(rows))
+	return share, fmt.Sprintf("%g%% of %s rows", percent, abbreviate(rows))
 }
 
-func count(n float64) string {
+func abbreviate(n float64) string {
 	switch {
 	case n >= 1e9:
 		return fmt.Sprintf("%.1fG", n/1e9)

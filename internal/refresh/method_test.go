@@ -40,7 +40,7 @@ func TestChoose(t *testing.T) {
 			choice{Concurrently, "the last concurrent refresh changed 48% of 1.0M rows and took 9.7 s, where the last swap took 12.0 s", ""},
 		},
 		{
-			facts{Populated: true, UniqueIndex: true, Rows: 1e6, Recent: recent{Concurrent: changed(9700*time.Millisecond, 480_000, 480_000), Refused: true}},
+			facts{Populated: true, UniqueIndex: true, Rows: 1e6, Recent: recent{Concurrent: changed(9700*time.Millisecond, 480_000, 480_000), SwapRefused: true}},
 			choice{Concurrently, "the last concurrent refresh changed 48% of 1.0M rows and took 9.7 s, and one of the last 5 refreshes could not be a swap", ""},
 		},
 		// Never analyzed; emptied.

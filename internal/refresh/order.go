@@ -2,47 +2,26 @@ package refresh
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-)
 
-// Querier is a connection, a pool or a transaction.
-type Querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
+	"github.com/matview/terraform-provider-matview/internal/store"
+)
 
 // Reads says which materialized views the query of each one reads, itself or
 // through plain views, by canonical names. The catalog knows no cycles.
 type Reads map[string][]string
 
-// Set-based, and without materialized_view_names: ten thousand views are read
-// in the time that their functions would take for a hundred.
-const readsSQL = `
-WITH RECURSIVE edge AS MATERIALIZED (
-    SELECT DISTINCT r.ev_class AS reader, c.oid AS relid, c.relkind
-    FROM pg_rewrite AS r
-    JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-                       AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
-    JOIN pg_class AS c ON c.oid = d.refobjid AND c.relkind IN ('v', 'm')
-), reads(view, relid, relkind) AS (
-    SELECT e.reader, e.relid, e.relkind FROM edge AS e JOIN pg_class AS v ON v.oid = e.reader AND v.relkind = 'm'
-    UNION
-    SELECT reads.view, e.relid, e.relkind FROM reads JOIN edge AS e ON e.reader = reads.relid WHERE reads.relkind = 'v'
-), names AS MATERIALIZED (
-    SELECT c.oid, CASE WHEN n.nspname = 'public' THEN quote_ident(c.relname)
-                       ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END AS view_name
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind = 'm'
-)
-SELECT v.view_name, u.view_name
-FROM reads JOIN names AS v ON v.oid = reads.view JOIN names AS u ON u.oid = reads.relid
-WHERE reads.relkind = 'm'
-ORDER BY 1, 2`
+//go:embed dependencies.sql
+var readsSQL string
 
 // ReadReads reads the dependencies between all materialized views of the
-// database. It reads catalogs only, and waits for no refresh.
-func ReadReads(ctx context.Context, db Querier) (Reads, error) {
-	rows, err := db.Query(ctx, readsSQL)
+// database, with our tables in schema. It reads catalogs only, and waits for no
+// refresh.
+func ReadReads(ctx context.Context, db store.DB, schema string) (Reads, error) {
+	rows, err := db.Query(ctx, store.New(schema).SQL(readsSQL))
 	if err != nil {
 		return nil, fmt.Errorf("read the dependencies between views: %w", err)
 	}
@@ -61,24 +40,14 @@ func ReadReads(ctx context.Context, db Querier) (Reads, error) {
 // Sort puts each view after those of them that it reads, also through views that
 // are not among them. Independent ones stay in the order given.
 func (r Reads) Sort(views []string) []string {
-	wanted := set(views)
-	sorted := make([]string, 0, len(views))
-	seen := map[string]bool{}
-	var visit func(string)
-	visit = func(view string) {
-		if seen[view] {
-			return
-		}
-		seen[view] = true
-		for _, upstream := range r[view] {
-			visit(upstream)
-		}
-		if wanted[view] {
-			sorted = append(sorted, view)
-		}
-	}
+	wanted, sorted := set(views), make([]string, 0, len(views))
 	for _, view := range views {
-		visit(view)
+		for _, v := range append(r.Upstreams(view), view) {
+			if wanted[v] {
+				sorted = append(sorted, v)
+				delete(wanted, v)
+			}
+		}
 	}
 	return sorted
 }

@@ -19,7 +19,7 @@ CREATE VIEW plain AS SELECT id FROM "a.a"; CREATE VIEW plainer AS SELECT id FROM
 CREATE MATERIALIZED VIEW "Sub.Schema".b AS SELECT id FROM plainer UNION ALL SELECT id FROM t;
 CREATE MATERIALIZED VIEW c AS SELECT id FROM "Sub.Schema".b;
 CREATE MATERIALIZED VIEW alone AS SELECT id FROM t;`)
-	reads, err := refresh.ReadReads(t.Context(), db.Pool(t))
+	reads, err := refresh.ReadReads(t.Context(), db.Pool(t), "public")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,14 +41,14 @@ func TestEachGoesInOrderAndSideBySide(t *testing.T) {
 	reads := refresh.Reads{"b": {"a"}, "c": {"x"}, "x": {"b"}, "e": {"d"}} // x is not asked for
 	var mu sync.Mutex
 	var began []string
-	told := map[string]string{}
+	failed := map[string]string{}
 	met := make(chan struct{})
 	arrive := sync.OnceFunc(func() { close(met) })
 	reads.Each(t.Context(), []string{"e", "c", "b", "a", "d"}, 2, func(_ context.Context, view string, upstream *refresh.UpstreamError) error {
 		mu.Lock()
 		began = append(began, view)
 		if upstream != nil {
-			told[view] = upstream.Error()
+			failed[view] = upstream.Error()
 		}
 		mu.Unlock()
 		switch {
@@ -71,8 +71,8 @@ func TestEachGoesInOrderAndSideBySide(t *testing.T) {
 		}
 	}
 	const want = "UPSTREAM: refresh of a failed: out of fuel"
-	if told["b"] != want || told["c"] != want || len(told) != 2 {
-		t.Errorf("told %v", told)
+	if failed["b"] != want || failed["c"] != want || len(failed) != 2 {
+		t.Errorf("failed %v", failed)
 	}
 }
 
@@ -102,7 +102,7 @@ func TestUpstreamFailureIsRecorded(t *testing.T) {
 	if v := fresh(t, pool, "job_progress"); *v.LastOutcome != "failed" || *v.LastError != "UPSTREAM: refresh of other failed: out of fuel" || v.ConsecutiveFailures != 1 {
 		t.Errorf("freshness %+v", v)
 	}
-	if reason := scan[string](t, pool, `SELECT reason FROM materialized_view_refresh_history WHERE outcome = 'failed'`); !strings.HasPrefix(reason, refresh.Upstream) {
+	if reason := scan[string](t, pool, `SELECT reason FROM materialized_view_refresh_history WHERE outcome = 'failed'`); !strings.HasPrefix(reason, "UPSTREAM: ") {
 		t.Errorf("reason %q", reason)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
-// Behind a pooler each try has a backend of its own, and between two tries none is
-// recorded: the end of one is not that of the attempt.
+// Behind a pooler each try has a backend of its own. None is recorded: the end of one
+// is not that of the attempt. The lock of the attempt tells which one is at work.
 func TestE2EBackendsOfTriesBehindPgBouncer(t *testing.T) {
 	db := installed(t)
 	db.Exec(t, jobs)
@@ -33,9 +33,10 @@ func TestE2EBackendsOfTriesBehindPgBouncer(t *testing.T) {
 		_, err := refresh.New(pool, "public", "test").Refresh(context.WithoutCancel(t.Context()), req)
 		done <- err
 	}()
-	const running = `SELECT EXISTS (SELECT FROM materialized_view_refresh_history WHERE outcome = 'running' AND backend_pid IS `
-	waitFor(t, admin, running+`NOT NULL)`)
-	waitFor(t, admin, running+`NULL)`)
+	const atWork = `EXISTS (SELECT FROM pg_locks AS l JOIN materialized_view_refresh_history AS h ON l.objid = h.id::int::oid
+WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted AND h.outcome = 'running' AND h.backend_pid IS NULL)`
+	waitFor(t, admin, "SELECT "+atWork)
+	waitFor(t, admin, "SELECT NOT "+atWork)
 	if _, err := holder.Exec(t.Context(), "COMMIT"); err != nil {
 		t.Fatal(err)
 	}

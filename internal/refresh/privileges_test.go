@@ -13,7 +13,7 @@ import (
 )
 
 // What a superuser refreshes runs with the rights of the view's owner, and
-// cannot take the superuser's back, also where we fill a twin.
+// cannot take the superuser's back, also when we fill a replacement.
 func TestSuperuserHasTheOwnersRightsOnly(t *testing.T) {
 	db := installed(t)
 	owner, _ := db.Role(t, "")
@@ -80,7 +80,7 @@ func TestMaintain(t *testing.T) {
 	}
 }
 
-// A role without rights on matview's tables is told who gives them.
+// A role without rights on matview's tables gets an error that says who grants them.
 func TestWithoutRightToRecord(t *testing.T) {
 	db := installed(t)
 	owner, password := db.Role(t, "")

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 
@@ -9,50 +10,26 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/matview"
 )
 
-// tables maps the tables and plain views that a view reads to what they are made of.
-type tables map[uint32]table
+// relations are the tables and plain views that a view reads, by OID.
+type relations map[uint32]relationFile
 
-type table struct {
+type relationFile struct {
 	name matview.Name
 	file uint32 // a table's file node, 0 if it is partitioned, or the xmin of a plain view's rule
 }
 
-// tablesSQL lists the tables that a view reads, also through plain views and
-// partitions, with their files, and those plain views. It stops at materialized
-// views: their rows are frozen, so that every snapshot sees all of a new file.
-// What only a function reads is in no catalog. It locks nothing but catalogs.
-const tablesSQL = `
-WITH RECURSIVE reads(relid, relkind) AS (
-    SELECT $1::oid, 'v'::"char"
-    UNION
-    SELECT c.oid, c.relkind
-    FROM reads
-    CROSS JOIN LATERAL (
-        SELECT d.refobjid
-        FROM pg_rewrite AS r
-        JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-                           AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> reads.relid
-        WHERE reads.relkind = 'v' AND r.ev_class = reads.relid
-        UNION ALL
-        SELECT i.inhrelid FROM pg_inherits AS i WHERE reads.relkind <> 'v' AND i.inhparent = reads.relid
-    ) AS next(relid)
-    JOIN pg_class AS c ON c.oid = next.relid AND c.relkind IN ('r', 'p', 'v')
-)
-SELECT c.oid, n.nspname::text, c.relname::text,
-       CASE c.relkind WHEN 'v' THEN (SELECT max(w.xmin::text::bigint)::oid FROM pg_rewrite AS w WHERE w.ev_class = c.oid) ELSE c.relfilenode END
-FROM reads
-JOIN pg_class AS c ON c.oid = reads.relid AND c.relkind IN ('r', 'p', 'v') AND c.oid <> $1
-JOIN pg_namespace AS n ON n.oid = c.relnamespace`
+//go:embed relations.sql
+var relationsSQL string
 
-func scanTables(rows pgx.Rows, err error) (tables, error) {
+func collectRelations(rows pgx.Rows, err error) (relations, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look up the tables that it reads: %w", err)
 	}
-	found := tables{}
+	found := relations{}
 	var oid uint32
-	var t table
-	if _, err := pgx.ForEachRow(rows, []any{&oid, &t.name.Schema, &t.name.Relation, &t.file}, func() error {
-		found[oid] = t
+	var r relationFile
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &r.name.Schema, &r.name.Relation, &r.file}, func() error {
+		found[oid] = r
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("look up the tables that it reads: %w", err)
@@ -66,8 +43,8 @@ func scanTables(rows pgx.Rows, err error) (tables, error) {
 // ones are gone (https://www.postgresql.org/docs/current/mvcc-caveats.html).
 // TRUNCATE and INSERT in one transaction would leave the view empty. So would one
 // that exchanges a partition for a new one, or what a plain view reads for another
-// table: REFRESH reads what takes part after the wait for its locks, and the rows
-// by the snapshot from before it.
+// table: REFRESH looks up partitions and plain views after the wait for its locks,
+// but reads rows by the snapshot from before it.
 type rewrittenError struct{ table matview.Name }
 
 func (e *rewrittenError) Error() string {
@@ -79,9 +56,9 @@ func isRewritten(err error) bool {
 	return errors.As(err, &rewritten)
 }
 
-// unchanged is an error if a table got another file while the view was filled, or
-// is not read any more. One that only came takes no rows away.
-func (before tables) unchanged(after tables) error {
+// rewritten is an error if a table got another file while the view was filled, or
+// is not read any more. One that is only added takes no rows away.
+func (before relations) rewritten(after relations) error {
 	for oid, b := range before {
 		if a, there := after[oid]; !there || a.file != b.file {
 			return &rewrittenError{table: b.name}
@@ -90,36 +67,36 @@ func (before tables) unchanged(after tables) error {
 	return nil
 }
 
-// made is what all tables and plain views of the database are made of, for when it
-// is not known yet which of them will be read.
-type made struct {
-	files map[uint32]uint32
-	heirs [][2]uint32 // each with its parent
+// allRelations are all tables and plain views of the database, for when it is not
+// known yet which of them will be read.
+type allRelations struct {
+	files    map[uint32]uint32 // as in relationFile
+	children [][2]uint32       // each child table with its parent
 }
 
-const madeSQL = `
+const allRelationsSQL = `
 SELECT coalesce((SELECT jsonb_object_agg(c.oid, CASE c.relkind WHEN 'v' THEN (SELECT max(w.xmin::text::bigint) FROM pg_rewrite AS w WHERE w.ev_class = c.oid)
                                                              ELSE c.relfilenode::bigint END)
                  FROM pg_class AS c WHERE c.relkind IN ('r', 'p', 'v')), '{}'),
        coalesce((SELECT jsonb_agg(jsonb_build_array(i.inhrelid::bigint, i.inhparent::bigint)) FROM pg_inherits AS i), '[]')`
 
-func (m *made) scan(row pgx.Row) error {
-	if err := row.Scan(&m.files, &m.heirs); err != nil {
+func (all *allRelations) scan(row pgx.Row) error {
+	if err := row.Scan(&all.files, &all.children); err != nil {
 		return fmt.Errorf("look up the tables: %w", err)
 	}
 	return nil
 }
 
-// unchanged is as that of tables, for a view that reads after.
-func (m made) unchanged(after tables) error {
+// rewritten is as [relations.rewritten], for a view that reads after.
+func (all allRelations) rewritten(after relations) error {
 	for oid, a := range after {
-		if file, there := m.files[oid]; there && file != a.file {
+		if file, there := all.files[oid]; there && file != a.file {
 			return &rewrittenError{table: a.name}
 		}
 	}
-	for _, pair := range m.heirs {
-		_, is := after[pair[0]]
-		if parent, read := after[pair[1]]; read && !is {
+	for _, pair := range all.children {
+		_, childRead := after[pair[0]]
+		if parent, read := after[pair[1]]; read && !childRead {
 			return &rewrittenError{table: parent.name}
 		}
 	}

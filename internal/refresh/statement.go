@@ -3,89 +3,84 @@ package refresh
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
-// refreshed is what the database said about a view right after it was filled.
-type refreshed struct {
-	asOf       *time.Time // nil: unknown
-	partial    bool       // it saw a table by halves, and the as-of is unknown for that
-	startedAt  time.Time
-	finishedAt time.Time
-	oid        uint32
-	filenode   uint32
-	xmin       uint32
-	sizeBytes  int64
-	lockWait   time.Duration // since startedAt
-
-	counted                   struct{ inserted, deleted int64 }
-	rowsInserted, rowsDeleted *int64  // of a concurrent refresh
-	totals                    *totals // nil: not evaluated yet
+// filled is what is known of a view right after it was filled. LockWait is that
+// since StartedAt.
+type filled struct {
+	store.Success
+	totals *totals // nil: not evaluated yet
 }
 
-func (a *attempt) refresh(ctx context.Context, tx *pgx.Conn, f facts, method Method) (refreshed, error) {
-	// The clock was read before the statement: REFRESH takes its snapshot before
-	// it waits for its lock.
-	done := refreshed{startedAt: f.Clock}
-	var before map[uint32]upstream
+// refresh fills the view with a REFRESH statement.
+func (a *attempt) refresh(ctx context.Context, tx *pgx.Conn, f facts, method Method) (done filled, err error) {
+	// The clock is read before the statement: REFRESH takes its snapshot before it
+	// waits for its lock.
+	done.StartedAt = f.ReadAt
+	var before, after store.AsOf
 	if f.ReadsViews {
-		var err error
-		if before, err = upstreams(ctx, tx, a.schema, f.OID); err != nil {
-			return refreshed{}, err
+		if before, err = a.store.UpstreamAsOf(ctx, tx, f.OID); err != nil {
+			return done, err
 		}
 		// That may have taken a while, which is no part of the refresh.
-		if err := tx.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&done.startedAt); err != nil {
-			return refreshed{}, err
+		if err := tx.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&done.StartedAt); err != nil {
+			return done, err
 		}
 	}
+	if err := a.execute(ctx, tx, f, method, &done); err != nil {
+		return done, err
+	}
+	if f.ReadsViews {
+		if after, err = a.store.UpstreamAsOf(ctx, tx, f.OID); err != nil {
+			return done, err
+		}
+	}
+	done.DataAsOf = oldest(done.StartedAt, before, after)
+	return done, nil
+}
+
+// execute runs the statement between two looks at the relations that it reads. One
+// round trip.
+func (a *attempt) execute(ctx context.Context, tx *pgx.Conn, f facts, method Method, done *filled) error {
 	batch := &pgx.Batch{}
-	batch.Queue(tablesSQL, f.OID)
+	batch.Queue(relationsSQL, f.OID)
 	batch.Queue(method.statement(f.name()))
 	batch.Queue(readBackSQL, f.OID)
-	batch.Queue(tablesSQL, f.OID)
-	watch := a.watch()
+	batch.Queue(relationsSQL, f.OID)
+	watch := a.watchLockWait()
 	defer watch.stop()
 	results := tx.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }()
-	tablesBefore, err := scanTables(results.Query())
+	before, err := collectRelations(results.Query())
 	if err != nil {
-		return refreshed{}, err
+		return err
 	}
 	if _, err := results.Exec(); err != nil {
-		return refreshed{}, refreshError(err, method, f)
+		return refreshError(err, method, f)
 	}
-	done.lockWait = watch.stop()
-	if err := done.readBack(results.QueryRow()); err != nil {
-		return refreshed{}, err
+	done.LockWait = watch.stop()
+	inserted, deleted, err := done.readBack(results.QueryRow())
+	if err != nil {
+		return err
 	}
 	if method == Concurrently {
-		inserted, deleted := done.counted.inserted-f.Inserted, done.counted.deleted-f.Deleted
-		done.rowsInserted, done.rowsDeleted = &inserted, &deleted
+		inserted, deleted = inserted-f.RowsInserted, deleted-f.RowsDeleted
+		done.RowsInserted, done.RowsDeleted = &inserted, &deleted
 	}
-	tablesAfter, err := scanTables(results.Query())
+	after, err := collectRelations(results.Query())
 	if err != nil {
-		return refreshed{}, err
+		return err
 	}
-	if err := tablesBefore.unchanged(tablesAfter); err != nil {
-		return refreshed{}, fmt.Errorf("%s: %w", method, err)
+	if err := before.rewritten(after); err != nil {
+		return fmt.Errorf("%s: %w", method, err)
 	}
-	if err := results.Close(); err != nil {
-		return refreshed{}, err
-	}
-	done.asOf = &done.startedAt
-	if f.ReadsViews {
-		after, err := upstreams(ctx, tx, a.schema, f.OID)
-		if err != nil {
-			return refreshed{}, err
-		}
-		done.asOf = oldest(done.startedAt, before, after)
-	}
-	return done, nil
+	return results.Close()
 }
 
 // readBackSQL reads the finish time, the fingerprint, and what the session has
@@ -97,11 +92,11 @@ SELECT clock_timestamp(), c.oid, c.relfilenode, c.xmin, pg_total_relation_size(c
        coalesce(pg_stat_get_xact_tuples_inserted(c.oid), 0), coalesce(pg_stat_get_xact_tuples_deleted(c.oid), 0)
 FROM pg_class AS c WHERE c.oid = $1`
 
-func (d *refreshed) readBack(row pgx.Row) error {
-	if err := row.Scan(&d.finishedAt, &d.oid, &d.filenode, &d.xmin, &d.sizeBytes, &d.counted.inserted, &d.counted.deleted); err != nil {
-		return fmt.Errorf("read its state back: %w", err)
+func (d *filled) readBack(row pgx.Row) (inserted, deleted int64, err error) {
+	if err := row.Scan(&d.FinishedAt, &d.ViewOID, &d.ViewFilenode, &d.ViewXmin, &d.SizeBytes, &inserted, &deleted); err != nil {
+		return 0, 0, fmt.Errorf("read its state back: %w", err)
 	}
-	return nil
+	return inserted, deleted, nil
 }
 
 // refreshError says what to do about the failures that have a known remedy.

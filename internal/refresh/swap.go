@@ -11,102 +11,114 @@ import (
 
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
+	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
 // How long a swap goes on trying to exchange the two is lock_timeout, or
-// defaultPatience where there is none; but no longer than maxPatience, as the
-// snapshots and locks of its transaction hold up vacuum and ALTER TABLE.
+// defaultPatience without one; but no longer than maxPatience, as the snapshots and
+// locks of its transaction hold up vacuum and ALTER TABLE.
 const (
 	defaultPatience = 10 * time.Second
 	maxPatience     = time.Minute
 )
 
-// swap fills a twin of the view and exchanges the two. What it reads of the old
-// view waits for a blocking refresh by somebody else, for lock_timeout at most,
+// swap fills a replacement of the view and exchanges the two. What it reads of the
+// old view waits for a blocking refresh by somebody else, for lock_timeout at most,
 // and leaves no lock behind.
 //
-// A REFRESH by somebody else that waits for the exchange to commit finds the twin
-// under the view's name then, and fills that: PostgreSQL looks the name up again
-// after the wait (RangeVarGetRelidExtended in namespace.c). Its snapshot may be
-// older than ours. That the view changed after our record shows in its
-// fingerprint, as ever.
-func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (done refreshed, err error) {
+// A REFRESH by somebody else that waits for the exchange to commit finds the
+// replacement under the view's name then, and fills that: PostgreSQL looks the name
+// up again after the wait (RangeVarGetRelidExtended in namespace.c). Its snapshot may
+// be older than ours. The fingerprint shows that the view changed after our record.
+func (a *attempt) swap(ctx context.Context, tx pgx.Tx, f facts) (filled, error) {
 	view, err := matview.Read(ctx, tx, f.name())
 	if err != nil {
-		return done, err
+		return filled{}, err
 	}
 	if view == nil || view.OID != f.OID {
-		return done, &statedError{errors.New("swap: somebody else is replacing it; try again"), pgerrcode.SerializationFailure}
+		return filled{}, &statedError{errors.New("swap: somebody else is replacing it; try again"), pgerrcode.SerializationFailure}
 	}
-	var twin uint32
-	var path string
-	var before, after map[uint32]upstream
-	var tablesBefore tables
+	r := &replacing{attempt: a, tx: tx, facts: f}
 	s := matview.Swap{
-		View: view, Timeout: min(a.request.LockTimeout, maxPatience), LockWait: &done.lockWait, Pool: a.beside,
-		Started: func(ctx context.Context) error {
-			if f.ReadsViews {
-				if before, err = upstreams(ctx, tx, a.schema, f.OID); err != nil {
-					return err
-				}
-			}
-			if tablesBefore, err = scanTables(tx.Query(ctx, tablesSQL, f.OID)); err != nil {
-				return err
-			}
-			return tx.QueryRow(ctx, "SELECT clock_timestamp(), current_setting('search_path')").Scan(&done.startedAt, &path)
-		},
-		// All that can be done before the exchange: readers wait for what is done
-		// after.
-		Filled: func(ctx context.Context, t matview.Name, oid uint32) error {
-			twin = oid
-			tablesAfter, err := scanTables(tx.Query(ctx, tablesSQL, twin))
-			if err != nil {
-				return err
-			}
-			if err := tablesBefore.unchanged(tablesAfter); err != nil {
-				return err
-			}
-			if f.ReadsViews {
-				if after, err = upstreams(ctx, tx, a.schema, twin); err != nil {
-					return err
-				}
-			}
-			done.totals = a.totalsOfTwin(ctx, tx.Conn(), f, t)
-			return nil
-		},
+		View: view, Timeout: min(a.request.LockTimeout, maxPatience), LockWait: &r.done.LockWait, Pool: a.monitor,
+		Started: r.started, Filled: r.filled, Exchanging: r.lockRecord,
 	}
-	s.Exchanging = func(ctx context.Context) error { return a.lockRecord(ctx, tx) }
 	if s.Timeout == 0 {
 		s.Timeout = defaultPatience
 	}
-	defer a.watch().stop() // of what it reads first, for who is in the way
+	defer a.watchLockWait().stop() // of what it reads first, to name who blocks it
 	if err := s.Run(ctx, tx); err != nil {
-		return done, refreshError(err, Swap, f)
+		return r.done, refreshError(err, Swap, f)
 	}
-	if err := done.readBack(tx.QueryRow(ctx, readBackSQL, twin)); err != nil {
-		return done, err
-	}
-	done.asOf = &done.startedAt
-	if f.ReadsViews {
-		done.asOf = oldest(done.startedAt, before, after)
-	}
-	if done.totals == nil {
-		if _, err := tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", path); err != nil {
-			return done, fmt.Errorf("swap: %w", err)
-		}
-	}
-	return done, nil
+	return r.done, r.finish(ctx)
 }
 
-// lockRecord locks the rows that record will write, in its order.
-func (a *attempt) lockRecord(ctx context.Context, tx pgx.Tx) error {
-	batch := &pgx.Batch{}
-	batch.Queue("SELECT FROM "+a.history()+" WHERE id = $1 FOR UPDATE", a.id)
-	for _, table := range []string{"materialized_view_refresh_log", "materialized_view_refresh_state"} {
-		batch.Queue("SELECT FROM "+postgres.QuoteIdent(a.schema, table)+" WHERE view_name = $1 FOR UPDATE", a.view)
+// replacing is what a swap reads at each of its steps.
+type replacing struct {
+	*attempt
+	tx    pgx.Tx
+	facts facts
+	done  filled
+
+	path            string // search_path, which the swap changes
+	relations       relations
+	upstreams       store.AsOf
+	replacement     uint32
+	upstreamsFilled store.AsOf
+}
+
+// started reads the as-of, right before the statement that reads the data.
+func (r *replacing) started(ctx context.Context) (err error) {
+	if r.facts.ReadsViews {
+		if r.upstreams, err = r.store.UpstreamAsOf(ctx, r.tx, r.facts.OID); err != nil {
+			return err
+		}
 	}
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+	if r.relations, err = collectRelations(r.tx.Query(ctx, relationsSQL, r.facts.OID)); err != nil {
+		return err
+	}
+	return r.tx.QueryRow(ctx, "SELECT clock_timestamp(), current_setting('search_path')").Scan(&r.done.StartedAt, &r.path)
+}
+
+// filled does all that can be done before the exchange: readers wait for what is
+// done after it.
+func (r *replacing) filled(ctx context.Context, name matview.Name, oid uint32) error {
+	r.replacement = oid
+	after, err := collectRelations(r.tx.Query(ctx, relationsSQL, oid))
+	if err != nil {
+		return err
+	}
+	if err := r.relations.rewritten(after); err != nil {
+		return err
+	}
+	if r.facts.ReadsViews {
+		if r.upstreamsFilled, err = r.store.UpstreamAsOf(ctx, r.tx, oid); err != nil {
+			return err
+		}
+	}
+	r.done.totals = r.totalsOfReplacement(ctx, r.tx.Conn(), r.facts, name)
+	return nil
+}
+
+func (r *replacing) lockRecord(ctx context.Context) error {
+	batch := &pgx.Batch{}
+	r.store.QueueRecordLocks(batch, r.id, r.view)
+	if err := r.tx.SendBatch(ctx, batch).Close(); err != nil {
 		return recordError(err)
+	}
+	return nil
+}
+
+// finish reads what there is to record once the two are exchanged.
+func (r *replacing) finish(ctx context.Context) error {
+	if _, _, err := r.done.readBack(r.tx.QueryRow(ctx, readBackSQL, r.replacement)); err != nil {
+		return err
+	}
+	r.done.DataAsOf = oldest(r.done.StartedAt, r.upstreams, r.upstreamsFilled)
+	if r.done.totals == nil { // they are evaluated next
+		if _, err := r.tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", r.path); err != nil {
+			return fmt.Errorf("swap: %w", err)
+		}
 	}
 	return nil
 }

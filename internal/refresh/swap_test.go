@@ -114,7 +114,7 @@ func (b *beats) missed(value, asOf time.Time) bool {
 	return slices.ContainsFunc(b.beats, func(beat [2]time.Time) bool { return beat[0].After(value) && beat[1].Before(asOf) })
 }
 
-// A twin has what was committed before its as-of, and perhaps more.
+// A replacement has what was committed before its as-of, and perhaps more.
 func TestSwapUnderWrites(t *testing.T) {
 	db := installed(t)
 	db.Exec(t, `CREATE TABLE beat (id int PRIMARY KEY, at timestamptz NOT NULL); INSERT INTO beat VALUES (1, clock_timestamp());
@@ -160,7 +160,7 @@ CREATE TRIGGER stop AFTER INSERT OR UPDATE ON materialized_view_refresh_log FOR 
 
 const stopped = `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 AND classid = 0 AND NOT granted)`
 
-// The view's name means the twin for a REFRESH that has waited for the exchange,
+// The view's name means the replacement for a REFRESH that has waited for the exchange,
 // which puts in its own data, older or newer than ours: that shows.
 func TestRefreshByHandDuringSwap(t *testing.T) {
 	for _, statement := range []string{"REFRESH MATERIALIZED VIEW job_progress", "REFRESH MATERIALIZED VIEW CONCURRENTLY job_progress"} {
@@ -335,7 +335,7 @@ func TestSwapWithLockedLog(t *testing.T) {
 	mustRefresh(t, pool, req)
 }
 
-// While the twin is filled and indexed, the view is anybody's.
+// While the replacement is filled and indexed, the view is anybody's.
 func TestSwapHoldsNothingWhileItBuilds(t *testing.T) {
 	db := installed(t)
 	db.Exec(t, jobs+dependents+"CREATE STATISTICS st ON job_id, n FROM job_progress")
@@ -346,7 +346,7 @@ func TestSwapHoldsNothingWhileItBuilds(t *testing.T) {
 		t.Fatal(err)
 	}
 	req := manual("job_progress", refresh.Swap)
-	req.TotalJobs = "count(*) + count(pg_advisory_xact_lock(1)::text) * 0" // the twin has been filled by then
+	req.TotalJobs = "count(*) + count(pg_advisory_xact_lock(1)::text) * 0" // the replacement has been filled by then
 	done := make(chan refresh.Result, 1)
 	go func() {
 		result, err := refresh.New(pool, "public", "test").Refresh(context.WithoutCancel(t.Context()), req)

@@ -14,15 +14,20 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// totals are what the schedule's expressions gave; null with a warning where one
+// totals are the values of the schedule's expressions; null with a warning if one
 // failed.
 type totals struct {
 	jobs, objects *int64
 	warning       string
 }
 
+const (
+	maxTotalJobs    = 1<<31 - 1 // the log's column is an integer
+	maxTotalObjects = 1<<63 - 1
+)
+
 // totals evaluates the schedule's expressions on the new data. One that fails is
-// null and a warning; the refresh stands.
+// null with a warning; the refresh stands.
 //
 // The expressions are somebody's SQL, so they run as the view's owner, read
 // only, and whatever they did is rolled back. A function in one could take the
@@ -33,13 +38,13 @@ func (a *attempt) totals(ctx context.Context, tx *pgx.Conn, f facts) *totals {
 	return t
 }
 
-// totalsOfTwin evaluates them on a twin under the name of the view. It is nil
-// where that would not do: an expression that reads the view by its name again,
-// in a subquery or through a view over it, would get the old data.
-func (a *attempt) totalsOfTwin(ctx context.Context, tx *pgx.Conn, f facts, twin matview.Name) *totals {
-	t, err := a.totalsFrom(ctx, tx, f, relation{sql: twin.SQL() + " AS " + postgres.QuoteIdent(f.Relation), not: f.OID})
+// totalsOfReplacement evaluates them on a replacement under the name of the view. It
+// is nil if that gives no answer: an expression that reads the view by its name
+// again, in a subquery or through a view over it, would get the old data.
+func (a *attempt) totalsOfReplacement(ctx context.Context, tx *pgx.Conn, f facts, replacement matview.Name) *totals {
+	t, err := a.totalsFrom(ctx, tx, f, relation{sql: replacement.SQL() + " AS " + postgres.QuoteIdent(f.Relation), not: f.OID})
 	switch state := postgres.SQLState(err); {
-	case errors.Is(err, errReadsOld), state == pgerrcode.LockNotAvailable, // of the old view
+	case errors.Is(err, errReadsOldView), state == pgerrcode.LockNotAvailable, // of the old view
 		state == pgerrcode.UndefinedTable, state == pgerrcode.UndefinedColumn: // with the view's schema in front
 		return nil
 	}
@@ -52,7 +57,7 @@ type relation struct {
 	not uint32 // the OID of one that they must not read, 0 if any will do
 }
 
-var errReadsOld = errors.New("it reads the view as it was before")
+var errReadsOldView = errors.New("it reads the view as it was before")
 
 // totalsFrom also returns the first error that became a warning.
 func (a *attempt) totalsFrom(ctx context.Context, tx *pgx.Conn, f facts, from relation) (t *totals, failure error) {
@@ -74,32 +79,31 @@ func (a *attempt) totalsFrom(ctx context.Context, tx *pgx.Conn, f facts, from re
 		return t, nil
 	}
 	// Both in one pass over the view; one by one only if that fails.
-	both, err := a.evaluate(ctx, tx, f, from, a.request.TotalJobs, a.request.TotalObjects)
+	both, err := evaluate(ctx, tx, f, from, a.request.TotalJobs, a.request.TotalObjects)
 	if err == nil && (both[0] == nil || *both[0] <= maxTotalJobs) {
 		t.jobs, t.objects = both[0], both[1]
 		return t, nil
 	}
-	if errors.Is(err, errReadsOld) {
+	if errors.Is(err, errReadsOldView) {
 		return t, err
 	}
 	var warnings []string
-	one := func(name, expression string, limit int64) *int64 {
-		if expression == "" {
-			return nil
-		}
-		value, err := a.evaluate(ctx, tx, f, from, expression)
-		if err == nil && value[0] != nil && *value[0] > limit {
+	for _, one := range []struct {
+		name, expression string
+		limit            int64
+		value            **int64
+	}{{"total_jobs", a.request.TotalJobs, maxTotalJobs, &t.jobs}, {"total_objects", a.request.TotalObjects, maxTotalObjects, &t.objects}} {
+		value, err := evaluate(ctx, tx, f, from, one.expression)
+		if err == nil && value[0] != nil && *value[0] > one.limit {
 			err = fmt.Errorf("%d does not fit the log's column", *value[0])
 		}
 		if err != nil {
 			failure = cmp.Or(failure, err)
-			warnings = append(warnings, fmt.Sprintf("%s is null: %s", name, postgres.Message(err)))
-			return nil
+			warnings = append(warnings, fmt.Sprintf("%s is null: %s", one.name, postgres.Message(err)))
+			continue
 		}
-		return value[0]
+		*one.value = value[0]
 	}
-	t.jobs = one("total_jobs", a.request.TotalJobs, maxTotalJobs)
-	t.objects = one("total_objects", a.request.TotalObjects, maxTotalObjects)
 	t.warning = strings.Join(warnings, "; ")
 	return t, failure
 }
@@ -122,20 +126,6 @@ FROM pg_roles AS o WHERE o.rolname = $1`, f.Owner).Scan(&role)
 	return *role, nil
 }
 
-const (
-	maxTotalJobs    = 1<<31 - 1 // the log's column is an integer
-	maxTotalObjects = 1<<63 - 1
-)
-
-// evaluate runs the expressions in one query and rolls back all that it did.
-func (a *attempt) evaluate(ctx context.Context, tx *pgx.Conn, f facts, from relation, expressions ...string) (values []*int64, err error) {
-	err = rolledBack(ctx, tx, func() error {
-		values, err = a.values(ctx, tx, f, from, expressions)
-		return err
-	})
-	return values, err
-}
-
 // rolledBack calls do and rolls back all that it did: an error of it leaves the
 // transaction usable.
 func rolledBack(ctx context.Context, tx *pgx.Conn, do func() error) (err error) {
@@ -150,36 +140,40 @@ func rolledBack(ctx context.Context, tx *pgx.Conn, do func() error) (err error) 
 	return do()
 }
 
-func (a *attempt) values(ctx context.Context, tx *pgx.Conn, f facts, from relation, expressions []string) (values []*int64, err error) {
-	if _, err := tx.Exec(ctx, "SELECT set_config('role', $1, true), set_config('transaction_read_only', 'on', true)", f.Owner); err != nil {
-		return nil, fmt.Errorf("act as the view's owner %s: %w", f.Owner, err)
-	}
+const hasReadSQL = `
+SELECT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation' AND relation = $1
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`
+
+// evaluate runs the expressions, of which "" is null, in one query and rolls back
+// all that it did.
+func evaluate(ctx context.Context, tx *pgx.Conn, f facts, from relation, expressions ...string) ([]*int64, error) {
 	columns := make([]string, len(expressions))
-	values = make([]*int64, len(expressions))
+	values := make([]*int64, len(expressions))
 	targets := make([]any, len(expressions), len(expressions)+1)
 	for i, e := range expressions {
-		if e == "" {
-			e = "NULL"
-		}
 		// The line break ends a comment in the expression.
-		columns[i] = "(" + e + "\n)::bigint"
+		columns[i] = "(" + cmp.Or(e, "NULL") + "\n)::bigint"
 		targets[i] = &values[i]
 	}
 	// count(*) makes an expression with a value for each row an error. By the
 	// extended protocol, which takes a single statement only.
 	sql := "SELECT " + strings.Join(columns, ", ") + ", count(*) FROM " + from.sql
 	targets = append(targets, new(int64))
-	if err := tx.QueryRow(ctx, sql, pgx.QueryExecModeExec).Scan(targets...); err != nil {
-		return nil, err
-	}
-	if from.not == 0 {
-		return values, nil
-	}
-	// Whatever a transaction has read it has locked, by whichever way.
-	var read bool
-	err = tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation' AND relation = $1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))", from.not).Scan(&read)
-	if err == nil && read {
-		err = errReadsOld
-	}
-	return values, err
+	return values, rolledBack(ctx, tx, func() error {
+		if _, err := tx.Exec(ctx, "SELECT set_config('role', $1, true), set_config('transaction_read_only', 'on', true)", f.Owner); err != nil {
+			return fmt.Errorf("act as the view's owner %s: %w", f.Owner, err)
+		}
+		if err := tx.QueryRow(ctx, sql, pgx.QueryExecModeExec).Scan(targets...); err != nil || from.not == 0 {
+			return err
+		}
+		// Whatever a transaction has read it has locked, by whichever way.
+		var read bool
+		if err := tx.QueryRow(ctx, hasReadSQL, from.not).Scan(&read); err != nil {
+			return err
+		}
+		if read {
+			return errReadsOldView
+		}
+		return nil
+	})
 }

@@ -221,10 +221,6 @@ RETURNING h.view_name, h.id`), pgx.NamedArgs{"views": views, "next": next, "vers
 // FailedUpstream is a view that a claimed one reads, waited for, and that failed.
 type FailedUpstream struct{ ViewName, Upstream, Cause string }
 
-// upstreamFailed begins the error of an attempt that was not made since a view that
-// it reads had failed.
-const upstreamFailed = `'UPSTREAM: %'`
-
 // FailedUpstreams finds the claimed views, due at some time, that waited for one
 // that failed; of several, the one that failed first. It reports this once: the next
 // attempt of a view is made whatever became of the other, or a view that also reads
@@ -239,11 +235,13 @@ func (s *Store) FailedUpstreams(ctx context.Context, tx pgx.Tx, waiting Waiting,
 SELECT DISTINCT ON (c.view_name) c.view_name, h.view_name AS upstream, coalesce(h.error, 'nobody knows why') AS cause
 FROM unnest(@readers::text[], @upstreams::text[]) AS e(reader, upstream)
 JOIN unnest(@views::text[], @due::timestamptz[]) AS c(view_name, due_at) ON c.view_name = e.reader
-JOIN {state} AS st ON st.view_name = c.view_name AND coalesce(st.last_error, '') NOT LIKE `+upstreamFailed+`
-JOIN LATERAL (SELECT l.view_name, l.outcome, l.finished_at, l.error FROM {history} AS l
+JOIN {state} AS st ON st.view_name = c.view_name
+ AND (SELECT l.failed_upstream FROM {history} AS l
+      WHERE l.view_name = c.view_name AND l.outcome <> 'running' ORDER BY l.started_at DESC LIMIT 1) IS NULL
+JOIN LATERAL (SELECT l.view_name, l.outcome, l.finished_at, l.error, l.failed_upstream FROM {history} AS l
               WHERE l.view_name = e.upstream ORDER BY l.started_at DESC LIMIT 1) AS h
   ON h.outcome IN ('failed', 'abandoned') AND h.finished_at >= c.due_at
-ORDER BY c.view_name, coalesce(h.error LIKE `+upstreamFailed+`, false), h.finished_at`), pgx.NamedArgs{
+ORDER BY c.view_name, h.failed_upstream IS NOT NULL, h.finished_at`), pgx.NamedArgs{
 		"readers": waiting.Readers, "upstreams": waiting.Upstreams, "views": views, "due": due,
 	}))
 }

@@ -46,6 +46,8 @@ const (
 	nameFunction           = "materialized_view_name"
 	upstreamsFunction      = "materialized_view_upstreams"
 	attemptTimeoutFunction = "materialized_view_attempt_timeout"
+	logRowsFunction        = "materialized_view_refresh_log_rows"
+	testedServerFunction   = "materialized_view_server_is_tested"
 )
 
 // Store is the tables in one schema.
@@ -70,6 +72,8 @@ func New(schema string) *Store {
 		"{name}":            nameFunction,
 		"{upstreams}":       upstreamsFunction,
 		"{attempt_timeout}": attemptTimeoutFunction,
+		"{log_rows}":        logRowsFunction,
+		"{tested_server}":   testedServerFunction,
 	} {
 		pairs = append(pairs, placeholder, pgx.Identifier{schema, name}.Sanitize())
 	}
@@ -88,4 +92,6 @@ func (s *Store) Schema() string { return s.schema }
 //	{name}(schema, relation)                                     canonical name of a view
 //	{upstreams}(oid)                                             materialized views that a view reads
 //	{attempt_timeout}()                                          when a silent attempt counts as dead
+//	{log_rows}()                                                 the log, also where it has been dropped
+//	{tested_server}()                                            whether the server is of a major that we know
 func (s *Store) SQL(text string) string { return s.names.Replace(text) }

@@ -46,6 +46,15 @@ $$;
 CREATE FUNCTION materialized_view_attempt_timeout()
 RETURNS INTERVAL LANGUAGE sql IMMUTABLE AS $$ SELECT INTERVAL '7 seconds' $$;
 
+-- Whether this program has been tested with the major version of this server. Of
+-- another one it does not rely on internals: that every REFRESH changes the pg_class
+-- row of the view, and what parse trees look like. See TestedMajors in
+-- internal/postgres/versions.go.
+CREATE FUNCTION materialized_view_server_is_tested()
+RETURNS BOOLEAN LANGUAGE sql STABLE AS $$
+    SELECT pg_catalog.current_setting('server_version_num')::integer / 10000 IN (13, 14, 15, 16, 17, 18)
+$$;
+
 -- A schedule changed by hand must not keep the gap of the cron it had, and a
 -- running exporter wants to know at once.
 CREATE OR REPLACE FUNCTION materialized_view_refresh_schedule_changed()

@@ -163,7 +163,7 @@ CREATE VIEW materialized_view_freshness AS
                CASE
                    WHEN k.view_oid IS NULL OR NOT k.is_populated OR k.log_name IS NULL THEN NULL
                    -- Recorded before the clock was set back: how long ago, nobody knows.
-                   WHEN k.is_intact AND k.recorded_as_of > k.now THEN NULL
+                   WHEN k.is_intact AND (k.recorded_as_of > k.now OR NOT materialized_view_server_is_tested()) THEN NULL
                    -- Nobody refreshed it since we did, whatever the log says.
                    WHEN k.is_intact THEN k.recorded_as_of
                    WHEN k.is_ours OR k.is_replicated THEN NULL

@@ -1,8 +1,7 @@
 -- Refreshes by others (psql, pg_cron, a Lambda function) are recorded by an event
--- trigger, where that is asked for: by Terraform, by `matview-exporter migrate
+-- trigger, if that is asked for: by Terraform, by `matview-exporter migrate
 -- --track-external-refreshes`, or for `psql -f` with
--- PGOPTIONS='-c matview.track_external_refreshes=on'. Nobody who says nothing
--- changes what was asked for before.
+-- PGOPTIONS='-c matview.track_external_refreshes=on'. Otherwise it stays as it was.
 INSERT INTO materialized_view_refresh_settings DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- Both functions run within the REFRESH of anyone, with the rights of their
@@ -100,8 +99,7 @@ DECLARE
     logged_at   timestamptz;
     logged_ms   integer;
 BEGIN
-    SELECT CASE WHEN n.nspname = 'public' THEN quote_ident(c.relname)
-                ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END AS view_name,
+    SELECT %1$I.materialized_view_name(n.nspname, c.relname) AS view_name,
            c.relfilenode, c.xmin, c.relispopulated
     INTO view
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -183,7 +181,7 @@ REVOKE ALL ON FUNCTION materialized_view_refresh_record_external(OID, OID, JSONB
 DO $$
 DECLARE
     -- Event triggers belong to no schema.
-    trigger_name CONSTANT text := 'materialized_view_refresh_tracked' || CASE WHEN current_schema() = 'public' THEN '' ELSE '_' || left(md5(current_schema()), 8) END;
+    trigger_name CONSTANT text := 'materialized_view_refresh_tracked' || CASE WHEN current_schema() = 'public' THEN '' ELSE '_' || left(encode(sha256(convert_to(current_schema(), 'UTF8')), 'hex'), 8) END;
     wanted     boolean;
     settings   regrole;
     log        regrole;
@@ -216,7 +214,8 @@ BEGIN
             EXECUTE format('GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_log TO %s', runs_as);
         ELSE
             EXECUTE format('GRANT SELECT ON materialized_view_freshness TO %s', runs_as);
-            EXECUTE format('GRANT EXECUTE ON FUNCTION materialized_view_refresh_log_rows(), materialized_view_upstreams(oid) TO %s', runs_as);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION materialized_view_refresh_log_rows(), materialized_view_upstreams(oid), materialized_view_name(name, name), materialized_view_attempt_timeout(),
+                                   materialized_view_server_is_tested() TO %s', runs_as);
             EXECUTE format('GRANT SELECT, INSERT ON materialized_view_refresh_history TO %s', runs_as);
             EXECUTE format('GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_state TO %s', runs_as);
         END IF;
@@ -241,7 +240,7 @@ BEGIN
     END IF;
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE EXCEPTION USING ERRCODE = 'MV001',
-        MESSAGE = format('tracking external refreshes takes an event trigger, which role %I may not make or change: %s', current_user, SQLERRM),
+        MESSAGE = format('tracking external refreshes requires an event trigger, which role %I may not create or change: %s', current_user, SQLERRM),
         HINT = 'Do this once as a superuser (on Amazon RDS and Aurora, as the master user or another member of rds_superuser), or leave track_external_refreshes off.';
 END
 $$;

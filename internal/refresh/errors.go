@@ -10,7 +10,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// statedError is a failure that we have seen before the server did, with the
+// statedError is a failure that we detected before the server did, with the
 // SQLSTATE that it would have given.
 type statedError struct {
 	error
@@ -41,8 +41,8 @@ func sqlState(err error) string {
 	return ""
 }
 
-// canceled is why somebody cancelled a refresh, with the SQLSTATE of that unless it
-// has one.
+// canceled is the cause of a cancellation, with query_canceled for its SQLSTATE
+// unless it has one.
 func canceled(cause error) error {
 	if sqlState(cause) != "" {
 		return cause

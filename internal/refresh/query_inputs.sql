@@ -1,18 +1,18 @@
--- What the query of a materialized view reads and calls, for unchanged.sql to
--- watch, and the first reason, if there is one, why its result might change
+-- What the query of a materialized view reads and calls, for query_fingerprint.sql
+-- to watch, and the first reason, if there is one, why its result might change
 -- without a trace there. All of it follows from catalog rows that are watched.
 --
 -- $1 is the view's OID. It reads catalogs only and locks nothing.
 WITH RECURSIVE
 -- The rules of the view and of the plain views behind it name what they read
 -- (:relid). pg_depend would not do: it leaves out what initdb made.
-read(relid, kind, is_heir) AS (
+read(relid, kind, is_child) AS (
     SELECT $1::oid, 'v'::"char", true
     UNION
-    SELECT c.oid, c.relkind, n.is_heir
+    SELECT c.oid, c.relkind, n.is_child
     FROM read AS r
     CROSS JOIN LATERAL (
-        SELECT m[1]::oid AS relid, false AS is_heir
+        SELECT m[1]::oid AS relid, false AS is_child
         FROM pg_rewrite AS w, regexp_matches(w.ev_action::text, ':relid (\d+)', 'g') AS m
         WHERE r.kind = 'v' AND w.ev_class = r.relid
         UNION ALL
@@ -22,7 +22,7 @@ read(relid, kind, is_heir) AS (
     WHERE c.oid <> $1
 ),
 relations AS MATERIALIZED (
-    SELECT DISTINCT c.oid, CASE WHEN n.nspname = 'public' THEN '' ELSE quote_ident(n.nspname) || '.' END || quote_ident(c.relname) AS name, c.relkind, c.relpersistence, c.relrowsecurity,
+    SELECT DISTINCT c.oid, {name}(n.nspname, c.relname) AS name, c.relkind, c.relpersistence, c.relrowsecurity,
            c.relam
     FROM read AS r
     JOIN pg_class AS c ON c.oid = r.relid AND c.oid <> $1
@@ -119,7 +119,7 @@ doubts(rank, reason) AS (
     WHERE EXISTS (SELECT FROM casts WHERE type IS NULL)
 )
 SELECT coalesce((SELECT reason FROM doubts WHERE reason IS NOT NULL ORDER BY rank, reason LIMIT 1), ''),
-       ARRAY(SELECT DISTINCT relid FROM read WHERE NOT is_heir),
+       ARRAY(SELECT DISTINCT relid FROM read WHERE NOT is_child),
        ARRAY(SELECT oid FROM functions),
        ARRAY(SELECT oid FROM operators),
        ARRAY(SELECT DISTINCT oid FROM nodes WHERE field ~ 'oll'),

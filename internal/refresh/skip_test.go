@@ -69,7 +69,7 @@ CREATE TABLE parted (id int, n int) PARTITION BY RANGE (id);
 CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
 CREATE TABLE parted_2 (id int, n int);
 INSERT INTO parted_1 VALUES (1, 1); INSERT INTO parted_2 VALUES (11, 11);
-CREATE TABLE base (id int); CREATE TABLE heir () INHERITS (base); CREATE TABLE stranger (id int); INSERT INTO stranger VALUES (5);
+CREATE TABLE base (id int); CREATE TABLE child () INHERITS (base); CREATE TABLE unrelated (id int); INSERT INTO unrelated VALUES (5);
 CREATE FUNCTION same(a int4, b int4) RETURNS bool IMMUTABLE LANGUAGE internal AS 'int4eq';
 CREATE TABLE unread (id int);
 `
@@ -91,22 +91,22 @@ func TestSkipNoticesChanges(t *testing.T) {
 		{"rolled back", "SELECT sum(n) FROM lines", "BEGIN; INSERT INTO lines VALUES (10, 1); ROLLBACK", "changed since: work.lines"},
 		{"whole rows, new column", "SELECT count(lines) FROM lines", "ALTER TABLE lines ADD COLUMN more int DEFAULT 4", "changed since: work.lines"},
 		{"whole rows, column gone", "SELECT count(lines) FROM lines", "ALTER TABLE lines DROP COLUMN at", "changed since: work.lines"},
-		{"type of a column", "SELECT count(*) FROM stranger", "ALTER TABLE stranger ALTER COLUMN id TYPE bigint", "changed since: work.stranger"},
+		{"type of a column", "SELECT count(*) FROM unrelated", "ALTER TABLE unrelated ALTER COLUMN id TYPE bigint", "changed since: work.unrelated"},
 		{"enum label", "SELECT hue::text FROM lines", "ALTER TYPE color RENAME VALUE 'red' TO 'crimson'", "changed since: an enum type"},
 		{"row in a partition", "SELECT sum(n) FROM parted", "INSERT INTO parted VALUES (2, 2)", "changed since: work.parted"},
 		{"attach", "SELECT sum(n) FROM parted", "ALTER TABLE parted ATTACH PARTITION parted_2 FOR VALUES FROM (10) TO (20)", "changed since: work.parted"},
 		{"detach", "SELECT sum(n) FROM parted", "ALTER TABLE parted DETACH PARTITION parted_1", "changed since: work.parted"},
 		{"truncate of a partition", "SELECT sum(n) FROM parted", "TRUNCATE parted_1", "changed since: work.parted"},
-		{"row of an heir", "SELECT count(*) FROM base", "INSERT INTO heir VALUES (1)", "changed since: work.base"},
-		{"new heir", "SELECT count(*) FROM base", "ALTER TABLE stranger INHERIT base", "changed since: work.base"},
-		{"heir gone", "SELECT count(*) FROM base", "ALTER TABLE heir NO INHERIT base", "changed since: work.base"},
+		{"row of a child table", "SELECT count(*) FROM base", "INSERT INTO child VALUES (1)", "changed since: work.base"},
+		{"new child table", "SELECT count(*) FROM base", "ALTER TABLE unrelated INHERIT base", "changed since: work.base"},
+		{"child table gone", "SELECT count(*) FROM base", "ALTER TABLE child NO INHERIT base", "changed since: work.base"},
 		{"function", "SELECT count(*) FROM lines WHERE same(n, 1)", "CREATE OR REPLACE FUNCTION same(a int4, b int4) RETURNS bool IMMUTABLE LANGUAGE internal AS 'int4ne'", "changed since: a function or operator that it uses"},
 		{"view between", "SELECT total FROM between", "CREATE OR REPLACE VIEW between AS SELECT sum(n) + 1 AS total FROM lines", "changed since: work.\"between\""},
 		{"behind a view", "SELECT total FROM between", "UPDATE lines SET n = 5 WHERE id = 3", "changed since: work.lines"},
 		{"in a subquery", "SELECT id FROM base WHERE EXISTS (SELECT FROM lines WHERE n = base.id)", "UPDATE lines SET n = 5 WHERE id = 3", "changed since: work.lines"},
 		{"upstream", "SELECT total FROM upstream", "REFRESH MATERIALIZED VIEW upstream", "changed since: work.upstream"},
 		{"row security", "SELECT sum(n) FROM lines", "ALTER TABLE lines ENABLE ROW LEVEL SECURITY", "row security"},
-		{"foreign heir", "SELECT count(*) FROM base", "CREATE FOREIGN TABLE far () INHERITS (base) SERVER files OPTIONS (program 'echo 8')", "it reads the foreign table work.far"},
+		{"foreign child table", "SELECT count(*) FROM base", "CREATE FOREIGN TABLE far () INHERITS (base) SERVER files OPTIONS (program 'echo 8')", "it reads the foreign table work.far"},
 		{"reset counters", "SELECT sum(n) FROM lines", "SELECT pg_stat_reset_single_table_counters('lines'::regclass)", "changed since: the server, work.lines"},
 		{"reset of all", "SELECT sum(n) FROM lines", "SELECT pg_stat_reset()", "the server"},
 		{"view itself", "SELECT sum(n) FROM lines", "REFRESH MATERIALIZED VIEW skips", "by somebody else"},
@@ -123,7 +123,7 @@ func TestSkipNoticesChanges(t *testing.T) {
 			w.exec(t, c.change)
 			mustNotSkip(t, pool, "work.skips", c.why)
 			switch c.name {
-			case "row security", "foreign heir":
+			case "row security", "foreign child table":
 				mustNotSkip(t, pool, "work.skips", c.why)
 			case "upstream": // whose as-of is not known any more, and so is that of what reads it
 				mustNotSkip(t, pool, "work.skips", "its as-of is not known")
