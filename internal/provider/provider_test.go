@@ -49,7 +49,7 @@ func (p *configuredProvider) Configure(ctx context.Context, req provider.Configu
 func newServer() *server {
 	p := &configuredProvider{}
 	s := providerserver.NewProtocol6(p)()
-	return &server{s, s.(tfprotov6.ActionServer), s.(tfprotov6.ListResourceServer), p} //nolint:forcetypeassert // it is all of them
+	return &server{s, s.(tfprotov6.ActionServer), s.(tfprotov6.ListResourceServer), p}
 }
 
 // providerConfig is a provider block for a test's database, to put before the
