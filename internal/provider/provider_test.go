@@ -168,7 +168,7 @@ func TestAccProviderConnection(t *testing.T) {
 				ProtoV6ProviderFactories: testAccProviders,
 				Steps: []resource.TestStep{{
 					Config:      c.provider + "\n" + use,
-					ExpectError: said(c.message),
+					ExpectError: errorMessage(c.message),
 				}},
 				ErrorCheck: func(err error) error {
 					for _, secret := range []string{"secret", password} {
