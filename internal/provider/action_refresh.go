@@ -44,17 +44,17 @@ func (a *refreshAction) Configure(_ context.Context, req action.ConfigureRequest
 
 func (a *refreshAction) Schema(_ context.Context, _ action.SchemaRequest, resp *action.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "Refreshes a materialized view now and records it, as the exporter would: after a migration, say, or by hand with `terraform apply -invoke=action.matview_refresh.NAME`. " +
-			"It goes by the view's schedule, if it has one (`lock_timeout`, `statement_timeout`, `settings`, `totals`), waits for a refresh of the view that is under way, and then refreshes in any case, also with `skip_unchanged`. " +
-			"It needs the refresh log in the provider's `log_schema`, and Terraform 1.14 or later.",
+		MarkdownDescription: "Refreshes a materialized view now and records it, as the exporter would: for example after a migration, or by hand with `terraform apply -invoke=action.matview_refresh.NAME`. " +
+			"It uses the options of the view's schedule, if there is one (`lock_timeout`, `statement_timeout`, `settings`, `totals`), waits for a refresh of the view that is in progress, and then always refreshes, even with `skip_unchanged`. " +
+			"It requires the refresh log in the provider's `log_schema`, and Terraform 1.14 or later.",
 		Attributes: map[string]schema.Attribute{
 			"view": schema.StringAttribute{
-				MarkdownDescription: "The materialized view: `job_progress` or `schema.name`, with parts that hold dots or quotes in double quotes.",
+				MarkdownDescription: "The materialized view: `job_progress` or `schema.name`, with double quotes around parts that contain dots or quotes.",
 				Required:            true,
 				Validators:          []validator.String{viewName()},
 			},
 			"method": schema.StringAttribute{
-				MarkdownDescription: "How to refresh: `auto`, `blocking`, `concurrently` or `swap`, as in `matview_refresh_schedule`. Default: as the view's schedule says, else `auto`.",
+				MarkdownDescription: "How to refresh: `auto`, `blocking`, `concurrently` or `swap`, as in `matview_refresh_schedule`. Default: the method of the view's schedule, else `auto`.",
 				Optional:            true,
 				Validators:          []validator.String{stringvalidator.OneOf(refresh.Methods...)},
 			},

@@ -143,7 +143,7 @@ data "matview_views" "test" {
 		Steps: []resource.TestStep{
 			{Config: config("job_progress", unknown+"view", "schema = "+unknown+"schema"), Check: reads("job_progress", "2")},
 			{Config: config("job_progress", `"\"My.Schema\".other"`, `schema = "public"`), Check: reads(`"My.Schema".other`, "2")}, // gone counts
-			{Config: config("My.Schema.other", unknown+"view", "only_stale = "+unknown+"only_stale"), ExpectError: said("has 3 parts")},
+			{Config: config("My.Schema.other", unknown+"view", "only_stale = "+unknown+"only_stale"), ExpectError: errorMessage("has 3 parts")},
 			{Config: config("gone", unknown+"view", "only_stale = "+unknown+"only_stale"), Check: reads("gone", "1")},
 			{Config: config("gone", `"job_progress"`, "only_stale = false"), Check: reads("job_progress", "4")},
 			{Config: config("gone", `"public.job_progress"`, ""), Check: reads("job_progress", "4")},

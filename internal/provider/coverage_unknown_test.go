@@ -121,7 +121,7 @@ data "matview_views" "test" { %s }`, db.URL(), wait)
 	resource.Test(t, resource.TestCase{
 		ProtoV6ProviderFactories: testAccProviders,
 		Steps: []resource.TestStep{
-			{Config: config(""), ExpectError: said("known only after apply (url); a data source is read then if its depends_on names what they come from")},
+			{Config: config(""), ExpectError: errorMessage("known only after apply (url); a data source is read then if its depends_on names what they come from")},
 			{Config: config("depends_on = [terraform_data.server, matview_refresh_log.test]"), Check: resource.TestCheckResourceAttr("data.matview_views.test", "views.%", "0")},
 		},
 	})

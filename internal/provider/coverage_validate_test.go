@@ -67,7 +67,7 @@ data "matview_views" "wrong" {
 		t.Error("validate passes what is wrong")
 	}
 	for _, want := range []string{"it has 3 fields instead of the five", "a name cannot be empty", `"0s" must be at least`, "Invalid schema name", "on main.tf line"} {
-		if !said(want).MatchString(out) {
+		if !errorMessage(want).MatchString(out) {
 			t.Errorf("validate does not say %q\n%s", want, out)
 		}
 	}

@@ -20,8 +20,8 @@ var (
 	_ list.ListResourceWithConfigure = (*viewListResource)(nil)
 )
 
-// viewListResource lists the materialized views that there are, for terraform
-// query, which writes import blocks and resources of them.
+// viewListResource lists the materialized views of the database for terraform query,
+// which generates import blocks and resources.
 type viewListResource struct {
 	viewResource
 }
@@ -93,7 +93,7 @@ func (r *viewListResource) listed(ctx context.Context, req list.ListRequest, v *
 	return result
 }
 
-// describe fills the resource in as an import would.
+// describe sets the resource as an import would.
 func (r *viewListResource) describe(ctx context.Context, result *list.ListResult, v *matview.View) diag.Diagnostics {
 	diags := setImported(ctx, result.Resource, v.Name)
 	var model viewModel

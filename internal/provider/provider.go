@@ -1,5 +1,5 @@
-// Package provider is the Terraform provider: one file a resource or data
-// source, each a thin layer over the packages that know PostgreSQL.
+// Package provider is the Terraform provider. The files of a resource share a prefix,
+// such as resource_refresh_schedule: its CRUD methods, _schema, _model, _plan.
 package provider
 
 import (
@@ -146,14 +146,13 @@ func (p *matviewProvider) DataSources(context.Context) []func() datasource.DataS
 	}
 }
 
-// Actions implements [provider.ProviderWithActions]: Terraform 1.14 and later
-// asks for them.
+// Actions implements [provider.ProviderWithActions], for Terraform 1.14 and later.
 func (p *matviewProvider) Actions(context.Context) []func() action.Action {
 	return []func() action.Action{NewRefreshAction}
 }
 
-// ListResources implements [provider.ProviderWithListResources]: terraform query,
-// of 1.14 and later, asks for them.
+// ListResources implements [provider.ProviderWithListResources], for terraform query
+// of Terraform 1.14 and later.
 func (p *matviewProvider) ListResources(context.Context) []func() list.ListResource {
 	return []func() list.ListResource{NewViewListResource}
 }

@@ -16,8 +16,8 @@ import (
 func (p *matviewProvider) Schema(_ context.Context, _ provider.SchemaRequest, resp *provider.SchemaResponse) {
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "Declares PostgreSQL materialized views, the log of their refreshes and their refresh schedules, and reads how fresh each view is.\n\n" +
-			"Every argument is optional. What is not set comes from `url`, then from the environment variables, service file and password file that `psql` reads, as [below](#connecting). " +
-			"The provider connects when it first needs to, so values known only after apply, such as the host of a server made in the same apply, are no error.",
+			"Every argument is optional. What is not set comes from `url`, then from the environment variables, service file and password file that `psql` reads; see [below](#connecting). " +
+			"The provider connects when it first needs to, so values known only after apply, such as the host of a server that the same apply creates, are not an error.",
 		Attributes: providerAttributes,
 		Blocks:     map[string]schema.Block{"clientcert": clientCertBlock},
 	}
@@ -42,37 +42,37 @@ var providerAttributes = map[string]schema.Attribute{
 		Optional:            true,
 		Validators:          []validator.String{stringvalidator.OneOf("disable", "allow", "prefer", "require", "verify-ca", "verify-full")},
 	},
-	"sslrootcert": optionalString("Certificates (PEM) of the authorities to trust, for `verify-ca` and `verify-full`: the name of a file, the text itself, or `system`. For Amazon RDS, the bundle that AWS publishes for the region. Default: `PGSSLROOTCERT`, else `~/.postgresql/root.crt` if that is there, else those of the machine."),
+	"sslrootcert": optionalString("Certificates (PEM) of the authorities to trust, for `verify-ca` and `verify-full`: a file name, the PEM text itself, or `system`. For Amazon RDS, the bundle that AWS publishes for the region. Default: `PGSSLROOTCERT`, else `~/.postgresql/root.crt` if it exists, else the system's."),
 	"connect_timeout": schema.Int64Attribute{
 		MarkdownDescription: "How long to wait for a connection to a host, in seconds. Default: `PGCONNECT_TIMEOUT`, else `30`.",
 		Optional:            true,
 		Validators:          []validator.Int64{int64validator.Between(1, int64(24*time.Hour/time.Second))},
 	},
 	"max_connections": schema.Int64Attribute{
-		MarkdownDescription: "Most connections to hold at a time, from 1. Each `provider` block has its own, also where two of them name the same server. A connection is opened when it is needed; the actions of `matview_refresh` share one more, for the heartbeat of their refreshes. Default: `20`.",
+		MarkdownDescription: "Maximum number of open connections, at least 1. Each `provider` block has its own, even if two of them name the same server. A connection is opened when it is needed; all `matview_refresh` actions share one more, for the heartbeat of their refreshes. Default: `20`.",
 		Optional:            true,
 		Validators:          []validator.Int64{int64validator.Between(1, math.MaxInt32)},
 	},
 	"url": schema.StringAttribute{
-		MarkdownDescription: "All of the above in one: `postgres://user:password@host:5432/database?sslmode=verify-full`, or libpq's list of `keyword=value`. An argument that is set wins over what the URL says. Characters other than letters and digits of a user name or password are percent-encoded in a URL.",
+		MarkdownDescription: "All of the above in one string: `postgres://user:password@host:5432/database?sslmode=verify-full`, or libpq's list of `keyword=value`. Arguments override the URL. Characters other than letters and digits of a user name or password are percent-encoded in a URL.",
 		Optional:            true,
 		Sensitive:           true,
 	},
 	"log_schema": schema.StringAttribute{
-		MarkdownDescription: "Schema of the refresh log and of the tables beside it, for every resource and data source that does not say otherwise. Default: `public`.",
+		MarkdownDescription: "Schema of the refresh log and the tables that belong to it, for every resource and data source that does not name another. Default: `public`.",
 		Optional:            true,
 		Validators:          []validator.String{schemaName()},
 	},
 	"pgbouncer": schema.BoolAttribute{
-		MarkdownDescription: "Whether a PgBouncer, or a pooler like it, in transaction mode is between: no prepared statements are kept then, and nothing that a session would have to remember. Default: `false`.",
+		MarkdownDescription: "Whether connections pass through PgBouncer, or a similar pooler, in transaction mode: then the provider uses no prepared statements and no other session state. Default: `false`.",
 		Optional:            true,
 	},
 	"aws_rds_iam_auth": schema.BoolAttribute{
-		MarkdownDescription: "Whether to log in to Amazon RDS or Aurora with an IAM token in place of `password`. Each connection gets a new one, so that the 15 minutes that one lives limit nothing. It is sent over TLS only, and to one host. Default: `false`.",
+		MarkdownDescription: "Whether to log in to Amazon RDS or Aurora with an IAM token instead of `password`. Each connection gets a new token, so that its lifetime of 15 minutes limits nothing. A token is sent only over TLS, and only to one host. Default: `false`.",
 		Optional:            true,
 	},
 	"aws_rds_iam_region":            optionalString("Region of the database, for `aws_rds_iam_auth`. Default: `AWS_REGION`, else that of the profile."),
-	"aws_rds_iam_profile":           optionalString("Profile of the shared AWS configuration to take credentials from, for `aws_rds_iam_auth`. Default: the SDK's usual search, `AWS_PROFILE` among it."),
+	"aws_rds_iam_profile":           optionalString("Profile of the shared AWS configuration whose credentials to use, for `aws_rds_iam_auth`. Default: the AWS SDK's credential chain, which includes `AWS_PROFILE`."),
 	"aws_rds_iam_provider_role_arn": optionalString("Role to assume before a token is signed, for `aws_rds_iam_auth`."),
 }
 
@@ -81,7 +81,7 @@ func optionalString(description string) schema.StringAttribute {
 }
 
 var clientCertBlock = schema.SingleNestedBlock{
-	MarkdownDescription: "The client certificate to log in with, where the server asks for one.",
+	MarkdownDescription: "The client certificate to log in with, if the server asks for one.",
 	Attributes: map[string]schema.Attribute{
 		"cert": schema.StringAttribute{
 			MarkdownDescription: "The certificate (PEM): the name of a file, or the text itself. Required in this block.",

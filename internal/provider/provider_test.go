@@ -49,7 +49,7 @@ func (p *configuredProvider) Configure(ctx context.Context, req provider.Configu
 func newServer() *server {
 	p := &configuredProvider{}
 	s := providerserver.NewProtocol6(p)()
-	return &server{s, s.(tfprotov6.ActionServer), s.(tfprotov6.ListResourceServer), p} //nolint:forcetypeassert // it is all of them
+	return &server{s, s.(tfprotov6.ActionServer), s.(tfprotov6.ListResourceServer), p}
 }
 
 // providerConfig is a provider block for a test's database, to put before the
@@ -168,7 +168,7 @@ func TestAccProviderConnection(t *testing.T) {
 				ProtoV6ProviderFactories: testAccProviders,
 				Steps: []resource.TestStep{{
 					Config:      c.provider + "\n" + use,
-					ExpectError: said(c.message),
+					ExpectError: errorMessage(c.message),
 				}},
 				ErrorCheck: func(err error) error {
 					for _, secret := range []string{"secret", password} {

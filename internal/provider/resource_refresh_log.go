@@ -44,8 +44,8 @@ type refreshLogModel struct {
 	Version            types.Int64          `tfsdk:"version"`
 }
 
-// createdKey marks in the private state that the log table is of our making. A
-// table that was there before, or was imported, is not ours to drop.
+// createdKey is set in the private state if this resource created the log table. One
+// that existed before, or was imported, is never dropped.
 const createdKey = "log_table_created"
 
 func (r *refreshLogResource) Metadata(_ context.Context, req resource.MetadataRequest, resp *resource.MetadataResponse) {
@@ -56,13 +56,13 @@ func (r *refreshLogResource) Configure(_ context.Context, req resource.Configure
 	r.client = clientFrom(req.ProviderData, &resp.Diagnostics)
 }
 
-// ModifyPlan fills in what is known before apply: the schema, and the version
-// that this provider installs.
+// ModifyPlan sets what is known before apply: the schema, and the version that this
+// provider installs.
 func (r *refreshLogResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
 	var state *refreshLogModel
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
 	if req.Plan.Raw.IsNull() {
-		// At plan: an apply would first have destroyed what depends on the log.
+		// At plan, because an apply would first destroy what depends on the log.
 		state.refuseDestroy(&resp.Diagnostics)
 		return
 	}
@@ -78,7 +78,7 @@ func (r *refreshLogResource) ModifyPlan(ctx context.Context, req resource.Modify
 	plan.Schema, plan.ID = schema, schema
 	plan.Version = types.Int64Value(int64(migrations.Version()))
 	if state != nil {
-		// Tables of a later release are left alone until something is to change.
+		// Tables of a later release are not touched until something else changes.
 		plan.Version = types.Int64Value(max(plan.Version.ValueInt64(), state.Version.ValueInt64()))
 		if !state.Schema.Equal(plan.Schema) {
 			resp.RequiresReplace = append(resp.RequiresReplace, path.Root("schema"))
@@ -94,7 +94,7 @@ func (r *refreshLogResource) ModifyPlan(ctx context.Context, req resource.Modify
 	r.checkRoles(ctx, path.Root("reader_roles"), plan.ReaderRoles, before.ReaderRoles, &resp.Diagnostics)
 }
 
-// checkRoles warns of new roles that do not exist; the same apply may create them.
+// checkRoles warns of added roles that do not exist; the same apply may create them.
 func (r *refreshLogResource) checkRoles(ctx context.Context, attribute path.Path, planned, before types.Set, diags *diag.Diagnostics) {
 	known := setStrings(before)
 	added := slices.DeleteFunc(setStrings(planned), func(role string) bool { return role == "" || slices.Contains(known, role) })
@@ -146,7 +146,7 @@ func (r *refreshLogResource) Read(ctx context.Context, req resource.ReadRequest,
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
 	pool, err := r.client.open(ctx)
 	if resp.Diagnostics.HasError() || errors.Is(err, errUnknownConfig) {
-		return // it stays as it was last seen
+		return // the state stays as it was last read
 	}
 	if err != nil {
 		addError(&resp.Diagnostics, "Cannot read the refresh log", err)
@@ -186,7 +186,7 @@ func (r *refreshLogResource) Update(ctx context.Context, req resource.UpdateRequ
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 }
 
-// refuseDestroy says why, where the state has deletion_protection.
+// refuseDestroy adds an error if the state has deletion_protection.
 func (m *refreshLogModel) refuseDestroy(diags *diag.Diagnostics) (refused bool) {
 	if m == nil || !m.DeletionProtection.ValueBool() {
 		return false
@@ -217,8 +217,8 @@ func (r *refreshLogResource) Delete(ctx context.Context, req resource.DeleteRequ
 	}
 }
 
-// ImportState takes the schema as the ID. Roles cannot be told from those that
-// were granted privileges by hand, so the next apply grants to those configured.
+// ImportState accepts the schema as the ID. Roles cannot be distinguished from those
+// that were granted privileges by hand, so the next apply grants to those configured.
 func (r *refreshLogResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
 	if err := checkIdentifier(req.ID); err != nil {
 		resp.Diagnostics.AddError("Invalid import ID", "The import ID is the schema of the refresh log, such as public: "+err.Error())
@@ -242,8 +242,8 @@ func (r *refreshLogResource) install(ctx context.Context, plan refreshLogModel, 
 	return adopted, err
 }
 
-// refresh reads what is really there: a version of 0 where something is missing,
-// and only those roles that have all they need.
+// refresh reads what is installed: version 0 if anything is missing, and only the
+// roles that have all the privileges they need.
 func (m *refreshLogModel) refresh(ctx context.Context, db store.Querier) error {
 	schema := m.Schema.ValueString()
 	version, err := migrations.Installed(ctx, db, schema)

@@ -18,18 +18,18 @@ import (
 func (r *refreshLogResource) Schema(_ context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
 	roles := []validator.Set{setvalidator.NoNullValues(), setvalidator.ValueStringsAre(stringvalidator.LengthBetween(1, maxIdentifier))}
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "The refresh log and the tables and views beside it: `materialized_view_refresh_log`, which other programs may read and write too, " +
+		MarkdownDescription: "The refresh log and the tables and views that belong to it: `materialized_view_refresh_log`, which other programs may read and write too, " +
 			"the schedules, the state and history of refreshes, and `materialized_view_freshness`, which says how fresh each view is.\n\n" +
 			"It installs what is missing, upgrades what is older and repairs what was dropped; the plan shows that as a change of `version`. " +
-			"A `materialized_view_refresh_log` that is there already is adopted with its rows, and stays when this resource is destroyed. " +
-			"One whose columns do not fit is an error that names them. The same is done by `matview-exporter migrate`. One of these per database is enough.",
+			"An existing `materialized_view_refresh_log` is adopted with its rows, and is kept when this resource is destroyed. " +
+			"If its columns do not fit, an error names them. `matview-exporter migrate` does the same. One such resource per database is enough.",
 		Attributes: map[string]schema.Attribute{
 			"id": schema.StringAttribute{
 				MarkdownDescription: "The schema.",
 				Computed:            true,
 			},
 			"schema": schema.StringAttribute{
-				MarkdownDescription: "Schema to install in. It is created if it does not exist, and never dropped. Default: the provider's `log_schema`. Another schema makes new, empty tables there and drops these.",
+				MarkdownDescription: "Schema to install in. It is created if it does not exist, and never dropped. Default: the provider's `log_schema`. A change creates new, empty tables in the other schema and drops these.",
 				Optional:            true,
 				Computed:            true,
 				Validators:          []validator.String{schemaName()},
@@ -45,17 +45,17 @@ func (r *refreshLogResource) Schema(_ context.Context, _ resource.SchemaRequest,
 			},
 			"track_external_refreshes": schema.BoolAttribute{
 				MarkdownDescription: "Whether an event trigger records every `REFRESH MATERIALIZED VIEW` by anyone else (psql, pg_cron, a function), of any view in the database, in the transaction that refreshes. " +
-					"Without it such a view shows as `changed_outside`, and its age is unknown. Default: `false`. " +
-					"To turn it on or off takes a superuser; on Amazon RDS and Aurora, the master user or another member of `rds_superuser`. " +
-					"Before a major upgrade of RDS, and of any server where `pg_upgrade` or a restore runs without a superuser, set it to `false` and apply: event triggers have to be dropped there, and are part of a `pg_dump`. " +
+					"Otherwise such a view is reported as `changed_outside`, and its age is unknown. Default: `false`. " +
+					"Turning it on or off requires a superuser; on Amazon RDS and Aurora, the master user or another member of `rds_superuser`. " +
+					"Before a major upgrade of RDS, and of any server where `pg_upgrade` or a restore runs without a superuser, set it to `false` and apply: event triggers must be dropped there, and are part of a `pg_dump`. " +
 					"See the guide *Refreshes by others*.",
 				Optional: true,
 				Computed: true,
 				Default:  booldefault.StaticBool(false),
 			},
 			"writer_roles": schema.SetAttribute{
-				MarkdownDescription: "Roles that record refreshes, such as the login of the exporter: they may read all of these tables and write the log, the state and the history, but change no schedule. " +
-					"They must exist. Changed in place: a role that is taken out loses these privileges; a role that has lost one of them shows as a change.",
+				MarkdownDescription: "Roles that record refreshes, such as the exporter's login: they may read all of these tables and write the log, the state and the history, but not the schedules. " +
+					"They must exist. Changed in place: a role that is removed loses these privileges, and a role that has lost one of them shows as a change.",
 				Optional:    true,
 				ElementType: types.StringType,
 				Validators:  roles,
@@ -68,7 +68,7 @@ func (r *refreshLogResource) Schema(_ context.Context, _ resource.SchemaRequest,
 				Validators:  roles,
 			},
 			"deletion_protection": schema.BoolAttribute{
-				MarkdownDescription: "Whether destroying this resource is refused, since schedules and history would be lost. Default: `true`. To destroy it, set `false` and apply first.",
+				MarkdownDescription: "Whether to refuse to destroy this resource, because schedules and history would be lost. Default: `true`. To destroy it, set `false` and apply first.",
 				Optional:            true,
 				Computed:            true,
 				Default:             booldefault.StaticBool(true),

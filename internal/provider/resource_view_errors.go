@@ -14,8 +14,8 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// addViewError reports err on the attribute that it is about, with what to do
-// where that is known.
+// addViewError adds err to the attribute that it is about, with a remedy where one is
+// known.
 func addViewError(diags *diag.Diagnostics, summary string, err error) {
 	var exists *matview.ExistsError
 	var dependents *matview.DependentsError
@@ -55,7 +55,7 @@ func addViewError(diags *diag.Diagnostics, summary string, err error) {
 	}
 }
 
-// remedy is what to do about err, where the server's message does not say so.
+// remedy returns what to do about err if the server's message does not say so.
 func remedy(err error) string {
 	var index *matview.IndexError
 	var rights *matview.PrivilegeError
@@ -73,8 +73,8 @@ func remedy(err error) string {
 	return ""
 }
 
-// errorAttribute is the attribute whose text err is about, and what the server says of
-// it; the path is empty where it is about none.
+// errorAttribute returns the attribute whose text err is about, and the server's error;
+// the path is empty if err is about no attribute.
 func errorAttribute(err error) (path.Path, *matview.SQLError) {
 	var indexErr *matview.IndexError
 	var sqlErr *matview.SQLError
@@ -121,7 +121,7 @@ func existsDetail(e *matview.ExistsError) string {
 		id, strings.ReplaceAll(id, "'", `'\''`), hclString(id))
 }
 
-// hclString writes a string as a configuration has it.
+// hclString quotes a string for HCL.
 func hclString(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`, "\t", `\t`, "${", "$${", "%{", "%%{").Replace(s) + `"`
 }

@@ -14,8 +14,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/matview"
 )
 
-// viewIdentity is what Terraform 1.12 and later knows a view by, beside its
-// address.
+// viewIdentity identifies a view, for Terraform 1.12 and later.
 type viewIdentity struct {
 	Database types.String `tfsdk:"database"`
 	Schema   types.String `tfsdk:"schema"`
@@ -31,9 +30,9 @@ func (r *viewResource) IdentitySchema(_ context.Context, _ resource.IdentitySche
 	}}
 }
 
-// identify sets the identity of a view that has the name. identity is nil with a
-// Terraform that knows none. Where the provider's settings are unknown it stays as
-// it is, or is without the database, but never null: the framework asks for it.
+// identify sets the identity of the view with this name. identity is nil if Terraform
+// has no identities. If the provider's settings are unknown, the identity stays as it
+// is, or has no database; it is never null, because the framework requires it.
 func (r *viewResource) identify(ctx context.Context, identity *tfsdk.ResourceIdentity, name matview.Name, diags *diag.Diagnostics) {
 	if identity == nil || diags.HasError() {
 		return
@@ -52,7 +51,7 @@ func (r *viewResource) identify(ctx context.Context, identity *tfsdk.ResourceIde
 	})...)
 }
 
-// identified is the name in an identity to import.
+// identified returns the name in an identity to import.
 func (r *viewResource) identified(ctx context.Context, identity *tfsdk.ResourceIdentity, diags *diag.Diagnostics) matview.Name {
 	var id viewIdentity
 	diags.Append(identity.Get(ctx, &id)...)
@@ -74,7 +73,7 @@ func (r *viewResource) identified(ctx context.Context, identity *tfsdk.ResourceI
 	return name
 }
 
-// database is the name of the one that the provider is connected to.
+// database returns the name of the database that the provider is connected to.
 func (c *client) database(ctx context.Context) (string, error) {
 	pool, err := c.open(ctx)
 	if err != nil {

@@ -62,15 +62,14 @@ func (m viewModel) name() matview.Name {
 	return matview.Name{Schema: m.Schema.ValueString(), Relation: m.Name.ValueString()}
 }
 
-// describesSameView tells whether a change from state touches nothing of the
-// view itself.
+// describesSameView reports whether a change from state needs nothing of the server.
 func (m viewModel) describesSameView(state viewModel) bool {
 	return m.name() == state.name() && m.sameText(state) && m.Tablespace.Equal(state.Tablespace) && m.AccessMethod.Equal(state.AccessMethod) &&
 		(m.StorageParameters.IsNull() || m.StorageParameters.Equal(state.StorageParameters)) && m.Comment.Equal(state.Comment) &&
 		m.Owner.Equal(state.Owner) && (m.WithData.Equal(state.WithData) || !m.WithData.ValueBool()) && (m.Indexes.IsNull() || m.Indexes.Equal(state.Indexes))
 }
 
-// sameText tells whether the query is written the same.
+// sameText reports whether the query has the same text.
 func (m viewModel) sameText(state viewModel) bool {
 	return m.Definition.Equal(state.Definition) && m.ColumnNames.Equal(state.ColumnNames)
 }
@@ -93,7 +92,7 @@ func (m viewModel) spec(indexes map[string]matview.Index) matview.Spec {
 	}
 }
 
-// storage is what the plan asks for: what is null or unknown is not.
+// storage is the planned storage, without what is null or unknown.
 func (m viewModel) storage() matview.Storage {
 	s := matview.Storage{Tablespace: m.Tablespace.ValueString(), AccessMethod: m.AccessMethod.ValueString()}
 	if !m.StorageParameters.IsNull() {
@@ -120,7 +119,7 @@ func stringMap(values map[string]string) types.Map {
 	return types.MapValueMust(types.StringType, elements)
 }
 
-// indexes are nil where the attribute is null: not managed.
+// indexes returns nil if the attribute is null: indexes are not managed.
 func (m viewModel) indexes(ctx context.Context, diags *diag.Diagnostics) map[string]matview.Index {
 	if m.Indexes.IsNull() {
 		return nil
@@ -171,8 +170,8 @@ func stringList(values []string) types.List {
 	return types.ListValueMust(types.StringType, elements)
 }
 
-// set takes over what the catalog says, but for definition and indexes: those
-// are compared by meaning.
+// set sets what the catalog says, except the definition and the indexes: those are
+// compared by meaning.
 func (m *viewModel) set(v *matview.View) {
 	m.ID = types.StringValue(v.ID)
 	m.Name = types.StringValue(v.Name.Relation)

@@ -12,8 +12,8 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
-// checkName warns where the view could not have its planned name as things are: the
-// same apply may create the schema, or take the name from what has it.
+// checkName warns if the view cannot have its planned name yet: the same apply may
+// create the schema, or drop or rename what has the name.
 func (p *viewPlan) checkName(ctx context.Context, diags *diag.Diagnostics) {
 	if p.pool == nil || p.plan.Name.IsUnknown() || p.plan.Schema.IsUnknown() || p.exists && p.plan.name() == p.state.name() {
 		return
@@ -42,8 +42,8 @@ func (p *viewPlan) checkName(ctx context.Context, diags *diag.Diagnostics) {
 	}
 }
 
-// checkOwner warns where the view could not be given to the planned owner as things
-// are; the same apply may create the role, or grant it.
+// checkOwner warns if the planned role cannot own the view yet: the same apply may
+// create the role, or grant it.
 func (p *viewPlan) checkOwner(ctx context.Context, diags *diag.Diagnostics) {
 	owner := p.plan.Owner
 	if p.pool == nil || owner.IsNull() || owner.IsUnknown() || p.exists && owner.Equal(p.state.Owner) {
@@ -59,9 +59,9 @@ func (p *viewPlan) checkOwner(ctx context.Context, diags *diag.Diagnostics) {
 	}
 }
 
-// checkSchedule warns where the view has a schedule of concurrent refreshes, which the
-// planned indexes do not allow any more. The schedule's own plan sees only indexes
-// that are there.
+// checkSchedule warns if the view has a schedule of concurrent refreshes, which the
+// planned indexes no longer allow. The plan of the schedule sees only indexes that
+// exist.
 func (p *viewPlan) checkSchedule(ctx context.Context, logSchema string, diags *diag.Diagnostics) {
 	supports := p.plan.SupportsConcurrentRefresh
 	if p.pool == nil || !p.exists || !p.state.SupportsConcurrentRefresh.ValueBool() || supports.IsUnknown() || supports.ValueBool() {

@@ -57,13 +57,13 @@ func (p *viewPlan) planDefinition(ctx context.Context, diags *diag.Diagnostics) 
 	}
 }
 
-// known tells whether the whole query is.
+// known reports whether the whole query is.
 func (p *viewPlan) known(ctx context.Context) bool {
 	return !p.plan.Definition.IsUnknown() && fullyKnown(ctx, p.plan.ColumnNames)
 }
 
-// compare has the server say what the planned definition is, and whether it means
-// what the state's does.
+// compare has the server parse the planned definition, and reports whether it has
+// the meaning of the state's.
 func (p *viewPlan) compare(ctx context.Context) (n matview.Normal, same bool, err error) {
 	n, err = matview.Normalize(ctx, p.pool, p.plan.Definition.ValueString(), p.plan.columnNames()...)
 	if err == nil && p.exists {
@@ -72,8 +72,8 @@ func (p *viewPlan) compare(ctx context.Context) (n matview.Normal, same bool, er
 	return n, same, err
 }
 
-// planReplacement says what a new definition does, and refuses it where something
-// depends on the view. None of this waits for a refresh.
+// planReplacement says what a changed definition does, and refuses it if something
+// depends on the view. It waits for no refresh.
 func (p *viewPlan) planReplacement(ctx context.Context, incomparable string, diags *diag.Diagnostics) {
 	v, err := matview.Read(ctx, p.pool, p.state.name())
 	if err != nil {
@@ -81,10 +81,10 @@ func (p *viewPlan) planReplacement(ctx context.Context, incomparable string, dia
 		return
 	}
 	if v == nil {
-		return // planned without a refresh; apply will tell
+		return // a plan without refresh; the apply reports it
 	}
-	// Terraform plans once more while it applies: what the query reads may have
-	// been renamed since the state was written, and the view have followed.
+	// Terraform plans again while it applies: since the state was written, what the
+	// query reads may have been renamed, which the stored query follows.
 	if stored, err := matview.Definition(ctx, p.pool, v.OID); err == nil {
 		if same, err := p.normal.EquivalentTo(ctx, p.pool, stored); err == nil && same {
 			return
@@ -134,12 +134,12 @@ func (p *viewPlan) planReplacement(ctx context.Context, incomparable string, dia
 	diags.AddAttributeWarning(path.Root("definition"), fmt.Sprintf("Materialized view %s will be rebuilt", v.ID), warning)
 }
 
-// planSwap refuses a new definition where something could not be carried over to a
-// new view, and says what goes with columns that are no longer there.
+// planSwap refuses a changed definition if something cannot be carried over to the
+// replacement, and says what is lost with dropped columns.
 func (p *viewPlan) planSwap(ctx context.Context, v *matview.View, incomparable string, diags *diag.Diagnostics) {
 	var dropped []string
 	if !p.plan.Indexes.IsNull() {
-		// Those that stay are checked with the new definition, as the others are.
+		// Indexes that stay are checked with the new definition, like the others.
 		for _, x := range v.Indexes {
 			dropped = append(dropped, x.Name)
 		}
@@ -172,15 +172,15 @@ func (p *viewPlan) planSwap(ctx context.Context, v *matview.View, incomparable s
 	}
 }
 
-// canRebuildIndexes refuses a new definition on which the indexes that are not managed
-// could not be built again, as where a column has another type or is gone.
+// canRebuildIndexes refuses a changed definition if indexes that are not managed
+// cannot be built again, for example because a column is gone or has another type.
 func (p *viewPlan) canRebuildIndexes(ctx context.Context, v *matview.View, diags *diag.Diagnostics) bool {
 	if !p.plan.Indexes.IsNull() || p.normal.Definition == "" {
 		return true
 	}
 	stored, err := matview.ReadIndexes(ctx, p.pool, v.OID)
 	if err != nil {
-		return true // as while it is refreshed; apply will tell
+		return true // for example during a refresh; the apply finds out
 	}
 	for _, x := range v.Indexes {
 		if !x.Valid {
@@ -188,7 +188,7 @@ func (p *viewPlan) canRebuildIndexes(ctx context.Context, v *matview.View, diags
 		}
 	}
 	for name, x := range stored {
-		x.Tablespace = "" // is for the view's owner, not for the session's role
+		x.Tablespace = "" // the view's owner needs the privilege, not the session's role
 		stored[name] = x
 	}
 	var indexErr *matview.IndexError

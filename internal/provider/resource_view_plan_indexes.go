@@ -29,8 +29,8 @@ func (p *viewPlan) planIndexes(ctx context.Context, diags *diag.Diagnostics) {
 	}
 }
 
-// keepIndexes checks the indexes whose text has changed, or all where the view
-// they are on has, and takes those of the same meaning for unchanged.
+// keepIndexes checks the indexes whose text has changed, or all of them if the
+// definition has, and plans those of the same meaning as unchanged.
 func (p *viewPlan) keepIndexes(ctx context.Context, diags *diag.Diagnostics) {
 	if p.pool == nil || p.normal.Definition == "" || p.plan.Indexes.IsNull() || !fullyKnown(ctx, p.plan.Indexes) {
 		return
@@ -54,7 +54,7 @@ func (p *viewPlan) keepIndexes(ctx context.Context, diags *diag.Diagnostics) {
 			if attribute, _ := errorAttribute(err); !attribute.Equal(path.Empty()) {
 				addPlanError(diags, "Invalid index", err)
 			}
-			return // apply compares again
+			return // the apply compares again
 		}
 	}
 	p.setConcurrent(ctx, planned, normal)
@@ -68,17 +68,17 @@ func (p *viewPlan) keepIndexes(ctx context.Context, diags *diag.Diagnostics) {
 	p.plan.Indexes = value
 }
 
-// setConcurrent fills in what is certain of all the planned indexes: those
-// just checked, and those that stay as they are in the catalog.
+// setConcurrent sets p.concurrent if it is certain, from the indexes that were just
+// checked and those in the catalog that stay.
 func (p *viewPlan) setConcurrent(ctx context.Context, planned map[string]attr.Value, normal map[string]matview.Index) {
 	known := map[string]bool{}
 	if p.exists && !p.rebuilt {
 		v, err := matview.Read(ctx, p.pool, p.state.name())
 		if err != nil || v == nil {
-			return // apply will tell
+			return // the apply finds out
 		}
 		for _, x := range v.Indexes {
-			if p.private.Indexes[x.Name].Hash == x.Hash { // else apply builds it anew
+			if p.private.Indexes[x.Name].Hash == x.Hash { // else the apply rebuilds it
 				known[x.Name] = x.Concurrent
 			}
 		}

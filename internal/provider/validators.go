@@ -13,8 +13,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 )
 
-// check is a validator of one string attribute by a function; the attribute's
-// path, and so the line of the configuration, comes with the error.
+// check validates a string attribute by a function. The error has the attribute's
+// path, and so the line in the configuration.
 type check struct {
 	summary     string
 	description string
@@ -61,12 +61,12 @@ func checkIdentifier(name string) error {
 	return nil
 }
 
-// parameterName accepts what the server stores as the name of a parameter.
+// parameterName accepts the name of a storage parameter as the server stores it.
 func parameterName() validator.String {
 	return stringvalidator.RegexMatches(regexp.MustCompile(`^(toast\.)?[a-z_][a-z0-9_]*$`), "must be the name of a storage parameter in lower case, such as fillfactor or toast.autovacuum_enabled")
 }
 
-// text accepts what PostgreSQL can store.
+// text accepts non-empty text that PostgreSQL can store.
 func text() validator.String {
 	return check{
 		summary:     "Invalid text",
@@ -83,17 +83,17 @@ func text() validator.String {
 	}
 }
 
-// maxInterval is the tables' own limit, less the leap days.
+// maxInterval is the limit of our tables, without leap days.
 const maxInterval = 199 * 365 * 24 * time.Hour
 
-// positiveDuration accepts durations that are the same once PostgreSQL, which
-// counts in microseconds, has stored them.
+// positiveDuration accepts durations that PostgreSQL, whose intervals count
+// microseconds, can store exactly.
 func positiveDuration() validator.String {
 	return durationBetween(time.Microsecond, maxInterval, time.Microsecond)
 }
 
-// timeoutDuration accepts what a setting of PostgreSQL in milliseconds can be;
-// there 0 means no limit.
+// timeoutDuration accepts the values of a PostgreSQL setting in milliseconds, except
+// 0, which means no limit there.
 func timeoutDuration() validator.String {
 	return durationBetween(time.Millisecond, math.MaxInt32*time.Millisecond, time.Millisecond)
 }
@@ -106,7 +106,7 @@ func durationBetween(least, most, unit time.Duration) validator.String {
 			d, err := time.ParseDuration(value)
 			switch {
 			case err != nil:
-				return nil //nolint:nilerr // the attribute's type says so
+				return nil //nolint:nilerr // the attribute's type reports it
 			case d < least:
 				return fmt.Errorf("%q must be at least %s", value, least)
 			case d > most:

@@ -12,7 +12,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/matview"
 )
 
-// stringSet is a set of strings; no strings are null where they were null before.
+// stringSet returns a set of strings, or null if there are none and before is null.
 func stringSet(values []string, before types.Set) types.Set {
 	if len(values) == 0 && before.IsNull() {
 		return types.SetNull(types.StringType)
@@ -34,14 +34,14 @@ func setStrings(set types.Set) []string {
 	return values
 }
 
-// durationOf is 0 where the attribute is null. What does not parse was refused
-// by its type.
+// durationOf returns 0 if the attribute is null. Its type has refused what does not
+// parse.
 func durationOf(d timetypes.GoDuration) time.Duration {
 	parsed, _ := time.ParseDuration(d.ValueString())
 	return parsed
 }
 
-// durationValue is null for 0.
+// durationValue returns null for 0.
 func durationValue(d time.Duration) timetypes.GoDuration {
 	if d == 0 {
 		return timetypes.NewGoDurationNull()
@@ -56,8 +56,8 @@ func stringOrNull(s string) types.String {
 	return types.StringValue(s)
 }
 
-// keepSame keeps the state's spelling where the configuration means the same:
-// the framework compares by meaning only what it reads, not what it plans.
+// keepSame plans the state's spelling if the configuration means the same: the
+// framework compares semantically what is read, but not what is planned.
 type keepSame struct {
 	description string
 	same        func(a, b string) bool
@@ -77,18 +77,18 @@ func (k keepSame) PlanModifyString(_ context.Context, req planmodifier.StringReq
 	}
 }
 
-// sameDuration: 5m is 5m0s is 300s.
+// sameDuration keeps another spelling of a duration: 5m, 5m0s and 300s are the same.
 func sameDuration() planmodifier.String {
-	return keepSame{"another spelling of the same duration is no change", func(a, b string) bool {
+	return keepSame{"another spelling of the same duration is not a change", func(a, b string) bool {
 		da, errA := time.ParseDuration(a)
 		db, errB := time.ParseDuration(b)
 		return errA == nil && errB == nil && da == db
 	}}
 }
 
-// sameView: public.job_progress is job_progress.
+// sameView keeps another spelling of a name: public.job_progress is job_progress.
 func sameView() planmodifier.String {
-	return keepSame{"another spelling of the same name is no change", func(a, b string) bool {
+	return keepSame{"another spelling of the same name is not a change", func(a, b string) bool {
 		na, errA := matview.ParseName(a)
 		nb, errB := matview.ParseName(b)
 		return errA == nil && errB == nil && na == nb

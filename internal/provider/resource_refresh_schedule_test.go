@@ -152,7 +152,7 @@ func TestAccRefreshScheduleExists(t *testing.T) {
 			resource.Test(t, resource.TestCase{
 				ProtoV6ProviderFactories: testAccProviders,
 				Steps: []resource.TestStep{
-					{Config: config, ExpectError: said(`import it: terraform import matview_refresh_schedule.NAME 'job_progress'`)},
+					{Config: config, ExpectError: errorMessage(`import it: terraform import matview_refresh_schedule.NAME 'job_progress'`)},
 					{Config: config, ResourceName: refreshSchedule, ImportState: true, ImportStateId: "job_progress", ImportStatePersist: true},
 					{
 						Config:           config,
@@ -207,7 +207,7 @@ func TestAccRefreshScheduleRefuses(t *testing.T) {
 			db := jobDatabase(t)
 			resource.Test(t, resource.TestCase{
 				ProtoV6ProviderFactories: testAccProviders,
-				Steps:                    []resource.TestStep{{Config: scheduleConfig(db, c.arguments), ExpectError: said(c.message)}},
+				Steps:                    []resource.TestStep{{Config: scheduleConfig(db, c.arguments), ExpectError: errorMessage(c.message)}},
 			})
 			if n := valueOf(t, db, scheduled("count(*)")); n != "0" {
 				t.Error("a schedule was stored")

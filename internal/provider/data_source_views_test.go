@@ -51,7 +51,7 @@ func TestAccViewsWithoutTables(t *testing.T) {
 		ProtoV6ProviderFactories: testAccProviders,
 		Steps: []resource.TestStep{{
 			Config:      providerConfig(db) + "data \"matview_views\" \"test\" {}\n",
-			ExpectError: said(`Create a matview_refresh_log there first`),
+			ExpectError: errorMessage(`Create a matview_refresh_log there first`),
 		}},
 	})
 }

@@ -62,7 +62,7 @@ func TestAccRefreshLogMayNotTrack(t *testing.T) {
 	config := func(arguments string) string {
 		return provider + "resource \"matview_refresh_log\" \"test\" {\ndeletion_protection = false\n" + arguments + "\n}\n"
 	}
-	refused := said("which role " + role + " may not make or change")
+	refused := errorMessage("which role " + role + " may not make or change")
 	relations := "SELECT count(*) FROM pg_class WHERE relname LIKE 'materialized_view_%' AND relkind IN ('r', 'v')"
 	resource.Test(t, resource.TestCase{
 		ProtoV6ProviderFactories: testAccProviders,

@@ -73,7 +73,7 @@ VALUES ('job_progress', '2025-11-09 10:20:00+00', 2, '2025-11-09 10:19:00+00', '
 					resource.TestCheckNoResourceAttr(freshnessData, "schema_name"),
 				),
 			},
-			{Config: freshnessConfig(db, "nope"), ExpectError: said("There is no materialized view nope in the database, and neither a schedule nor a row in the refresh log")},
+			{Config: freshnessConfig(db, "nope"), ExpectError: errorMessage("There is no materialized view nope in the database, and neither a schedule nor a row in the refresh log")},
 		},
 	})
 }
@@ -93,7 +93,7 @@ check "fresh" {
 	resource.Test(t, resource.TestCase{
 		ProtoV6ProviderFactories: testAccProviders,
 		Steps: []resource.TestStep{
-			{Config: freshnessConfig(db, "job_progress"), ExpectError: said(`Create a matview_refresh_log there first`)},
+			{Config: freshnessConfig(db, "job_progress"), ExpectError: errorMessage(`Create a matview_refresh_log there first`)},
 			{Config: check, ExpectNonEmptyPlan: true}, // a warning; it is read again at apply
 		},
 	})

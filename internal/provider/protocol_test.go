@@ -162,7 +162,7 @@ resource "terraform_data" "migration" {
 		ProtoV6ProviderFactories: testAccProviders,
 		TerraformVersionChecks:   []tfversion.TerraformVersionCheck{tfversion.SkipBelow(tfversion.Version1_14_0)},
 		Steps: []resource.TestStep{
-			{Config: strings.Replace(config, `"swap"`, `"fast"`, 1), ExpectError: said("value must be one of")},
+			{Config: strings.Replace(config, `"swap"`, `"fast"`, 1), ExpectError: errorMessage("value must be one of")},
 			{Config: config, PostApplyFunc: func() {
 				var n int
 				if err := db.Connect(t).QueryRow(t.Context(), "SELECT count(*) FROM materialized_view_refresh_history WHERE method = 'swap' AND outcome = 'succeeded'").Scan(&n); err != nil || n != 1 {

@@ -186,14 +186,14 @@ func TestAccRefreshLogProtected(t *testing.T) {
 			{
 				Config:      logConfig(db, ""),
 				Destroy:     true,
-				ExpectError: said(`set deletion_protection to false and apply first`),
+				ExpectError: errorMessage(`set deletion_protection to false and apply first`),
 			},
 			{Config: logConfig(db, "deletion_protection = false")},
 			{ // a dashboard of somebody depends on ours
 				PreConfig:   exec(t, db, "CREATE VIEW dashboard AS SELECT view_name FROM materialized_view_freshness"),
 				Config:      logConfig(db, "deletion_protection = false"),
 				Destroy:     true,
-				ExpectError: said(`view dashboard depends on view materialized_view_freshness`),
+				ExpectError: errorMessage(`view dashboard depends on view materialized_view_freshness`),
 			},
 			{PreConfig: exec(t, db, "DROP VIEW dashboard"), Config: logConfig(db, "deletion_protection = false"), ConfigPlanChecks: noChanges},
 		},
@@ -252,7 +252,7 @@ func TestAccRefreshLogRefuses(t *testing.T) {
 			before := valueOf(t, db, "SELECT count(*) FROM pg_class")
 			resource.Test(t, resource.TestCase{
 				ProtoV6ProviderFactories: testAccProviders,
-				Steps:                    []resource.TestStep{{Config: logConfig(db, c.arguments), ExpectError: said(c.message)}},
+				Steps:                    []resource.TestStep{{Config: logConfig(db, c.arguments), ExpectError: errorMessage(c.message)}},
 			})
 			if after := valueOf(t, db, "SELECT count(*) FROM pg_class"); after != before {
 				t.Error("something was left")
@@ -271,7 +271,7 @@ func TestAccRefreshLogOfUnknownRoles(t *testing.T) {
 	config := fmt.Sprintf("resource \"matview_refresh_log\" \"test\" {\n  writer_roles = [%q, \"nobody here\"]\n}\n", role)
 	w := newWorkspace(t, db.URL(), workspaceProvider+config)
 	out := w.run(t, "plan")
-	if want := said(`There is no role "nobody here". Unless this apply creates it`); !want.MatchString(out) || strings.Count(out, "There is no role") != 1 {
+	if want := errorMessage(`There is no role "nobody here". Unless this apply creates it`); !want.MatchString(out) || strings.Count(out, "There is no role") != 1 {
 		t.Errorf("want %s once:\n%s", want, out)
 	}
 }
@@ -286,11 +286,11 @@ func TestAccTablesOfAnother(t *testing.T) {
 		Steps: []resource.TestStep{
 			{
 				Config:      config + "resource \"matview_refresh_schedule\" \"test\" {\n  view = \"job_progress\"\n  every = \"1m\"\n}",
-				ExpectError: said("Terraform's role needs to own the tables of matview"),
+				ExpectError: errorMessage("Terraform's role needs to own the tables of matview"),
 			},
 			{
 				Config:      config + "data \"matview_freshness\" \"test\" {\n  view = \"job_progress\"\n}",
-				ExpectError: said("it is enough to be one of reader_roles"),
+				ExpectError: errorMessage("it is enough to be one of reader_roles"),
 			},
 		},
 	})
@@ -300,7 +300,7 @@ const longName = "a2345678901234567890123456789012345678901234567890123456789012
 
 // said matches a message of Terraform's, which breaks lines as it likes and
 // draws a box around them.
-func said(message string) *regexp.Regexp {
+func errorMessage(message string) *regexp.Regexp {
 	return regexp.MustCompile(regexp.MustCompile(`\s+`).ReplaceAllString(regexp.QuoteMeta(message), `[\s│]+`))
 }
 
