@@ -17,8 +17,8 @@ func TestAccRefreshScheduleSkipUnchanged(t *testing.T) {
 		resource.Test(t, resource.TestCase{
 			ProtoV6ProviderFactories: testAccProviders,
 			Steps: []resource.TestStep{
-				{Config: scheduleConfig(db, skipping), PlanOnly: true, ExpectError: errorMessage(`skip_unchanged needs 15 or later: before that a session that stays connected may keep its counts of changes to itself`)},
-				{Config: scheduleConfig(db, skipping), ExpectError: errorMessage(`skip_unchanged needs 15 or later`)},
+				{Config: scheduleConfig(db, skipping), PlanOnly: true, ExpectError: errorMessage(`skip_unchanged requires 15 or later: before that a session that stays connected may keep its counts of changes to itself`)},
+				{Config: scheduleConfig(db, skipping), ExpectError: errorMessage(`skip_unchanged requires 15 or later`)},
 				{Config: scheduleConfig(db, plain+"skip_unchanged = false")},
 			},
 		})

@@ -176,11 +176,11 @@ func TestSkippingNeedsPostgreSQL15(t *testing.T) {
 		}
 		return
 	}
-	if err == nil || !strings.Contains(err.Error(), "skip_unchanged needs 15 or later") {
+	if err == nil || !strings.Contains(err.Error(), "skip_unchanged requires 15 or later") {
 		t.Errorf("err = %v", err)
 	}
-	mustNotSkip(t, pool, "job_progress", "skip_unchanged needs 15 or later")
-	mustNotSkip(t, pool, "job_progress", "skip_unchanged needs 15 or later")
+	mustNotSkip(t, pool, "job_progress", "skip_unchanged requires 15 or later")
+	mustNotSkip(t, pool, "job_progress", "skip_unchanged requires 15 or later")
 }
 
 // A crash loses the counts of changes, which then start at nothing again; the

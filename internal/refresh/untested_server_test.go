@@ -32,7 +32,7 @@ type versionDB struct {
 }
 
 func (db versionDB) Scan(dest ...any) error {
-	*dest[0].(*int) = db.version //nolint:forcetypeassert // it fails the test
+	*dest[0].(*int) = db.version
 	return nil
 }
 
