@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -208,11 +209,11 @@ func TestFilesByPsql(t *testing.T) {
 		}
 		return nil
 	}
-	if err := psql(append(tables, repeatable...)...); err != nil {
+	if err := psql(slices.Concat([]string{"drop.sql"}, tables, repeatable)...); err != nil {
 		t.Fatal(err)
 	}
 	wantVersion(t, db, "public", migrations.Version())
-	if err := psql(repeatable...); err != nil {
+	if err := psql(append([]string{"drop.sql"}, repeatable...)...); err != nil {
 		t.Fatal(err)
 	}
 	if err := psql(tables...); err == nil || !strings.Contains(err.Error(), "already exists") {

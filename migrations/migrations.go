@@ -2,10 +2,10 @@
 // views and functions over them.
 //
 // The files of tables/ are numbered. Each is about one table, is applied once and is
-// never replayed, except to make a table again that somebody has dropped. The files of
-// repeatable/ are the views, functions, triggers, indexes and grants: one script, which
-// is always applied whole. All of it is plain SQL that `psql --single-transaction -f`
-// runs too.
+// never replayed, except to create a table again that somebody has dropped. Views,
+// functions, triggers, indexes and grants are one script that is always applied whole:
+// drop.sql runs before the files of tables/, those of repeatable/ after them. All of it
+// is plain SQL that `psql --single-transaction -f` runs too, in that order.
 package migrations
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
-//go:embed tables/*.sql repeatable/*.sql
+//go:embed drop.sql tables/*.sql repeatable/*.sql
 var embedded embed.FS
 
 // VersionTable is the table, in the schema of the log, that holds the version.
@@ -37,8 +37,9 @@ const lockKey = int64(0x6d617476_6d696772)
 
 // set is the SQL files of one version of matview.
 type set struct {
+	drop       string
 	tables     []tableFile // by number
-	repeatable []string    // the script, in order
+	repeatable []string    // in order
 }
 
 // tableFile is a file NNN_TABLE.sql, which creates a table, or NNN_TABLE.CHANGE.sql,
@@ -59,9 +60,12 @@ func mustLoad(files fs.FS) set {
 	return s
 }
 
-// load reads the files of tables/ and repeatable/.
 func load(files fs.FS) (set, error) {
-	var s set
+	drop, err := fs.ReadFile(files, "drop.sql")
+	if err != nil {
+		return set{}, err
+	}
+	s := set{drop: string(drop)}
 	names, err := fs.Glob(files, "*/*.sql") // sorted
 	if err != nil {
 		return set{}, err
@@ -183,13 +187,16 @@ func ensureSchema(ctx context.Context, tx pgx.Tx, schema string) error {
 	return nil
 }
 
-// run brings the tables in schema to the version of s, and makes what is missing of
-// them; then it makes the views and functions.
+// run brings the tables in schema to the version of s and creates those that are
+// missing; the views and functions are created again.
 func (s set) run(ctx context.Context, tx pgx.Tx, schema string, track tracking) error {
 	// Notices say what IF NOT EXISTS has found.
 	settings := "SET LOCAL search_path = " + pgx.Identifier{schema}.Sanitize() + ", pg_temp; SET LOCAL client_min_messages = warning; SET LOCAL lock_timeout = '" + lockTimeout + "'; " + track.sql()
 	if err := script(ctx, tx, settings); err != nil {
 		return fmt.Errorf("install the tables of matview in schema %q: %w", schema, err)
+	}
+	if err := script(ctx, tx, s.drop); err != nil {
+		return fmt.Errorf("replace the views and functions of matview in schema %q: %w", schema, err)
 	}
 	missing, err := s.missingTables(ctx, tx, schema)
 	if err != nil {

@@ -3,6 +3,7 @@ package migrations_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -174,7 +175,7 @@ func TestTrackBySimpleProtocol(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := append(tables, repeatable...)
+	names := slices.Concat([]string{"drop.sql"}, tables, repeatable)
 	for _, setting := range []string{"on", ""} {
 		conn := db.Connect(t)
 		if setting != "" {
@@ -192,7 +193,7 @@ func TestTrackBySimpleProtocol(t *testing.T) {
 			}
 		}
 		wantTracking(t, db, "public", true)
-		names = repeatable
+		names = append([]string{"drop.sql"}, repeatable...)
 	}
 }
 

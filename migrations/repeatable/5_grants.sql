@@ -1,4 +1,4 @@
--- The owners and grants of what 0_drop.sql dropped are restored exactly: default
+-- The owners and grants of what drop.sql dropped are restored exactly: default
 -- privileges may have given the new objects others.
 DO $$
 DECLARE

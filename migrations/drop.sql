@@ -1,7 +1,7 @@
--- Views and functions are dropped and made again, so that a release can add, remove
+-- Views and functions are dropped and created again, so that a release can add, remove
 -- and reorder their columns. Their owners and grants are noted here and restored by
--- 5_grants.sql. The files of this folder are one script: they run in order, every
--- time, in one transaction.
+-- repeatable/5_grants.sql. This comes before any change of a table: a reader locks the
+-- view first and then its tables.
 DO $$
 DECLARE
     -- All that was ever ours, dependents first.
@@ -32,6 +32,6 @@ EXCEPTION WHEN dependent_objects_still_exist THEN
     GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
     RAISE EXCEPTION USING ERRCODE = 'dependent_objects_still_exist',
         MESSAGE = SQLERRM, DETAIL = detail,
-        HINT = 'The views and functions of matview are dropped and made again. Drop what depends on them first, and create it again afterwards.';
+        HINT = 'The views and functions of matview are dropped and created again. Drop what depends on them first, and create it again afterwards.';
 END
 $$;
