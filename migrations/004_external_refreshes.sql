@@ -223,7 +223,7 @@ BEGIN
             EXECUTE format('GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_log TO %s', runs_as);
         ELSE
             EXECUTE format('GRANT SELECT ON materialized_view_freshness TO %s', runs_as);
-            EXECUTE format('GRANT EXECUTE ON FUNCTION materialized_view_refresh_log_rows(), materialized_view_upstreams(oid) TO %s', runs_as);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION materialized_view_refresh_log_rows(text[]), materialized_view_upstreams(oid) TO %s', runs_as);
             EXECUTE format('GRANT SELECT, INSERT ON materialized_view_refresh_history TO %s', runs_as);
             EXECUTE format('GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_state TO %s', runs_as);
         END IF;

@@ -26,10 +26,16 @@ func (p privilege) sql(verb, schema, toFrom, role string) string {
 }
 
 const (
-	logRowsFunction   = "materialized_view_refresh_log_rows()"
+	logRowsFunction   = "materialized_view_refresh_log_rows(text[])"
 	upstreamsFunction = "materialized_view_upstreams(oid)"
 	nameFunction      = "materialized_view_name(name, name)"
 	timeoutFunction   = "materialized_view_attempt_timeout()"
+
+	knownAsFunction      = "materialized_view_known_as(oid, name, name)"
+	oidFunction          = "materialized_view_oid(text)"
+	replicatedFunction   = "materialized_view_replicated()"
+	freshnessRowFunction = "materialized_view_freshness_row" // by its name alone: its parameters are many
+	freshnessOfFunction  = "materialized_view_freshness_of(oid)"
 )
 
 // readerPrivileges are what reading freshness takes. The functions within the
@@ -39,7 +45,9 @@ var readerPrivileges = slices.Concat(
 	tables("SELECT", LogTable, "materialized_view_refresh_schedule", "materialized_view_refresh_state",
 		"materialized_view_refresh_history", "materialized_view_names", "materialized_view_freshness", VersionTable),
 	[]privilege{{"FUNCTION", logRowsFunction, "EXECUTE"}, {"FUNCTION", upstreamsFunction, "EXECUTE"},
-		{"FUNCTION", nameFunction, "EXECUTE"}, {"FUNCTION", timeoutFunction, "EXECUTE"}},
+		{"FUNCTION", nameFunction, "EXECUTE"}, {"FUNCTION", timeoutFunction, "EXECUTE"},
+		{"FUNCTION", knownAsFunction, "EXECUTE"}, {"FUNCTION", oidFunction, "EXECUTE"}, {"FUNCTION", replicatedFunction, "EXECUTE"},
+		{"FUNCTION", freshnessRowFunction, "EXECUTE"}, {"FUNCTION", freshnessOfFunction, "EXECUTE"}},
 )
 
 // writerPrivileges are what recording refreshes takes, beside reading.
@@ -76,7 +84,8 @@ JOIN pg_roles AS pr ON pr.rolname = r.role
 CROSS JOIN unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS p(kind, object, right_, n)
 WHERE NOT coalesce(CASE p.kind
     WHEN 'SCHEMA' THEN has_schema_privilege(pr.oid, (SELECT oid FROM pg_namespace WHERE nspname = $1), p.right_)
-    WHEN 'FUNCTION' THEN has_function_privilege(pr.oid, to_regprocedure(quote_ident($1) || '.' || p.object), p.right_)
+    WHEN 'FUNCTION' THEN has_function_privilege(pr.oid, CASE WHEN p.object LIKE '%(%' THEN to_regprocedure(quote_ident($1) || '.' || p.object)::oid
+                                                           ELSE to_regproc(quote_ident($1) || '.' || p.object)::oid END, p.right_)
     ELSE CASE WHEN p.right_ LIKE '% (%)'
         THEN has_column_privilege(pr.oid, to_regclass(quote_ident($1) || '.' || p.object),
                                   substring(p.right_ FROM '\((.*)\)'), split_part(p.right_, ' ', 1))
@@ -249,7 +258,7 @@ func Revoke(ctx context.Context, tx pgx.Tx, schema string, roles []string) error
 
 func revoke(ctx context.Context, tx pgx.Tx, schema, role string, p privilege) error {
 	var exists bool
-	err := tx.QueryRow(ctx, "SELECT CASE $1 WHEN 'FUNCTION' THEN to_regprocedure($2) IS NOT NULL ELSE to_regclass($2) IS NOT NULL END",
+	err := tx.QueryRow(ctx, "SELECT CASE WHEN $1 <> 'FUNCTION' THEN to_regclass($2) IS NOT NULL WHEN $2 LIKE '%(%' THEN to_regprocedure($2) IS NOT NULL ELSE to_regproc($2) IS NOT NULL END",
 		p.Kind, pgx.Identifier{schema}.Sanitize()+"."+p.Object).Scan(&exists)
 	if err != nil {
 		return fmt.Errorf("look for %s: %w", p.Object, err)

@@ -94,8 +94,13 @@ func settingsTable(schema string) string {
 
 // ours drops what the files make, dependents first. The schema stays.
 var ours = []struct{ kind, name string }{
+	{"FUNCTION", freshnessOfFunction},
 	{"VIEW", "materialized_view_freshness"},
+	{"FUNCTION", freshnessRowFunction},
+	{"FUNCTION", replicatedFunction},
+	{"FUNCTION", oidFunction},
 	{"VIEW", "materialized_view_names"},
+	{"FUNCTION", knownAsFunction},
 	{"FUNCTION", logRowsFunction},
 	{"FUNCTION", upstreamsFunction},
 	{"FUNCTION", nameFunction},

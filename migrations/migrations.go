@@ -187,8 +187,17 @@ var relations = []string{
 	VersionTable,
 }
 
+// functions are those that no view depends on.
+var functions = []string{
+	"materialized_view_upstreams",
+	"materialized_view_oid",
+	"materialized_view_freshness_of",
+}
+
 const presentSQL = `
-SELECT count(*) + (SELECT count(*)
+SELECT count(*) + (SELECT count(*) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+                   WHERE n.nspname = $1 AND p.proname = ANY ($3))
+              + (SELECT count(*)
                    FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
                    WHERE n.nspname = $1 AND c.relname = 'materialized_view_refresh_schedule'
                      AND t.tgname = 'materialized_view_refresh_schedule_changed')
@@ -197,7 +206,7 @@ WHERE n.nspname = $1 AND c.relname = ANY ($2)`
 
 // present counts the relations that are there, and the trigger among them.
 func present(ctx context.Context, db Querier, schema string) (found int, err error) {
-	if err := db.QueryRow(ctx, presentSQL, schema, append([]string{LogTable}, relations...)).Scan(&found); err != nil {
+	if err := db.QueryRow(ctx, presentSQL, schema, append([]string{LogTable}, relations...), functions).Scan(&found); err != nil {
 		return 0, fmt.Errorf("look for the tables of matview in schema %q: %w", schema, err)
 	}
 	return found, nil
@@ -218,7 +227,7 @@ func Installed(ctx context.Context, db Querier, schema string) (int32, error) {
 	if err != nil {
 		return 0, err
 	}
-	if found < len(relations)+2 { // the log and the trigger are the two
+	if found < len(relations)+len(functions)+2 { // the log and the trigger are the two
 		return 0, nil
 	}
 	var version int32
