@@ -138,7 +138,7 @@ func (a *app) openReaders(ctx context.Context) (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	api.Pin(c, api.DefaultTimeout)
+	api.ConfigureSessions(c, api.DefaultTimeout)
 	return postgres.OpenPool(ctx, c)
 }
 

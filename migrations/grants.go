@@ -26,13 +26,19 @@ func (p privilege) sql(verb, schema, toFrom, role string) string {
 	return fmt.Sprintf("%s %s ON %s %s %s %s", verb, p.Right, p.Kind, object, toFrom, pgx.Identifier{role}.Sanitize())
 }
 
-const (
-	logRowsFunction   = "materialized_view_refresh_log_rows()"
-	upstreamsFunction = "materialized_view_upstreams(oid)"
-	nameFunction      = "materialized_view_name(name, name)"
-	timeoutFunction   = "materialized_view_attempt_timeout()"
-	testedFunction    = "materialized_view_server_is_tested()"
-)
+// readFunctions are the functions of the read model; no two have the same name.
+var readFunctions = []string{
+	"materialized_view_freshness_of",
+	"materialized_view_freshness_row",
+	"materialized_view_replicated",
+	"materialized_view_oid",
+	"materialized_view_known_as",
+	"materialized_view_refresh_log_rows",
+	"materialized_view_upstreams",
+	"materialized_view_name",
+	"materialized_view_attempt_timeout",
+	"materialized_view_server_is_tested",
+}
 
 // readerPrivileges are what reading freshness requires. The functions in the read model
 // run with the reader's rights, hence EXECUTE on them and SELECT on the log.
@@ -40,13 +46,7 @@ var readerPrivileges = slices.Concat(
 	[]privilege{{"SCHEMA", "", "USAGE"}},
 	tables("SELECT", store.LogTable, store.ScheduleTable, store.StateTable, store.HistoryTable,
 		store.NamesView, store.FreshnessView, VersionTable),
-	[]privilege{
-		{"FUNCTION", logRowsFunction, "EXECUTE"},
-		{"FUNCTION", upstreamsFunction, "EXECUTE"},
-		{"FUNCTION", nameFunction, "EXECUTE"},
-		{"FUNCTION", timeoutFunction, "EXECUTE"},
-		{"FUNCTION", testedFunction, "EXECUTE"},
-	},
+	on("FUNCTION", "EXECUTE", readFunctions...),
 )
 
 // writerPrivileges are what recording refreshes requires, in addition to reading.
@@ -58,10 +58,12 @@ var writerPrivileges = slices.Concat(
 	[]privilege{{"TABLE", store.ScheduleTable, "UPDATE (longest_gap)"}},
 )
 
-func tables(right string, names ...string) []privilege {
+func tables(right string, names ...string) []privilege { return on("TABLE", right, names...) }
+
+func on(kind, right string, names ...string) []privilege {
 	var all []privilege
 	for _, name := range names {
-		all = append(all, privilege{"TABLE", name, right})
+		all = append(all, privilege{kind, name, right})
 	}
 	return all
 }
@@ -84,7 +86,7 @@ JOIN pg_roles AS pr ON pr.rolname = r.role
 CROSS JOIN unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS p(kind, object, right_, n)
 WHERE NOT coalesce(CASE p.kind
     WHEN 'SCHEMA' THEN has_schema_privilege(pr.oid, (SELECT oid FROM pg_namespace WHERE nspname = $1), p.right_)
-    WHEN 'FUNCTION' THEN has_function_privilege(pr.oid, to_regprocedure(quote_ident($1) || '.' || p.object), p.right_)
+    WHEN 'FUNCTION' THEN has_function_privilege(pr.oid, to_regproc(quote_ident($1) || '.' || p.object)::oid, p.right_)
     ELSE CASE WHEN p.right_ LIKE '% (%)'
         THEN has_column_privilege(pr.oid, to_regclass(quote_ident($1) || '.' || p.object),
                                   substring(p.right_ FROM '\((.*)\)'), split_part(p.right_, ' ', 1))
@@ -252,7 +254,7 @@ func Revoke(ctx context.Context, tx pgx.Tx, schema string, roles []string) error
 
 func revoke(ctx context.Context, tx pgx.Tx, schema, role string, p privilege) error {
 	var exists bool
-	err := tx.QueryRow(ctx, "SELECT CASE $1 WHEN 'FUNCTION' THEN to_regprocedure($2) IS NOT NULL ELSE to_regclass($2) IS NOT NULL END",
+	err := tx.QueryRow(ctx, "SELECT CASE $1 WHEN 'FUNCTION' THEN to_regproc($2) IS NOT NULL ELSE to_regclass($2) IS NOT NULL END",
 		p.Kind, pgx.Identifier{schema}.Sanitize()+"."+p.Object).Scan(&exists)
 	if err != nil {
 		return fmt.Errorf("look for %s: %w", p.Object, err)

@@ -70,25 +70,27 @@ WHERE n.nspname = $1 AND c.relname = $2)`, schema, store.LogTable).Scan(&exists)
 }
 
 // ours is what the files create, apart from the log: dependents first.
-var ours = []struct{ kind, name string }{
-	{"VIEW", store.FreshnessView},
-	{"VIEW", store.NamesView},
-	{"FUNCTION", logRowsFunction},
-	{"FUNCTION", upstreamsFunction},
-	{"FUNCTION", nameFunction},
-	{"FUNCTION", timeoutFunction},
-	{"FUNCTION", testedFunction},
-	{"FUNCTION", trackedFunction},
-	{"FUNCTION", recordExternalFunction},
-	{"TABLE", store.ScheduleTable},
-	{"FUNCTION", "materialized_view_refresh_schedule_changed()"},
-	{"TABLE", store.StateTable},
-	{"TABLE", store.UnpublishedTable},
-	{"TABLE", store.HistoryTable},
-	{"FUNCTION", "materialized_view_refresh_attempt_ended()"},
-	{"TABLE", store.SettingsTable},
-	{"TABLE", store.PublicationTable},
-	{"TABLE", VersionTable},
+var ours = slices.Concat(
+	objects("FUNCTION", "materialized_view_freshness_of"),
+	objects("VIEW", store.FreshnessView, store.NamesView),
+	objects("FUNCTION", readFunctions[1:]...),
+	objects("FUNCTION", trackedFunction, recordExternalFunction),
+	objects("TABLE", store.ScheduleTable),
+	objects("FUNCTION", "materialized_view_refresh_schedule_changed"),
+	objects("TABLE", store.StateTable, store.UnpublishedTable, store.HistoryTable),
+	objects("FUNCTION", "materialized_view_refresh_attempt_ended"),
+	objects("TABLE", store.SettingsTable, store.PublicationTable, VersionTable),
+)
+
+// object is a relation or a function, by its name without the schema.
+type object struct{ kind, name string }
+
+func objects(kind string, names ...string) []object {
+	var all []object
+	for _, name := range names {
+		all = append(all, object{kind, name})
+	}
+	return all
 }
 
 // Uninstall drops what is ours in schema, with the log if dropLog is set, and revokes
@@ -106,11 +108,11 @@ func Uninstall(ctx context.Context, conn *pgx.Conn, schema string, roles Roles, 
 		if err := dropTriggers(ctx, tx, schema); err != nil {
 			return err
 		}
-		objects := ours
+		all := ours
 		if dropLog {
-			objects = append(slices.Clone(ours), struct{ kind, name string }{"TABLE", store.LogTable})
+			all = append(slices.Clone(ours), object{"TABLE", store.LogTable})
 		}
-		for _, o := range objects {
+		for _, o := range all {
 			statement := fmt.Sprintf("DROP %s IF EXISTS %s.%s RESTRICT", o.kind, pgx.Identifier{schema}.Sanitize(), o.name)
 			if _, err := tx.Exec(ctx, statement); err != nil {
 				return fmt.Errorf("remove the tables of matview from schema %q: %w", schema, err)

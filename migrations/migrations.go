@@ -283,8 +283,7 @@ func (s set) installedTables(ctx context.Context, tx pgx.Tx, schema string, miss
 func present(ctx context.Context, db store.Querier, schema string) (found, all int, err error) {
 	names := map[string][]string{"TABLE": {store.LogTable}}
 	for _, o := range ours {
-		name, _, _ := strings.Cut(o.name, "(")
-		names[o.kind] = append(names[o.kind], name)
+		names[o.kind] = append(names[o.kind], o.name)
 	}
 	relations := slices.Concat(names["TABLE"], names["VIEW"])
 	err = db.QueryRow(ctx, `

@@ -29,8 +29,8 @@ func Track(ctx context.Context, conn *pgx.Conn, schema string, on bool) error {
 }
 
 const (
-	trackedFunction        = "materialized_view_refresh_tracked()"
-	recordExternalFunction = "materialized_view_refresh_record_external(oid, oid, jsonb)"
+	trackedFunction        = "materialized_view_refresh_tracked"
+	recordExternalFunction = "materialized_view_refresh_record_external"
 )
 
 // Tracking reports whether refreshes by others are recorded: the event trigger exists
@@ -38,9 +38,9 @@ const (
 func Tracking(ctx context.Context, db store.Querier, schema string) (tracks bool, err error) {
 	err = db.QueryRow(ctx, `
 SELECT EXISTS (SELECT FROM pg_event_trigger
-               WHERE evtfoid = to_regprocedure($1) AND evtenabled = 'A'
+               WHERE evtfoid = to_regproc($1) AND evtenabled = 'A'
                  AND evtevent = 'ddl_command_end' AND evttags = ARRAY['REFRESH MATERIALIZED VIEW'])
-   AND to_regprocedure($2) IS NOT NULL`,
+   AND to_regproc($2) IS NOT NULL`,
 		pgx.Identifier{schema}.Sanitize()+"."+trackedFunction, pgx.Identifier{schema}.Sanitize()+"."+recordExternalFunction).Scan(&tracks)
 	if err != nil {
 		return false, fmt.Errorf("look for the event trigger of matview in schema %q: %w", schema, err)
@@ -50,7 +50,7 @@ SELECT EXISTS (SELECT FROM pg_event_trigger
 
 // dropTriggers drops the event triggers that call our function.
 func dropTriggers(ctx context.Context, tx pgx.Tx, schema string) error {
-	rows, err := tx.Query(ctx, "SELECT evtname::text FROM pg_event_trigger WHERE evtfoid = to_regprocedure($1)",
+	rows, err := tx.Query(ctx, "SELECT evtname::text FROM pg_event_trigger WHERE evtfoid = to_regproc($1)",
 		pgx.Identifier{schema}.Sanitize()+"."+trackedFunction)
 	if err != nil {
 		return fmt.Errorf("look for the event trigger of matview in schema %q: %w", schema, err)

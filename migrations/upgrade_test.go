@@ -21,7 +21,7 @@ import (
 
 // release is the files of this release, changed: further numbered files, and columns
 // in the middle of the read model.
-func release(t *testing.T, tables map[string]string, columns string) fstest.MapFS {
+func release(t *testing.T, tables map[string]string, columns ...string) fstest.MapFS {
 	t.Helper()
 	files := fstest.MapFS{}
 	err := fs.WalkDir(migrations.Files, ".", func(name string, entry fs.DirEntry, err error) error {
@@ -38,12 +38,23 @@ func release(t *testing.T, tables map[string]string, columns string) fstest.MapF
 	for name, sql := range tables {
 		files["tables/"+name] = &fstest.MapFile{Data: []byte(sql)}
 	}
-	const view, at = "repeatable/2_freshness.sql", "           last_refreshed_at,\n"
+	const view = "repeatable/2_freshness.sql"
 	text := string(files[view].Data)
-	if strings.Count(text, at) != 1 {
-		t.Fatalf("%s names last_refreshed_at %d times", view, strings.Count(text, at))
+	for at, value := range map[string]string{"    last_refreshed_at     TIMESTAMP WITH TIME ZONE,\n": " INTEGER", "           logged_at,\n": "1"} {
+		if strings.Count(text, at) != 1 {
+			t.Fatalf("%s has %q %d times", view, at, strings.Count(text, at))
+		}
+		added := ""
+		for _, column := range columns {
+			if value != "1" {
+				added += "    " + column + value + ",\n"
+			} else {
+				added += "           1,\n"
+			}
+		}
+		text = strings.Replace(text, at, added+at, 1)
 	}
-	files[view] = &fstest.MapFile{Data: []byte(strings.Replace(text, at, columns+at, 1))}
+	files[view] = &fstest.MapFile{Data: []byte(text)}
 	return files
 }
 
@@ -62,10 +73,10 @@ func TestUpgradeUnderRunningExporter(t *testing.T) {
 	added := fmt.Sprintf("%03d_materialized_view_refresh_history.old.sql", next)
 	dropped := fmt.Sprintf("%03d_materialized_view_refresh_history.new.sql", next+1)
 	tables := map[string]string{added: "ALTER TABLE materialized_view_refresh_history ADD COLUMN old INTEGER DEFAULT 1;"}
-	before := release(t, tables, "           1 AS old,\n           2 AS older,\n")
+	before := release(t, tables, "old", "older")
 	tables = maps.Clone(tables)
 	tables[dropped] = "ALTER TABLE materialized_view_refresh_history DROP COLUMN old, ADD COLUMN new INTEGER DEFAULT 2;"
-	after := release(t, tables, "           3 AS new,\n")
+	after := release(t, tables, "new")
 
 	db := postgrestest.New(t)
 	conn := db.Connect(t)
@@ -124,7 +135,7 @@ func TestRepairRunsTheFilesOfTheMissingTable(t *testing.T) {
 	files := release(t, map[string]string{
 		fmt.Sprintf("%03d_materialized_view_refresh_history.groups.sql", next): "ALTER TABLE materialized_view_refresh_history ADD COLUMN groups BIGINT;",
 		fmt.Sprintf("%03d_materialized_view_refresh_state.groups.sql", next+1): "ALTER TABLE materialized_view_refresh_state ADD COLUMN groups BIGINT;",
-	}, "")
+	})
 	db := postgrestest.New(t)
 	conn := db.Connect(t)
 	applyFiles(t, conn, files)

@@ -31,10 +31,10 @@ func TestRowAgreesWithItsRefresh(t *testing.T) {
 		method refresh.Method
 		pool   func(testing.TB, *postgrestest.Database) *pgxpool.Pool
 	}{
-		"swap":                          {"swap", pinned},
+		"swap":                          {"swap", configured},
 		"swap, in transactions":         {"swap", func(t testing.TB, db *postgrestest.Database) *pgxpool.Pool { t.Helper(); return db.Pool(t) }},
-		"blocking":                      {"blocking", pinned},
-		"concurrently":                  {"concurrently", pinned},
+		"blocking":                      {"blocking", configured},
+		"concurrently":                  {"concurrently", configured},
 		"blocking, in transactions":     {"blocking", func(t testing.TB, db *postgrestest.Database) *pgxpool.Pool { t.Helper(); return db.Pool(t) }},
 		"concurrently, in transactions": {"concurrently", func(t testing.TB, db *postgrestest.Database) *pgxpool.Pool { t.Helper(); return db.Pool(t) }},
 	} {
@@ -202,7 +202,7 @@ func TestOthersKeys(t *testing.T) {
 	db.Exec(t, `CREATE MATERIALIZED VIEW numbered AS SELECT i AS a, i + 1 AS b, 'row ' || i AS text FROM generate_series(1, 100) AS i;
 CREATE UNIQUE INDEX ON numbered (b, a)`)
 	refreshView(t, db.Pool(t), "numbered", "blocking")
-	h := serve(t, options(t, pinned(t, db), `{public: true, routes: [{path: "/n/{a}/{b}", view: numbered}]}`))
+	h := serve(t, options(t, configured(t, db), `{public: true, routes: [{path: "/n/{a}/{b}", view: numbered}]}`))
 	var clients sync.WaitGroup
 	for i := range 40 {
 		clients.Go(func() {

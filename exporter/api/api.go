@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/matview/terraform-provider-matview/exporter/config"
 )
@@ -49,8 +51,8 @@ type Handler struct {
 	live   chan struct{} // a token for each real-time query under way
 	said   saidBefore
 
-	readiness lookups[struct{}]
-	statuses  chan struct{} // a token for each look at the freshness of views
+	readiness singleflight.Group
+	statuses  *semaphore.Weighted // of those who read the freshness of views
 }
 
 // New makes a handler. It does not connect.
@@ -60,7 +62,8 @@ func New(o Options) (*Handler, error) {
 	}
 	h := &Handler{Options: o, mux: http.NewServeMux(), live: make(chan struct{}, max(o.Config.RealTime.MaxConcurrent, 1))}
 	// However slow the read model is, half of the connections are left for rows.
-	h.statuses = make(chan struct{}, max(o.Pool.Config().MaxConns/2, 1))
+	half := int64(max(o.Pool.Config().MaxConns/2, 1))
+	h.statuses = semaphore.NewWeighted(half)
 	if err := o.checkLogins(); err != nil {
 		return nil, err
 	}
@@ -73,7 +76,7 @@ func New(o Options) (*Handler, error) {
 	h.mux.HandleFunc("/-/icon.svg", h.get(h.icon))
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { h.fail(w, r, unknownRoute()) })
 	for _, c := range o.Config.Routes {
-		r := &route{Route: c}
+		r := &route{Route: c, readers: semaphore.NewWeighted(half)}
 		h.routes = append(h.routes, r)
 		h.mux.HandleFunc(c.Pattern(), h.closed(c.Public, h.get(func(w http.ResponseWriter, req *http.Request) error {
 			return h.row(w, req, r)

@@ -329,7 +329,7 @@ CREATE MATERIALIZED VIEW pairs AS SELECT 1 AS a, 2::bigint AS b; CREATE UNIQUE I
 	} {
 		db.Exec(f, `CREATE MATERIALIZED VIEW of_`+typ+` AS SELECT '`+value+`'::`+typ+` AS id; CREATE UNIQUE INDEX ON of_`+typ+` (id)`)
 	}
-	o := options(f, pinned(f, db), routes)
+	o := options(f, configured(f, db), routes)
 	o.Config.Tokens = config.NewTokens("a-token")
 	o.Logger = slog.New(slog.DiscardHandler)
 	h := serve(f, o)
@@ -408,7 +408,7 @@ func TestAllocationsDoNotGrow(t *testing.T) {
 		db := jobs(t)
 		db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT i AS id, 'x' AS text FROM generate_series(1, `+rows+`) AS i; CREATE UNIQUE INDEX ON v (id); ANALYZE v`)
 		refreshView(t, db.Pool(t), "v", "blocking")
-		h := serve(t, options(t, pinned(t, db), `{public: true, routes: [{path: "/jobs/{id}", view: v}]}`))
+		h := serve(t, options(t, configured(t, db), `{public: true, routes: [{path: "/jobs/{id}", view: v}]}`))
 		body(t, h, "/jobs/1", http.StatusOK)
 		return testing.AllocsPerRun(200, func() { get(t, h, "/jobs/1") })
 	}

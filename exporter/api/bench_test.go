@@ -39,7 +39,7 @@ CREATE UNIQUE INDEX ON job_progress (job_id)`, benchRows))
 	refreshView(b, db.Pool(b), "job_progress", "blocking")
 	db.Exec(b, `VACUUM ANALYZE job_progress`)
 	db.Exec(b, `ANALYZE`)
-	h := serve(b, options(b, pinned(b, db), jobsRoute))
+	h := serve(b, options(b, configured(b, db), jobsRoute))
 	ours := listen(b, h)
 	reference := listen(b, bareHandler(b, db))
 	plain := rowRequests(b, h, false)
@@ -48,12 +48,14 @@ CREATE UNIQUE INDEX ON job_progress (job_id)`, benchRows))
 	rows := load{ours, benchClients, "200", plain}
 	bare := load{reference, benchClients, "200", plain}
 	unchanged := load{ours, benchClients, "304", tagged}
+	aloneRow, aloneBare := load{ours, 1, "200", plain}, load{reference, 1, "200", plain}
 	for _, l := range []load{rows, bare, unchanged} {
 		l.run(b, benchRound)
 	}
 	compare(b, "row", rows, bare)
 	compare(b, "304", unchanged, bare)
 	compare(b, "304-to-own-rows", unchanged, rows)
+	compare(b, "row-one-client", aloneRow, aloneBare)
 
 	for i := range 999 {
 		db.Exec(b, fmt.Sprintf(`CREATE MATERIALIZED VIEW other_%d AS SELECT 1 AS id; INSERT INTO materialized_view_refresh_log VALUES ('other_%[1]d', now(), 1)`, i))
@@ -102,7 +104,7 @@ func benchMemory(b *testing.B, large http.Handler) {
 	b.Helper()
 	db := jobs(b)
 	refreshView(b, db.Pool(b), "job_progress", "blocking")
-	small := serve(b, options(b, pinned(b, db), jobsRoute))
+	small := serve(b, options(b, configured(b, db), jobsRoute))
 	l, s := bytesPerRequest(b, large), bytesPerRequest(b, small)
 	fmt.Printf("bench: bytes-allocated ours=%.0f (%d rows) reference=%.0f (2000 rows) ratio=%.2f\n", l, benchRows, s, l/s)
 }

@@ -17,7 +17,7 @@ func TestMaxAge(t *testing.T) {
 	db := jobs(t)
 	refreshView(t, db.Pool(t), "job_progress", "blocking")
 	db.Exec(t, setAge, "100 seconds")
-	o := options(t, pinned(t, db), jobsRoute)
+	o := options(t, configured(t, db), jobsRoute)
 	cachedOnly := serve(t, o)
 	o.RealTimePool = liveLogin(t, db, readTables)
 	h := serve(t, o)
@@ -65,7 +65,7 @@ func TestETag(t *testing.T) {
 	db := jobs(t)
 	refreshView(t, db.Pool(t), "job_progress", "blocking")
 	db.Exec(t, setAge, "10.5 seconds")
-	h := serve(t, options(t, pinned(t, db), jobsRoute))
+	h := serve(t, options(t, configured(t, db), jobsRoute))
 	tag := func() string {
 		t.Helper()
 		w := get(t, h, "/jobs/job-1")
@@ -152,7 +152,7 @@ func TestHead(t *testing.T) {
 func TestFreshnessFollowsTheRecord(t *testing.T) {
 	db := jobs(t)
 	refreshView(t, db.Pool(t), "job_progress", "blocking")
-	h := serve(t, options(t, pinned(t, db), jobsRoute))
+	h := serve(t, options(t, configured(t, db), jobsRoute))
 	for _, c := range []struct{ name, sql, want string }{
 		{"our own record", `SELECT 1`, `"cache_data_as_of":"2`},
 		{"a refresh by somebody", `REFRESH MATERIALIZED VIEW job_progress`, `"cache_data_as_of":null}`},
@@ -184,7 +184,7 @@ func TestSchemasExchangeNames(t *testing.T) {
 CREATE MATERIALIZED VIEW blue.v AS SELECT 1 AS id, 'blue' AS colour; CREATE UNIQUE INDEX ON blue.v (id);
 CREATE MATERIALIZED VIEW green.v AS SELECT 1 AS id, 'green' AS colour; CREATE UNIQUE INDEX ON green.v (id)`)
 	refreshView(t, db.Pool(t), "blue.v", "blocking")
-	h := serve(t, options(t, pinned(t, db), `{public: true, routes: [{path: "/v/{id}", view: blue.v}]}`))
+	h := serve(t, options(t, configured(t, db), `{public: true, routes: [{path: "/v/{id}", view: blue.v}]}`))
 	if got := body(t, h, "/v/1", http.StatusOK); !strings.Contains(got, `"colour":"blue"`) || strings.Contains(got, "null") {
 		t.Error(got)
 	}
@@ -214,4 +214,41 @@ func FuzzIfNoneMatch(f *testing.F) {
 			t.Errorf("%q matches", list)
 		}
 	})
+}
+
+// Names in the answer that change without a refresh change its ETag.
+func TestETagFollowsRenames(t *testing.T) {
+	db := jobs(t)
+	db.Exec(t, `CREATE TYPE mood AS ENUM ('sad', 'happy');
+CREATE DOMAIN moods AS mood[];
+CREATE TYPE pair AS (a int, b mood);
+CREATE MATERIALIZED VIEW typed AS SELECT 1 AS id, ROW(1, 'happy')::pair AS pair, ARRAY[NULL::mood]::moods AS moods;
+CREATE UNIQUE INDEX ON typed (id)`)
+	refreshView(t, db.Pool(t), "typed", "blocking")
+	const config = `{public: true, routes: [{path: "/t/{id}", view: typed}]}`
+	h := serve(t, options(t, configured(t, db), config))
+	for _, c := range []struct{ sql, want string }{
+		{`SELECT 1`, `{"id":1,"pair":{"a":1,"b":"happy"},"moods":[null],`},
+		{`ALTER TYPE mood RENAME VALUE 'happy' TO 'glad'`, `{"id":1,"pair":{"a":1,"b":"glad"},"moods":[null],`},
+		{`ALTER TYPE pair RENAME ATTRIBUTE a TO first`, `{"id":1,"pair":{"first":1,"b":"glad"},"moods":[null],`},
+		{`ALTER MATERIALIZED VIEW typed RENAME COLUMN moods TO more`, `{"id":1,"pair":{"first":1,"b":"glad"},"more":[null],`},
+	} {
+		tag := get(t, h, "/t/1").Header().Get("ETag")
+		if w := ask(t, h, http.MethodGet, "/t/1", "If-None-Match: "+tag); w.Code != http.StatusNotModified {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+		db.Exec(t, c.sql)
+		if c.sql == `SELECT 1` {
+			tag = ""
+		}
+		w := ask(t, h, http.MethodGet, "/t/1", "If-None-Match: "+tag)
+		if w.Code != http.StatusOK || !strings.HasPrefix(w.Body.String(), c.want) {
+			t.Errorf("%s: %d %s", c.sql, w.Code, w.Body)
+		}
+		// A replica gives the same, also one that reads in transactions.
+		replica := get(t, serve(t, options(t, db.Pool(t), config)), "/t/1")
+		if replica.Header().Get("ETag") != w.Header().Get("ETag") {
+			t.Errorf("%s: a replica's ETag differs", c.sql)
+		}
+	}
 }

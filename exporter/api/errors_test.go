@@ -33,7 +33,7 @@ routes:
   - {path: '/divides/{id}', view: divides, public: true}
   - {path: '/twice/{id}', view: twice, public: true}
 `
-	o := options(t, pinned(t, db), routes)
+	o := options(t, configured(t, db), routes)
 	o.RealTimePool = liveLogin(t, db, readTables)
 	shut := serve(t, o)
 	withTokens := options(t, o.Pool, routes)
@@ -107,7 +107,7 @@ routes:
 func TestKeyBeyondALimit(t *testing.T) {
 	db := jobs(t)
 	db.Exec(t, `CREATE MATERIALIZED VIEW words AS SELECT 'a'::tsvector AS id; CREATE UNIQUE INDEX ON words (id)`)
-	h := serve(t, options(t, pinned(t, db), `{public: true, routes: [{path: "/words/{id}", view: words}]}`))
+	h := serve(t, options(t, configured(t, db), `{public: true, routes: [{path: "/words/{id}", view: words}]}`))
 	if got := body(t, h, "/words/"+strings.Repeat("x", 3000), http.StatusBadRequest); !strings.Contains(got, "invalid-key") {
 		t.Error(got)
 	}

@@ -87,15 +87,15 @@ func login(t testing.TB, db *postgrestest.Database, role, password string) *pgxp
 	return pool
 }
 
-// pinned is a pool as `run` opens it for readers.
-func pinned(t testing.TB, db *postgrestest.Database) *pgxpool.Pool {
+// configured is a pool as `run` opens it for readers.
+func configured(t testing.TB, db *postgrestest.Database) *pgxpool.Pool {
 	t.Helper()
 	c, err := pgxpool.ParseConfig(db.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.MaxConns = 10 // as run has it
-	api.Pin(c, 0)
+	api.ConfigureSessions(c, 0)
 	pool, err := pgxpool.NewWithConfig(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

@@ -40,11 +40,11 @@ type liveQuery struct {
 // made of: its parse tree, and the names of its columns and of what it reads.
 // pg_get_viewdef gives the text itself, but waits while the view is refreshed.
 const fingerprintSQL = `
-SELECT c.oid::text || md5(concat(r.ev_action,
+SELECT c.oid::text || encode(sha256(convert_to(concat(r.ev_action,
     (SELECT string_agg(a.attname, ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0),
     (SELECT string_agg(o.identity, ',' ORDER BY d.refclassid, d.refobjid, d.refobjsubid)
      FROM pg_catalog.pg_depend AS d CROSS JOIN LATERAL pg_catalog.pg_identify_object(d.refclassid, d.refobjid, d.refobjsubid) AS o
-     WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid)))
+     WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid)), 'UTF8')), 'hex')
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_rewrite AS r ON r.ev_class = c.oid
 WHERE c.oid = $1`
 
@@ -62,11 +62,14 @@ func (h *Handler) liveRow(ctx context.Context, w http.ResponseWriter, r *route, 
 	}
 	var columns []byte
 	var err error
+	var outdated *relation
 	for attempt := 1; ; attempt++ {
-		columns, err = h.readLive(ctx, r, values, attempt > 1)
+		known := r.relation.Load()
+		columns, err = h.readLive(ctx, r, values, outdated)
 		if err == nil || !mayBeLive(ctx, attempt, err) {
 			break
 		}
+		outdated = known
 	}
 	if err != nil {
 		return err
@@ -117,7 +120,7 @@ func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*li
 		}
 		return nil, err
 	}
-	query.sql = fmt.Sprintf("SELECT row_to_json(q.*)::text FROM (\n%s\n) AS q WHERE %s LIMIT 2", definition, rel.condition("q", parameters(1)))
+	query.sql = fmt.Sprintf("SELECT row_to_json(q.*)::text FROM (\n%s\n) AS q WHERE %s LIMIT 2", definition, rel.condition("q", 1))
 	r.live.Store(query)
 	return query, nil
 }
@@ -125,7 +128,7 @@ func (h *Handler) liveQueryOf(ctx context.Context, r *route, rel *relation) (*li
 // fingerprint is that of the view's query as it is now.
 func (h *Handler) fingerprint(ctx context.Context, r *route, rel *relation) (string, error) {
 	var fingerprint string
-	found, err := readRow(ctx, h.Pool, h.Timeout, fingerprintSQL, []any{rel.oid}, &fingerprint)
+	found, err := h.readRow(ctx, fingerprintSQL, []any{rel.oid}, &fingerprint)
 	// Up to PostgreSQL 13, pg_identify_object fails for what has just gone.
 	switch {
 	case postgres.SQLState(err) == pgerrcode.InternalError:
@@ -154,8 +157,8 @@ FROM pg_catalog.pg_roles AS r WHERE r.rolname = session_user`
 
 // readLive runs the query, read-only and under its timeout. It gives nil if
 // there is no such row.
-func (h *Handler) readLive(ctx context.Context, r *route, values []string, fresh bool) (columns []byte, err error) {
-	rel, err := h.relationOf(ctx, r, fresh)
+func (h *Handler) readLive(ctx context.Context, r *route, values []string, outdated *relation) (columns []byte, err error) {
+	rel, err := h.relationOf(ctx, r, outdated)
 	if err != nil {
 		return nil, err
 	}

@@ -29,13 +29,13 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
 	defer cancel()
 	// Anybody may ask as often as they like, at the price of one connection.
-	_, err := h.readiness.wait(ctx, func(ctx context.Context) (struct{}, error) {
-		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	_, err := wait(ctx, h.readiness.DoChan("", func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
 		defer cancel()
 		return struct{}{}, withConn(ctx, h.Pool, func(conn *pgx.Conn) error {
 			return freshness.Check(ctx, conn, h.Schema)
 		})
-	})
+	}), struct{}{})
 	if err == nil {
 		return plain(w, http.StatusOK, "ready")
 	}

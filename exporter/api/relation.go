@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/matview/terraform-provider-matview/exporter/config"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
@@ -17,29 +19,24 @@ import (
 // route is a row route with what the catalog says about its view.
 type route struct {
 	config.Route
+	readers  *semaphore.Weighted // of the view
 	relation atomic.Pointer[relation]
-	reading  lookups[*relation]
+	reading  singleflight.Group // of the relation
 	live     atomic.Pointer[liveQuery]
-	memory   memory
-	// rereading is set while one request looks whether the relation still is
-	// what it was, so that the others need not.
-	rereading atomic.Bool
 }
 
 // relation is a view as a route reads it.
 type relation struct {
 	oid      uint32
 	viewName string
-	sql      string   // the view's quoted name
-	names    []string // by which log rows may call it
+	sql      string // the view's quoted name
 	columns  []string
 	keys     []key
 	// OIDs of the row types and enums that the columns are made of.
 	composites, enums []int64
 	readAt            time.Time
-	queue             queue
 
-	cachedSQL, absentSQL, batchSQL, currentSQL, freshnessSQL string
+	rowSQL, freshnessSQL string
 }
 
 // key is a column of the unique index that finds the row.
@@ -114,44 +111,48 @@ SELECT view.view_oid, view.view_name, view.schema_name, view.relation_name,
           AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                       WHERE a.attrelid = view.view_oid AND a.attnum > 0 AND a.atttypid >= 16384)
         LIMIT 1) AS foreign_cast,
-       ARRAY(SELECT DISTINCT n.known_as FROM %[1]s AS n WHERE n.view_oid = view.view_oid LIMIT 5) AS names,
        ARRAY(SELECT t.typrelid::int8 FROM made_of JOIN pg_catalog.pg_type AS t USING (oid) WHERE t.typrelid <> 0) AS composites,
        ARRAY(SELECT oid::int8 FROM made_of JOIN pg_catalog.pg_type AS t USING (oid) WHERE t.typtype = 'e') AS enums,
        part.attname::text, part.type, part.operator
 FROM view LEFT JOIN part ON true`
 
-// relationOf is what is known of the route's view; fresh asks the catalog again.
-func (h *Handler) relationOf(ctx context.Context, r *route, fresh bool) (*relation, error) {
-	if known := r.relation.Load(); known != nil && !fresh {
-		age := time.Since(known.readAt)
-		if age < relationLifetime {
-			return known, nil
-		}
-		switch mine := r.rereading.CompareAndSwap(false, true); {
-		case mine:
-			defer r.rereading.Store(false)
-		case age < 2*relationLifetime:
-			return known, nil
-		}
+// relationOf is what is known of the route's view. It asks the catalog if that is
+// too old, or is the relation that a read has found outdated; requests that ask at
+// the same time share the answer.
+func (h *Handler) relationOf(ctx context.Context, r *route, outdated *relation) (*relation, error) {
+	if known := r.relation.Load(); known != nil && known != outdated && time.Since(known.readAt) < relationLifetime {
+		return known, nil
 	}
-	// All who find at the same moment that the view has been replaced get the
-	// same relation, hence the same queue.
-	return r.reading.wait(ctx, func(ctx context.Context) (*relation, error) {
-		found, err := h.readRelation(ctx, r)
+	// Others wait for what one request starts, so it does not end with that one.
+	return wait(ctx, r.reading.DoChan("", func() (any, error) {
+		found, err := h.readRelation(context.WithoutCancel(ctx), r)
 		r.relation.Store(found) // nil with an error
 		return found, err
-	})
+	}), (*relation)(nil))
+}
+
+// wait returns the result of a shared call, or the error of ctx when that ends first.
+func wait[T any](ctx context.Context, call <-chan singleflight.Result, none T) (T, error) {
+	select {
+	case result := <-call:
+		if result.Err != nil {
+			return none, result.Err
+		}
+		return result.Val.(T), nil //nolint:forcetypeassert // what the call returns
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
 }
 
 func (h *Handler) readRelation(ctx context.Context, r *route) (*relation, error) {
 	found := &relation{readAt: time.Now()}
 	var foreignCast *string
 	sql := fmt.Sprintf(relationSQL, postgres.QuoteIdent(h.Schema, "materialized_view_names"))
-	err := readRows(ctx, h.Pool, h.Timeout, sql, []any{r.View, r.Columns()}, func(rows pgx.Rows) error {
+	err := h.readRows(ctx, sql, []any{r.View, r.Columns()}, func(rows pgx.Rows) error {
 		var schema, name string
 		var column, typ, operator *string
 		for rows.Next() {
-			if err := rows.Scan(&found.oid, &found.viewName, &schema, &name, &found.columns, &foreignCast, &found.names, &found.composites, &found.enums, &column, &typ, &operator); err != nil {
+			if err := rows.Scan(&found.oid, &found.viewName, &schema, &name, &found.columns, &foreignCast, &found.composites, &found.enums, &column, &typ, &operator); err != nil {
 				return err
 			}
 			found.sql = postgres.QuoteIdent(schema, name)
@@ -171,8 +172,7 @@ func (h *Handler) readRelation(ctx context.Context, r *route) (*relation, error)
 		return nil, misconfigured(err)
 	}
 	found.sortKeys(r.Columns())
-	found.cachedSQL, found.absentSQL, found.batchSQL = h.cachedSQL(found), h.absentSQL(found), h.batchSQL(found)
-	found.currentSQL, found.freshnessSQL = h.currentSQL(found), h.freshnessSQL(found)
+	found.rowSQL, found.freshnessSQL = h.rowSQL(found), "SELECT "+found.freshnessColumns()+h.source("")
 	return found, nil
 }
 
@@ -219,18 +219,14 @@ func (rel *relation) sortKeys(columns []string) {
 	rel.keys = sorted
 }
 
-// condition finds the row by its key in alias; value is the SQL of each.
-func (rel *relation) condition(alias string, value func(i int) string) string {
+// condition finds the row by its key in alias; its values are the parameters from
+// first on.
+func (rel *relation) condition(alias string, first int) string {
 	parts := make([]string, len(rel.keys))
 	for i, k := range rel.keys {
-		parts[i] = fmt.Sprintf("%s.%s %s %s::%s", alias, postgres.QuoteIdent(k.column), k.operator, value(i), k.typ)
+		parts[i] = fmt.Sprintf("%s.%s %s $%d::%s", alias, postgres.QuoteIdent(k.column), k.operator, first+i, k.typ)
 	}
 	return strings.Join(parts, " AND ")
-}
-
-// parameters are values given as parameters from first on.
-func parameters(first int) func(i int) string {
-	return func(i int) string { return fmt.Sprintf("$%d", first+i) }
 }
 
 // Check gives the errors of the configuration that only the database shows, a
@@ -239,7 +235,7 @@ func parameters(first int) func(i int) string {
 func (h *Handler) Check(ctx context.Context) (wrong, unreachable error) {
 	var problems []error
 	for _, r := range h.routes {
-		_, err := h.relationOf(ctx, r, true)
+		_, err := h.relationOf(ctx, r, r.relation.Load())
 		var p *problem
 		switch {
 		case err == nil:

@@ -40,21 +40,29 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 	// A client that hangs up must not cost a connection: the query is short.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), h.Timeout+grace)
 	defer cancel()
-	tags := wantedTags(req)
-	if tags != "" && tags != "*" && h.unchanged(ctx, w, r, values, asked, tags) {
-		return nil
-	}
-	if asked.maxAge != nil && h.RealTimePool != nil && h.tooOld(ctx, r, asked) {
-		return live()
+	tags := ifNoneMatch(req)
+	if tags != "" && tags != "*" || asked.maxAge != nil && h.RealTimePool != nil {
+		// The freshness alone may decide, without waiting while the view is locked.
+		// If it cannot be read, reading the row gives the error.
+		f, err := h.currentFreshness(ctx, r)
+		switch {
+		case err != nil:
+		case !f.satisfies(asked) && h.RealTimePool != nil:
+			return live()
+		case f.satisfies(asked) && matches(tags, f.tag(values)):
+			f.setHeaders(w, f.tag(values))
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
 	}
 	found, err := h.cachedRow(ctx, r, values)
-	if asked.maxAge != nil && (isNotPopulated(err) || err == nil && !asked.freshEnough(found.freshness, found.now)) {
+	if asked.maxAge != nil && (isNotPopulated(err) || err == nil && !found.satisfies(asked)) {
 		switch {
 		case h.RealTimePool != nil:
 			return live()
 		case err != nil:
 			return err
-		case !found.freshness.refreshedAt.Valid:
+		case !found.refreshedAt.Valid:
 			return neverRefreshed()
 		}
 		return notFreshEnough()
@@ -65,39 +73,14 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 	if found.columns == nil {
 		return noSuchRow()
 	}
-	tag := found.freshness.tag(values)
-	found.freshness.describe(w, tag, found.now)
+	tag := found.tag(values)
+	found.setHeaders(w, tag)
 	if tags == "*" || matches(tags, tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
 	writeBody(w, found.json())
 	return nil
-}
-
-// tooOld reports whether the cached row is known to be older than asked for,
-// without a look at the view: while that is locked, the live answer need not
-// wait. What goes wrong here the look at the row will tell.
-func (h *Handler) tooOld(ctx context.Context, r *route, asked rowParameters) bool {
-	current, err := h.currentFreshness(ctx, r)
-	return err == nil && !asked.freshEnough(current.freshness, current.now)
-}
-
-// unchanged answers 304, and reports that it did, if the client has the row as
-// it is. That takes no look at the row: only a refresh changes it. What goes
-// wrong here the full answer will tell.
-func (h *Handler) unchanged(ctx context.Context, w http.ResponseWriter, r *route, values []string, asked rowParameters, tags string) bool {
-	current, err := h.currentFreshness(ctx, r)
-	if err != nil || !asked.freshEnough(current.freshness, current.now) {
-		return false
-	}
-	tag := current.freshness.tag(values)
-	if !matches(tags, tag) {
-		return false
-	}
-	current.freshness.describe(w, tag, current.now)
-	w.WriteHeader(http.StatusNotModified)
-	return true
 }
 
 // keyOf is the values in the path.
@@ -118,39 +101,53 @@ func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune
 
 // cachedRow is a row of the view and how fresh it is, of one snapshot.
 type cachedRow struct {
-	mark
-	columns   []byte // a JSON object; nil: there is no such row
-	now       time.Time
-	freshness *recalled
+	rowFreshness
+	columns []byte // a JSON object; nil: there is no such row
 }
 
 // cachedRow reads the row, again if the view turns out to be another than the
-// one known: each swap replaces it.
+// one known: each replacement makes a new one.
 func (h *Handler) cachedRow(ctx context.Context, r *route, values []string) (*cachedRow, error) {
+	// However long the view is locked, other views have connections left.
+	if err := acquire(ctx, r.readers); err != nil {
+		return nil, err
+	}
+	defer r.readers.Release(1)
+	var outdated *relation
 	for attempt := 1; ; attempt++ {
-		rel, err := h.relationOf(ctx, r, attempt > 1)
+		rel, err := h.relationOf(ctx, r, outdated)
 		if err != nil {
 			return nil, err
 		}
-		found, err := h.readCached(ctx, r, rel, values)
-		if attempt > 1 && postgres.SQLState(err) == pgerrcode.UndefinedTable {
-			// The log may be missing for a while, if its users recreate it.
-			found, err = h.readTogether(ctx, r, rel, values)
+		row := &cachedRow{}
+		found, err := h.readRow(ctx, rel.rowSQL, append([]any{rel.oid, rel.sql}, asArgs(values)...), append(row.scan(), &row.columns)...)
+		if err == nil && !found {
+			err = viewMissing(r.View).because(errReplaced)
 		}
 		if err == nil {
-			return found, nil
+			return row, nil
+		}
+		if ctx.Err() != nil {
+			return nil, timedOut(err) // also where it was the pool that took too long
 		}
 		if !mayBeFound(ctx, attempt, err) {
 			return nil, h.explain(ctx, rel, values, err)
 		}
+		outdated = rel
 	}
+}
+
+// rowSQL is one statement, hence one snapshot; see beginSQL.
+func (h *Handler) rowSQL(rel *relation) string {
+	return "SELECT " + rel.freshnessColumns() + ", row_to_json(v.*)::text" + h.source(fmt.Sprintf(
+		"LEFT JOIN LATERAL (SELECT * FROM %s AS w WHERE %s LIMIT 2) AS v ON true", rel.sql, rel.condition("w", 3)))
 }
 
 // mayBeFound reports whether another attempt may find the view after err, when
 // it is time for that.
 func mayBeFound(ctx context.Context, attempt int, err error) bool {
-	if attempt == 1 && isOutdated(err) {
-		return ctx.Err() == nil
+	if attempt <= 2 && isOutdated(err) {
+		return true
 	}
 	return errors.Is(err, errReplaced) && pause(ctx, attempt)
 }
@@ -191,58 +188,6 @@ func isOutdated(err error) bool {
 		return true
 	}
 	return false
-}
-
-// readCached reads the row together with the mark of its freshness, and the
-// freshness where the mark is new; then the row again, until the two agree.
-func (h *Handler) readCached(ctx context.Context, r *route, rel *relation, values []string) (*cachedRow, error) {
-	for range attemptsToAgree {
-		row, err := h.readOnce(ctx, rel, values)
-		if err != nil {
-			return nil, err
-		}
-		if row == nil {
-			continue
-		}
-		if row.oid != rel.oid {
-			return nil, viewMissing(r.View).because(errReplaced)
-		}
-		if row.freshness = r.memory.recall(row.mark); row.freshness != nil {
-			return row, nil
-		}
-		if err := h.readFreshness(ctx, r, rel); err != nil {
-			return nil, err
-		}
-	}
-	return h.readTogether(ctx, r, rel, values)
-}
-
-// attemptsToAgree is how often a row may be overtaken by a refresh while its
-// freshness is read.
-const attemptsToAgree = 3
-
-// readTogether reads row and freshness in one statement: slower among many
-// views, but nothing overtakes it, and only the read model need be there.
-func (h *Handler) readTogether(ctx context.Context, r *route, rel *relation, values []string) (*cachedRow, error) {
-	row := &cachedRow{freshness: &recalled{}}
-	f := row.freshness
-	sql := fmt.Sprintf(`
-SELECT row_to_json(v.*)::text, clock_timestamp(), f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of, c.oid, c.xmin, %s
-FROM pg_catalog.pg_class AS c
-JOIN %s AS f ON f.view_oid = c.oid AND f.view_name = $2::text
-LEFT JOIN LATERAL (SELECT * FROM %s AS w WHERE %s LIMIT 2) AS v ON true
-WHERE c.oid = $1::oid AND c.oid = pg_catalog.to_regclass($3::text)::oid`,
-		rel.shapeSQL(), postgres.QuoteIdent(h.Schema, "materialized_view_freshness"), rel.sql, rel.condition("w", parameters(4)))
-	args := append([]any{rel.oid, rel.viewName, rel.sql}, asArgs(values)...)
-	found, err := readRow(ctx, h.Pool, h.Timeout, sql, args,
-		&row.columns, &row.now, &f.refreshedAt, &f.durationMS, &f.dataAsOf, &f.oid, &f.class, &f.shape)
-	if err != nil {
-		return nil, err
-	}
-	if !found {
-		return nil, viewMissing(r.View).because(errReplaced)
-	}
-	return row, nil
 }
 
 // asArgs binds the key as text: the server casts it, by the type's own rules.
@@ -289,7 +234,7 @@ func (h *Handler) explain(ctx context.Context, rel *relation, values []string, e
 // wrongKey finds the value that is none of its column's type, if one is.
 func (h *Handler) wrongKey(ctx context.Context, rel *relation, values []string) error {
 	for i, k := range rel.keys {
-		err := readRows(ctx, h.Pool, h.Timeout, "SELECT $1::"+k.typ+" IS NULL", []any{values[i]}, func(rows pgx.Rows) error {
+		err := h.readRows(ctx, "SELECT $1::"+k.typ+" IS NULL", []any{values[i]}, func(rows pgx.Rows) error {
 			rows.Close()
 			return rows.Err()
 		})
@@ -304,11 +249,11 @@ func (h *Handler) wrongKey(ctx context.Context, rel *relation, values []string) 
 func (c *cachedRow) json() []byte {
 	body := openObject(c.columns)
 	body = append(body, `"data_source":"cached","cache_refreshed_at":`...)
-	body = appendTimestamp(body, c.freshness.refreshedAt)
+	body = appendTimestamp(body, c.refreshedAt)
 	body = append(body, `,"cache_refresh_duration_ms":`...)
-	body = appendDuration(body, c.freshness.durationMS)
+	body = appendDuration(body, c.durationMS)
 	body = append(body, `,"cache_data_as_of":`...)
-	body = appendTimestamp(body, c.freshness.dataAsOf)
+	body = appendTimestamp(body, c.dataAsOf)
 	return append(body, "}\n"...)
 }
 

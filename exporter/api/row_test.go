@@ -92,7 +92,7 @@ ALTER DATABASE "`+db.Name+`" SET bytea_output = 'escape'`)
 			config += "  - {path: '/value/" + typ.name + "/{value}', view: t_" + typ.name + "}\n"
 		}
 	}
-	t.Run("pinned", func(t *testing.T) { testTypes(t, serve(t, options(t, pinned(t, db), config)), types) })
+	t.Run("configured", func(t *testing.T) { testTypes(t, serve(t, options(t, configured(t, db), config)), types) })
 	// As behind a pooler.
 	t.Run("in transactions", func(t *testing.T) { testTypes(t, serve(t, options(t, db.Pool(t), config)), types) })
 }
@@ -125,7 +125,7 @@ func testTypes(t *testing.T, h http.Handler, types []typeCase) {
 func TestColumnsNamedAsAliases(t *testing.T) {
 	db := jobs(t)
 	db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS id, 2 AS w, 3 AS v, 4 AS q, 5 AS c, 6 AS f, 7 AS l, 8 AS s; CREATE UNIQUE INDEX ON v (id)`)
-	o := options(t, pinned(t, db), `{public: true, routes: [{path: "/v/{id}", view: v}]}`)
+	o := options(t, configured(t, db), `{public: true, routes: [{path: "/v/{id}", view: v}]}`)
 	o.RealTimePool = liveLogin(t, db, readTables)
 	h := serve(t, o)
 	for _, path := range []string{"/v/1", "/v/1?real_time=true"} {

@@ -210,16 +210,14 @@ func (h *Handler) view(ctx context.Context, name string, history int) (*View, er
 	return &views[0], nil
 }
 
-// readStatus borrows one of the connections that may look at the freshness of
-// views, when its turn comes.
+// readStatus borrows one of the connections that may read the freshness of views,
+// when its turn comes.
 func (h *Handler) readStatus(ctx context.Context, read func(*pgx.Conn) error) error {
-	select {
-	case h.statuses <- struct{}{}:
-		defer func() { <-h.statuses }()
-		return withConn(ctx, h.Pool, read)
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := acquire(ctx, h.statuses); err != nil {
+		return err
 	}
+	defer h.statuses.Release(1)
+	return withConn(ctx, h.Pool, read)
 }
 
 func (h *Handler) addHistory(ctx context.Context, db freshness.Querier, views []View, limit int) error {

@@ -1,7 +1,15 @@
 -- The log may be dropped and created again by its users while everything else
 -- stays. Nothing may depend on it, or that DROP TABLE would fail: it is read
--- through this function, which is empty while the log is missing.
-CREATE FUNCTION materialized_view_refresh_log_rows()
+-- through this function, which is empty while the log is missing. It gives the rows
+-- of these names, or all rows without names.
+--
+-- Names are looked up one at a time: for an array PostgreSQL would make a new plan
+-- at each call, or read the whole table. Relations are qualified because setting
+-- the search_path takes longer than the lookup.
+DO $$
+BEGIN
+    EXECUTE format($create$
+CREATE FUNCTION materialized_view_refresh_log_rows(names TEXT[] DEFAULT NULL)
 RETURNS TABLE (
     view_name           TEXT,
     last_refreshed_at   TIMESTAMP WITH TIME ZONE,
@@ -9,27 +17,40 @@ RETURNS TABLE (
     total_jobs          BIGINT,
     total_objects       BIGINT
 )
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE ROWS 1 AS $body$
 #variable_conflict use_column
+DECLARE
+    name text;
 BEGIN
-    IF to_regclass('materialized_view_refresh_log') IS NULL THEN
+    IF pg_catalog.to_regclass(%2$L) IS NULL THEN
         RETURN;
     END IF;
+    IF names IS NULL THEN
+        RETURN QUERY SELECT %3$s FROM %1$I.materialized_view_refresh_log AS l;
+        RETURN;
+    END IF;
+    FOREACH name IN ARRAY names LOOP
+        CONTINUE WHEN name IS NULL;
+        SELECT %3$s
+        INTO view_name, last_refreshed_at, refresh_duration_ms, total_jobs, total_objects
+        FROM %1$I.materialized_view_refresh_log AS l
+        WHERE l.view_name = name;
+        IF FOUND THEN
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+END
+$body$
+$create$, current_schema(), format('%I.materialized_view_refresh_log', current_schema()),
     -- What no clock and no stopwatch shows (infinity, a duration of years) is
     -- unknown here: one such row would end every reader's arithmetic in an error.
-    RETURN QUERY
-    SELECT l.view_name::text,
-           CASE WHEN l.last_refreshed_at >= '0002-01-01 00:00:00+00' AND l.last_refreshed_at < '9999-01-01 00:00:00+00'
-                THEN l.last_refreshed_at END,
-           CASE WHEN l.refresh_duration_ms BETWEEN 0 AND 2147483647 THEN l.refresh_duration_ms::bigint END,
-           l.total_jobs::bigint, l.total_objects::bigint
-    FROM materialized_view_refresh_log AS l;
-END
-$$;
-
-DO $$
-BEGIN
-    EXECUTE format('ALTER FUNCTION materialized_view_refresh_log_rows() SET search_path = %I, pg_temp', current_schema());
+    $list$
+        l.view_name::text,
+        CASE WHEN l.last_refreshed_at >= '0002-01-01 00:00:00+00' AND l.last_refreshed_at < '9999-01-01 00:00:00+00'
+             THEN l.last_refreshed_at END,
+        CASE WHEN l.refresh_duration_ms BETWEEN 0 AND 2147483647 THEN l.refresh_duration_ms::bigint END,
+        l.total_jobs::bigint, l.total_objects::bigint
+    $list$);
 END
 $$;
 

@@ -21,33 +21,202 @@ $$;
 
 ALTER FUNCTION materialized_view_upstreams(OID) SET search_path = pg_catalog, pg_temp;
 
--- By which names a materialized view may be called in the log and in the
--- schedule. preference 0 is its canonical view_name; the others are what people
--- and programs write who do not quote, or who leave out a schema where there is
--- only one view of that name.
+-- The names by which the log and the schedule may refer to a materialized view, in
+-- order of preference, null where one is ambiguous or the same as another. The first is its
+-- canonical name. The others are what people and programs write who do not quote
+-- names, or who leave out the schema of the only view of that name.
+--
+-- The planner inlines it; every name in it is qualified because it then runs with
+-- the search_path of the reader.
+DO $$
+BEGIN
+    EXECUTE format($create$
+CREATE FUNCTION materialized_view_known_as(view_oid OID, schema_name NAME, relation_name NAME)
+RETURNS SETOF TEXT[] LANGUAGE sql STABLE ROWS 1 AS $body$
+    SELECT ARRAY[
+        %1$I.materialized_view_name(schema_name, relation_name),
+        CASE WHEN schema_name = 'public' THEN 'public.' || pg_catalog.quote_ident(relation_name) END,
+        CASE WHEN schema_name || '.' || relation_name = pg_catalog.quote_ident(schema_name) || '.' || pg_catalog.quote_ident(relation_name) THEN NULL
+             -- "a.b".c and a."b.c" are both a.b.c without quotes.
+             WHEN pg_catalog.strpos(schema_name || relation_name::text, '.') = 0
+                  OR (schema_name || '.' || relation_name) NOT IN (
+                      SELECT n.nspname || '.' || c.relname
+                      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                      WHERE c.relkind = 'm' GROUP BY 1 HAVING pg_catalog.count(*) > 1)
+             THEN schema_name || '.' || relation_name END]
+        || CASE WHEN schema_name = 'public' THEN ARRAY[NULL, nullif(relation_name::text, pg_catalog.quote_ident(relation_name))]
+                WHEN NOT EXISTS (
+                    SELECT FROM pg_catalog.pg_class AS c
+                    WHERE c.relname = relation_name AND c.relkind = 'm' AND c.oid <> view_oid)
+                THEN ARRAY[pg_catalog.quote_ident(relation_name), nullif(relation_name::text, pg_catalog.quote_ident(relation_name))] END
+    OFFSET 0
+$body$
+$create$, current_schema());
+END
+$$;
+
+-- Every name of every materialized view. preference 0 is its canonical view_name;
+-- a name that several views bear stands for the one with the lowest preference.
 CREATE VIEW materialized_view_names AS
-    WITH views AS (
-        SELECT c.oid AS view_oid,
-               n.nspname AS schema_name,
-               c.relname AS relation_name,
-               CASE WHEN n.nspname = 'public' THEN quote_ident(c.relname)
-                    ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END AS view_name,
-               n.nspname = 'public' OR count(*) OVER (PARTITION BY c.relname) = 1 AS bare,
-               -- "a.b".c and a."b.c" are both a.b.c without quotes, which says nothing then.
-               count(*) OVER (PARTITION BY n.nspname || '.' || c.relname) = 1 AS distinct_unquoted
-        FROM pg_class AS c
-        JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE c.relkind = 'm'
-    )
-    SELECT v.view_oid, v.view_name, v.schema_name::text, v.relation_name::text, k.known_as, k.preference
-    FROM views AS v
+    SELECT c.oid AS view_oid,
+           k.names[1] AS view_name,
+           n.nspname::text AS schema_name,
+           c.relname::text AS relation_name,
+           name.known_as,
+           (name.position - 1)::integer AS preference
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    CROSS JOIN LATERAL materialized_view_known_as(c.oid, n.nspname, c.relname) AS k(names)
+    CROSS JOIN LATERAL unnest(k.names) WITH ORDINALITY AS name(known_as, position)
+    WHERE c.relkind = 'm' AND name.known_as IS NOT NULL;
+
+-- The materialized view that a name stands for, null if there is none.
+CREATE FUNCTION materialized_view_oid(name TEXT)
+RETURNS OID LANGUAGE sql STABLE AS $$
+    SELECT n.view_oid FROM materialized_view_names AS n WHERE n.known_as = name ORDER BY n.preference LIMIT 1
+$$;
+
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION materialized_view_oid(TEXT) SET search_path = %I, pg_catalog, pg_temp', current_schema());
+END
+$$;
+
+-- Whether a subscription fills the log, or the state: then their rows are about the
+-- views of another server.
+DO $$
+BEGIN
+    EXECUTE format($create$
+CREATE FUNCTION materialized_view_replicated()
+RETURNS TABLE (log BOOLEAN, state BOOLEAN) LANGUAGE sql STABLE ROWS 1 AS $body$
+    SELECT coalesce(bool_or(c.relname = 'materialized_view_refresh_log'), false),
+           coalesce(bool_or(c.relname = 'materialized_view_refresh_state'), false)
+    FROM pg_catalog.pg_subscription_rel AS r
+    JOIN pg_catalog.pg_class AS c ON c.oid = r.srrelid
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = %1$L
+$body$
+$create$, current_schema());
+END
+$$;
+
+-- The rules of the read model: what is said of one view, given its row in pg_class,
+-- the log row and the schedule row that count for it (null if there is none), its
+-- state, and the time. log_replicated and state_replicated tell that a subscription
+-- fills the table, so that its rows are about the views of another server.
+--
+-- The planner inlines it, and computes only the columns that a query uses.
+DO $$
+BEGIN
+    EXECUTE format($create$
+CREATE FUNCTION materialized_view_freshness_row(
+    oid OID, name TEXT, nspname TEXT, relname TEXT, populated BOOLEAN, filenode OID, row_xmin XID,
+    log_name TEXT, logged_at TIMESTAMP WITH TIME ZONE, logged_ms BIGINT, logged_jobs BIGINT, logged_objects BIGINT,
+    schedule %1$I.materialized_view_refresh_schedule, running BOOLEAN,
+    state_name TEXT, next_run TIMESTAMP WITH TIME ZONE, failures INTEGER, attempted_at TIMESTAMP WITH TIME ZONE, outcome TEXT, error TEXT,
+    recorded_as_of TIMESTAMP WITH TIME ZONE, recorded_oid OID, recorded_filenode OID, recorded_xmin XID,
+    recorded_at TIMESTAMP WITH TIME ZONE, recorded_ms INTEGER, size BIGINT,
+    log_replicated BOOLEAN, state_replicated BOOLEAN, now TIMESTAMP WITH TIME ZONE)
+RETURNS TABLE (
+    view_name             TEXT,
+    schema_name           TEXT,
+    relation_name         TEXT,
+    is_populated          BOOLEAN,
+    is_scheduled          BOOLEAN,
+    enabled               BOOLEAN,
+    last_refreshed_at     TIMESTAMP WITH TIME ZONE,
+    refresh_duration_ms   BIGINT,
+    data_as_of            TIMESTAMP WITH TIME ZONE,
+    staleness_seconds     DOUBLE PRECISION,
+    seconds_since_refresh DOUBLE PRECISION,
+    data_age              INTERVAL,
+    performance_rating    TEXT,
+    total_jobs            BIGINT,
+    total_objects         BIGINT,
+    max_staleness_seconds DOUBLE PRECISION,
+    is_stale              BOOLEAN,
+    stale_reason          TEXT,
+    last_attempt_at       TIMESTAMP WITH TIME ZONE,
+    last_outcome          TEXT,
+    last_error            TEXT,
+    consecutive_failures  INTEGER,
+    next_run_at           TIMESTAMP WITH TIME ZONE,
+    -- For our own programs.
+    refresh_in_progress   BOOLEAN,
+    size_bytes            BIGINT,
+    view_oid              OID)
+LANGUAGE sql STABLE ROWS 1 AS $body$
+    SELECT name, nspname, relname, populated,
+           (schedule).view_name IS NOT NULL,
+           (schedule).enabled,
+           logged_at,
+           logged_ms,
+           data.as_of,
+           extract(epoch FROM now - data.as_of)::double precision,
+           extract(epoch FROM now - logged_at)::double precision,
+           now - logged_at,
+           CASE WHEN logged_ms < 1000 THEN 'Fast' WHEN logged_ms < 5000 THEN 'Normal' WHEN logged_ms >= 5000 THEN 'Slow' END,
+           logged_jobs,
+           logged_objects,
+           extract(epoch FROM allowed.max_staleness)::double precision,
+           CASE WHEN log_name IS NOT NULL OR (schedule).view_name IS NOT NULL THEN stale.reason IS NOT NULL END,
+           stale.reason,
+           attempted_at,
+           outcome,
+           error,
+           coalesce(failures, 0),
+           CASE WHEN (schedule).enabled THEN next_run END,
+           running,
+           size,
+           oid
+    FROM (SELECT
+               -- The log row is the one that we wrote with our last refresh.
+               coalesce(log_name = state_name
+                        AND logged_at = recorded_at
+                        AND logged_ms IS NOT DISTINCT FROM recorded_ms, false) AS is_ours,
+               -- Nobody has touched the view since our last refresh.
+               coalesce(recorded_oid = oid AND recorded_filenode = filenode AND recorded_xmin = row_xmin
+                        AND NOT state_replicated, false) AS is_intact
+          OFFSET 0) AS record
     CROSS JOIN LATERAL (
-        SELECT v.view_name AS known_as, 0 AS preference
-        UNION ALL SELECT quote_ident(v.schema_name) || '.' || quote_ident(v.relation_name), 1
-        UNION ALL SELECT v.schema_name || '.' || v.relation_name, 2 WHERE v.distinct_unquoted
-        UNION ALL SELECT quote_ident(v.relation_name), 3 WHERE v.bare
-        UNION ALL SELECT v.relation_name::text, 4 WHERE v.bare
-    ) AS k;
+        SELECT CASE
+                   WHEN oid IS NULL OR NOT populated OR log_name IS NULL THEN NULL
+                   -- Recorded before the clock was set back: how long ago, nobody knows.
+                   WHEN record.is_intact AND recorded_as_of > now THEN NULL
+                   -- A server of an untested major may hide a refresh by somebody else.
+                   WHEN record.is_intact AND NOT %1$I.materialized_view_server_is_tested() THEN NULL
+                   -- Nobody refreshed it since we did, whatever the log says.
+                   WHEN record.is_intact THEN recorded_as_of
+                   WHEN record.is_ours OR log_replicated THEN NULL
+                   -- A row by somebody else: as far as it can be believed.
+                   WHEN logged_ms IS NULL OR logged_ms < 0 OR logged_at > now THEN NULL
+                   WHEN EXISTS (SELECT FROM %1$I.materialized_view_upstreams(oid)) THEN NULL
+                   ELSE logged_at - (logged_ms + 1) * INTERVAL '1 millisecond'
+               END AS as_of
+        OFFSET 0) AS data
+    CROSS JOIN LATERAL (
+        SELECT coalesce((schedule).max_staleness,
+                        2 * (coalesce((schedule).every, (schedule).longest_gap, (schedule).target_staleness)
+                             + coalesce((schedule).jitter, INTERVAL '0'))
+                        -- A skipped refresh proves no more than what was committed 61 seconds before.
+                        + CASE WHEN (schedule).skip_unchanged THEN INTERVAL '61 seconds' ELSE INTERVAL '0' END
+                        + coalesce(logged_ms, 0) * INTERVAL '1 millisecond') AS max_staleness) AS allowed
+    CROSS JOIN LATERAL (
+        SELECT CASE
+                   WHEN log_name IS NULL AND (schedule).view_name IS NULL THEN NULL
+                   WHEN oid IS NULL THEN 'missing'
+                   WHEN NOT populated THEN 'not_populated'
+                   WHEN log_name IS NULL THEN 'never_refreshed'
+                   WHEN record.is_ours AND recorded_oid IS DISTINCT FROM oid THEN 'recreated'
+                   WHEN record.is_ours AND NOT record.is_intact THEN 'changed_outside'
+                   -- A cron schedule that nobody has made sense of yet has no limit,
+                   -- and must not look fresh for ever.
+                   WHEN data.as_of IS NULL OR (schedule).view_name IS NOT NULL AND allowed.max_staleness IS NULL THEN 'unverified'
+                   WHEN now - data.as_of > allowed.max_staleness THEN 'older_than_max_staleness'
+               END AS reason) AS stale
+$body$
+$create$, current_schema());
+END
+$$;
 
 -- The one read model for current freshness. It reads catalogs and our own
 -- tables only, and locks no materialized view.
@@ -60,8 +229,7 @@ CREATE VIEW materialized_view_freshness AS
     -- name of each is made once, and the others only where a row bears one.
     views AS MATERIALIZED (
         SELECT c.oid AS view_oid,
-               CASE WHEN n.nspname = 'public' THEN quote_ident(c.relname)
-                    ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END AS view_name,
+               materialized_view_name(n.nspname, c.relname) COLLATE "default" AS view_name,
                n.nspname::text AS schema_name,
                c.relname::text AS relation_name,
                c.relispopulated AS is_populated,
@@ -77,11 +245,7 @@ CREATE VIEW materialized_view_freshness AS
         LEFT JOIN views AS v ON v.view_name = l.view_name
     ),
     schedule AS MATERIALIZED (
-        SELECT s.view_name, s.enabled, s.max_staleness,
-               2 * (coalesce(s.every, s.longest_gap, s.target_staleness) + coalesce(s.jitter, INTERVAL '0'))
-               -- A skipped refresh proves no more than what was committed 61 seconds before.
-               + CASE WHEN s.skip_unchanged THEN INTERVAL '61 seconds' ELSE INTERVAL '0' END AS two_gaps,
-               v.view_oid
+        SELECT s AS schedule, s.view_name, v.view_oid
         FROM materialized_view_refresh_schedule AS s
         LEFT JOIN views AS v ON v.view_name = s.view_name
     ),
@@ -99,28 +263,17 @@ CREATE VIEW materialized_view_freshness AS
         LEFT JOIN renamed AS r ON r.view_name = l.view_name
     ),
     scheduled AS MATERIALIZED (
-        SELECT s.view_name, s.enabled, s.max_staleness, s.two_gaps,
-               coalesce(s.view_oid, r.view_oid) AS view_oid, coalesce(r.preference, 0) AS preference
+        SELECT s.schedule, s.view_name, coalesce(s.view_oid, r.view_oid) AS view_oid, coalesce(r.preference, 0) AS preference
         FROM schedule AS s
         LEFT JOIN renamed AS r ON r.view_name = s.view_name
-    ),
-    -- A table that a subscription fills is about the views of another server.
-    replicated AS MATERIALIZED (
-        SELECT coalesce(bool_or(c.relname = 'materialized_view_refresh_log'), false) AS log,
-               coalesce(bool_or(c.relname = 'materialized_view_refresh_state'), false) AS state
-        FROM pg_subscription_rel AS r
-        JOIN pg_class AS c ON c.oid = r.srrelid
-        JOIN pg_class AS ours ON ours.oid = 'materialized_view_refresh_state'::regclass AND ours.relnamespace = c.relnamespace
     ),
     running AS (
         SELECT DISTINCT view_name
         FROM materialized_view_refresh_history
-        WHERE outcome = 'running' AND heartbeat_at > clock_timestamp() - INTERVAL '10 seconds'
+        WHERE outcome = 'running' AND heartbeat_at > clock_timestamp() - materialized_view_attempt_timeout()
     ),
     asked AS (
-        SELECT v.*,
-               l.view_name AS log_name, l.last_refreshed_at, l.refresh_duration_ms, l.total_jobs, l.total_objects,
-               s.view_name AS schedule_name, s.enabled, s.max_staleness, s.two_gaps
+        SELECT v.*, l.view_name AS log_name, l.last_refreshed_at, l.refresh_duration_ms, l.total_jobs, l.total_objects, s.schedule
         FROM views AS v
         -- Of several rows about one view, one counts.
         LEFT JOIN (SELECT DISTINCT ON (view_oid) * FROM logged WHERE view_oid IS NOT NULL
@@ -129,94 +282,63 @@ CREATE VIEW materialized_view_freshness AS
                    ORDER BY view_oid, preference) AS s ON s.view_oid = v.view_oid
         UNION ALL
         SELECT NULL, coalesce(l.view_name, s.view_name), NULL, NULL, NULL, NULL, NULL,
-               l.view_name, l.last_refreshed_at, l.refresh_duration_ms, l.total_jobs, l.total_objects,
-               s.view_name, s.enabled, s.max_staleness, s.two_gaps
+               l.view_name, l.last_refreshed_at, l.refresh_duration_ms, l.total_jobs, l.total_objects, s.schedule
         FROM (SELECT * FROM logged WHERE view_oid IS NULL) AS l
         FULL JOIN (SELECT * FROM scheduled WHERE view_oid IS NULL) AS s ON s.view_name = l.view_name
-    ),
-    known AS (
-        SELECT a.view_oid, a.view_name, a.schema_name, a.relation_name, a.is_populated, a.log_name, a.schedule_name,
-               a.last_refreshed_at, a.refresh_duration_ms, a.total_jobs, a.total_objects, a.enabled,
-               coalesce(a.max_staleness,
-                        a.two_gaps + coalesce(a.refresh_duration_ms, 0) * INTERVAL '1 millisecond') AS max_staleness,
-               st.last_attempt_at, st.last_outcome, st.last_error, st.size_bytes,
-               coalesce(st.consecutive_failures, 0) AS consecutive_failures,
-               CASE WHEN a.enabled THEN st.next_run_at END AS next_run_at,
-               -- The log row is the one that we wrote with our last refresh.
-               coalesce(a.log_name = st.view_name
-                        AND a.last_refreshed_at = st.logged_refreshed_at
-                        AND a.refresh_duration_ms IS NOT DISTINCT FROM st.logged_duration_ms, false) AS is_ours,
-               coalesce(st.view_oid = a.view_oid, false) AS is_same_view,
-               -- Nobody has touched the view since our last refresh.
-               coalesce(st.view_oid = a.view_oid AND st.view_filenode = a.filenode AND st.view_xmin = a.row_xmin AND NOT replicated.state, false) AS is_intact,
-               st.data_as_of AS recorded_as_of,
-               r.view_name IS NOT NULL AS refresh_in_progress,
-               clock.now, replicated.log AS is_replicated
-        FROM asked AS a
-        CROSS JOIN clock
-        CROSS JOIN replicated
-        LEFT JOIN materialized_view_refresh_state AS st ON st.view_name = a.view_name
-        LEFT JOIN running AS r ON r.view_name = a.view_name
-    ),
-    judged AS MATERIALIZED (
-        SELECT k.*,
-               CASE
-                   WHEN k.view_oid IS NULL OR NOT k.is_populated OR k.log_name IS NULL THEN NULL
-                   -- Recorded before the clock was set back: how long ago, nobody knows.
-                   WHEN k.is_intact AND (k.recorded_as_of > k.now OR NOT materialized_view_server_is_tested()) THEN NULL
-                   -- Nobody refreshed it since we did, whatever the log says.
-                   WHEN k.is_intact THEN k.recorded_as_of
-                   WHEN k.is_ours OR k.is_replicated THEN NULL
-                   -- A row by somebody else: as far as it can be believed.
-                   WHEN k.refresh_duration_ms IS NULL OR k.refresh_duration_ms < 0 OR k.last_refreshed_at > k.now THEN NULL
-                   WHEN EXISTS (SELECT FROM materialized_view_upstreams(k.view_oid)) THEN NULL
-                   ELSE k.last_refreshed_at - (k.refresh_duration_ms + 1) * INTERVAL '1 millisecond'
-               END AS data_as_of
-        FROM known AS k
-    ),
-    reasoned AS (
-        SELECT j.*,
-               CASE
-                   WHEN j.log_name IS NULL AND j.schedule_name IS NULL THEN NULL
-                   WHEN j.view_oid IS NULL THEN 'missing'
-                   WHEN NOT j.is_populated THEN 'not_populated'
-                   WHEN j.log_name IS NULL THEN 'never_refreshed'
-                   WHEN j.is_ours AND NOT j.is_same_view THEN 'recreated'
-                   WHEN j.is_ours AND NOT j.is_intact THEN 'changed_outside'
-                   -- A cron schedule that nobody has made sense of yet has no limit,
-                   -- and must not look fresh for ever.
-                   WHEN j.data_as_of IS NULL OR j.schedule_name IS NOT NULL AND j.max_staleness IS NULL THEN 'unverified'
-                   WHEN j.now - j.data_as_of > j.max_staleness THEN 'older_than_max_staleness'
-               END AS stale_reason
-        FROM judged AS j
     )
-    SELECT view_name,
-           schema_name,
-           relation_name,
-           is_populated,
-           schedule_name IS NOT NULL AS is_scheduled,
-           enabled,
-           last_refreshed_at,
-           refresh_duration_ms,
-           data_as_of,
-           extract(epoch FROM now - data_as_of)::double precision AS staleness_seconds,
-           extract(epoch FROM now - last_refreshed_at)::double precision AS seconds_since_refresh,
-           now - last_refreshed_at AS data_age,
-           CASE WHEN refresh_duration_ms < 1000 THEN 'Fast'
-                WHEN refresh_duration_ms < 5000 THEN 'Normal'
-                WHEN refresh_duration_ms >= 5000 THEN 'Slow' END AS performance_rating,
-           total_jobs,
-           total_objects,
-           extract(epoch FROM max_staleness)::double precision AS max_staleness_seconds,
-           CASE WHEN log_name IS NOT NULL OR schedule_name IS NOT NULL THEN stale_reason IS NOT NULL END AS is_stale,
-           stale_reason,
-           last_attempt_at,
-           last_outcome,
-           last_error,
-           consecutive_failures,
-           next_run_at,
-           -- For our own programs.
-           refresh_in_progress,
-           size_bytes,
-           view_oid
-    FROM reasoned;
+    SELECT f.*
+    FROM asked AS a
+    CROSS JOIN clock
+    CROSS JOIN materialized_view_replicated() AS replicated
+    LEFT JOIN materialized_view_refresh_state AS st ON st.view_name = a.view_name
+    LEFT JOIN running AS r ON r.view_name = a.view_name
+    CROSS JOIN LATERAL materialized_view_freshness_row(
+        a.view_oid, a.view_name, a.schema_name, a.relation_name, a.is_populated, a.filenode, a.row_xmin,
+        a.log_name, a.last_refreshed_at, a.refresh_duration_ms, a.total_jobs, a.total_objects,
+        a.schedule, r.view_name IS NOT NULL,
+        st.view_name, st.next_run_at, st.consecutive_failures, st.last_attempt_at, st.last_outcome, st.last_error,
+        st.data_as_of, st.view_oid, st.view_filenode, st.view_xmin, st.logged_refreshed_at, st.logged_duration_ms, st.size_bytes,
+        replicated.log, replicated.state, clock.now) AS f;
+
+-- The row of materialized_view_freshness about one view, by index lookups: a name
+-- with dots or quotes in it may also be what another view is called.
+DO $$
+BEGIN
+    EXECUTE format($create$
+CREATE FUNCTION materialized_view_freshness_of(view_oid OID)
+RETURNS SETOF %1$I.materialized_view_freshness LANGUAGE sql STABLE ROWS 1 AS $body$
+    SELECT f.*
+    FROM (SELECT pg_catalog.clock_timestamp() AS now OFFSET 0) AS clock
+    CROSS JOIN %1$I.materialized_view_replicated() AS replicated
+    CROSS JOIN pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    CROSS JOIN LATERAL %1$I.materialized_view_known_as(c.oid, n.nspname, c.relname) AS known(names)
+    CROSS JOIN LATERAL (
+        SELECT known.names COLLATE pg_catalog."default" AS names, (n.nspname || c.relname::text) !~ '[."]' AS plain OFFSET 0) AS v
+    LEFT JOIN LATERAL (
+        SELECT l.* FROM %1$I.materialized_view_refresh_log_rows(v.names) AS l
+        WHERE l.view_name = v.names[1] OR v.plain OR %1$I.materialized_view_oid(l.view_name) = c.oid
+        ORDER BY l.last_refreshed_at DESC NULLS LAST, pg_catalog.array_position(v.names, l.view_name) LIMIT 1) AS l ON true
+    LEFT JOIN LATERAL (
+        SELECT s.schedule
+        FROM pg_catalog.unnest(v.names) WITH ORDINALITY AS name(known_as, position)
+        CROSS JOIN LATERAL (SELECT s AS schedule, s.view_name FROM %1$I.materialized_view_refresh_schedule AS s WHERE s.view_name = name.known_as LIMIT 1) AS s
+        WHERE s.view_name = v.names[1] OR v.plain OR %1$I.materialized_view_oid(s.view_name) = c.oid
+        ORDER BY name.position LIMIT 1) AS s ON true
+    LEFT JOIN %1$I.materialized_view_refresh_state AS st ON st.view_name = v.names[1]
+    CROSS JOIN LATERAL (SELECT EXISTS (
+        SELECT FROM %1$I.materialized_view_refresh_history AS h
+        WHERE h.view_name = v.names[1] AND h.outcome = 'running'
+          AND h.heartbeat_at > pg_catalog.clock_timestamp() - %1$I.materialized_view_attempt_timeout()) AS running) AS attempt
+    CROSS JOIN LATERAL %1$I.materialized_view_freshness_row(
+        c.oid, v.names[1], n.nspname::text, c.relname::text, c.relispopulated, c.relfilenode, c.xmin,
+        l.view_name, l.last_refreshed_at, l.refresh_duration_ms, l.total_jobs, l.total_objects,
+        s.schedule, attempt.running,
+        st.view_name, st.next_run_at, st.consecutive_failures, st.last_attempt_at, st.last_outcome, st.last_error,
+        st.data_as_of, st.view_oid, st.view_filenode, st.view_xmin, st.logged_refreshed_at, st.logged_duration_ms, st.size_bytes,
+        replicated.log, replicated.state, clock.now) AS f
+    WHERE c.oid = $1 AND c.relkind = 'm'
+$body$
+$create$, current_schema());
+END
+$$;
