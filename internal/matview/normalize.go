@@ -185,7 +185,7 @@ func explainQuery(err error) error {
 		e.Message = "the definition holds more than one statement, but a materialized view has a single query"
 		e.Hint = "Keep the query and take out what follows its semicolon. Nothing of it was run."
 	case strings.HasPrefix(e.text, byteOrderMark):
-		e.Hint = `The definition begins with an invisible byte order mark. Save the file without it, or write trimprefix(file("…"), "\ufeff").`
+		e.Hint = `The definition begins with a byte order mark, which is invisible. Save the file without it, or write trimprefix(file("…"), "\ufeff").`
 	case withData.MatchString(e.text):
 		e.Hint = "WITH [NO] DATA is not part of the definition. Remove it and set with_data."
 	}
