@@ -49,6 +49,8 @@ var viewTimeouts = timeouts.Opts{
 	DeleteDescription: "How long dropping the view may take, as a duration such as `5m`. It never waits longer than " + matview.LockTimeout.String() + " for a lock. Default: `10m`.",
 }
 
+// Several checks of an attribute are one validator, by All: the framework traces each
+// call of a validator to standard error, which is a large part of what a plan costs.
 var viewAttributes = map[string]schema.Attribute{
 	"name": schema.StringAttribute{
 		MarkdownDescription: "Name of the view, without quotes: `job_progress`, or `Odd name` for what SQL writes as `\"Odd name\"`. A change renames the view in place, and its rows in the refresh log, state and schedule of `log_schema`; readers of the old name fail from then on.",
@@ -75,7 +77,7 @@ var viewAttributes = map[string]schema.Attribute{
 		MarkdownDescription: "Names for the columns that `definition` returns, in order and without quotes, as in `CREATE MATERIALIZED VIEW name (a, b)`; columns beyond the list keep theirs. A change of a name is a change of the definition. Default: the names that the query gives.",
 		Optional:            true,
 		ElementType:         types.StringType,
-		Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.NoNullValues(), listvalidator.ValueStringsAre(identifier())},
+		Validators:          []validator.List{listvalidator.All(listvalidator.SizeAtLeast(1), listvalidator.NoNullValues(), listvalidator.ValueStringsAre(identifier()))},
 	},
 	"on_definition_change": schema.StringAttribute{
 		MarkdownDescription: "How a changed definition is applied. `swap`: a replacement is built beside the old view, filled, indexed and analyzed while readers continue, and then exchanged for it in an instant; " +
@@ -96,7 +98,7 @@ var viewAttributes = map[string]schema.Attribute{
 		Computed:            true,
 		PlanModifiers:       []planmodifier.Map{keepImported{}},
 		ElementType:         types.StringType,
-		Validators:          []validator.Map{mapvalidator.NoNullValues(), mapvalidator.KeysAre(parameterName())},
+		Validators:          []validator.Map{mapvalidator.All(mapvalidator.NoNullValues(), mapvalidator.KeysAre(parameterName()))},
 	},
 	"indexes": schema.MapNestedAttribute{
 		MarkdownDescription: "The indexes of the view, by name. The map is complete: an index that is not in it is dropped, and `{}` means that there are none. Default: indexes are not managed; after an import, the state contains those that were found. " +
@@ -164,7 +166,7 @@ var indexAttributes = map[string]schema.Attribute{
 		MarkdownDescription: "The keys in order, each as in `CREATE INDEX`: a column, a function call or an expression in parentheses, optionally followed by `COLLATE`, an operator class, `DESC` or `NULLS FIRST`: `job_id`, `created_at DESC`, `title gin_trgm_ops`, `(a + b)`. Compared by meaning, as `definition` is. A change rebuilds the index.",
 		Required:            true,
 		ElementType:         types.StringType,
-		Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.NoNullValues(), listvalidator.ValueStringsAre(text())},
+		Validators:          []validator.List{listvalidator.All(listvalidator.SizeAtLeast(1), listvalidator.NoNullValues(), listvalidator.ValueStringsAre(text()))},
 	},
 	"unique": schema.BoolAttribute{
 		MarkdownDescription: "Whether no two rows may have the same keys; a refresh that yields such rows fails. A change rebuilds the index. Default: `false`.",
@@ -194,7 +196,7 @@ var indexAttributes = map[string]schema.Attribute{
 		MarkdownDescription: "Storage parameters of the index, such as `{ fillfactor = \"70\" }`, with values as the server stores them. A change rebuilds the index. Default: none.",
 		Optional:            true,
 		ElementType:         types.StringType,
-		Validators:          []validator.Map{mapvalidator.SizeAtLeast(1), mapvalidator.NoNullValues(), mapvalidator.KeysAre(parameterName())},
+		Validators:          []validator.Map{mapvalidator.All(mapvalidator.SizeAtLeast(1), mapvalidator.NoNullValues(), mapvalidator.KeysAre(parameterName()))},
 	},
 	"tablespace": schema.StringAttribute{
 		MarkdownDescription: "Tablespace of the index. A change rebuilds the index. Default: the database's.",
@@ -205,6 +207,6 @@ var indexAttributes = map[string]schema.Attribute{
 		MarkdownDescription: "Names of columns that the index includes besides its keys, without quotes. A change rebuilds the index. Default: none.",
 		Optional:            true,
 		ElementType:         types.StringType,
-		Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.NoNullValues(), listvalidator.ValueStringsAre(identifier())},
+		Validators:          []validator.List{listvalidator.All(listvalidator.SizeAtLeast(1), listvalidator.NoNullValues(), listvalidator.ValueStringsAre(identifier()))},
 	},
 }
