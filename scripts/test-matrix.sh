@@ -39,7 +39,7 @@ done
 # tests, run with the oldest and the newest major. The majors between get the
 # acceptance tests about what has differed between versions: how the server writes
 # definitions, what a replacement keeps, and our tables.
-packages=(internal/provider internal/refresh internal/freshness internal/matview migrations internal/postgres internal/schedule)
+packages=(internal/provider internal/refresh internal/freshness internal/matview migrations internal/store internal/postgres internal/schedule)
 oldest_and_newest=(exporter/scheduler)
 upgrade=AccViewMajorUpgrade
 between=(
@@ -49,7 +49,6 @@ between=(
   AccViewSwap
   AccViewArguments
   AccRefreshLog
-  AccUpgradeFromFirst
 )
 # Tests of Terraform, of the network and of our own text. One server is enough for
 # them, and make test has run them with one.
@@ -60,7 +59,6 @@ any_server=(
   'AccProvider.*'
   'AccRefreshLogProtected'
   'AccRefreshSchedule(Exists|OfRenamedResource|WithReplicas)'
-  'AccServerShortWay'
   'AccView(BadInput|ChangedSincePlan|Identity|LayoutCostsNoDDL|Names|TwoApplies|UnderExporter)'
   'Acc.*Refuses'
   'Descriptions'
