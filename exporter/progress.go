@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/term"
 
-	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
@@ -182,8 +181,4 @@ func (p *progress) readWaits(ctx context.Context) {
 			p.print(p.stderr, line)
 		}
 	}
-}
-
-func (p *progress) history() string {
-	return postgres.QuoteIdent(p.schema, "materialized_view_refresh_history")
 }

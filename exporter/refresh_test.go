@@ -35,7 +35,7 @@ CREATE MATERIALIZED VIEW alone AS SELECT 1 AS x WITH NO DATA;`)
 	}
 	db.Exec(t, `INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('b_top', '1 d'), ('z_base', '1 d'), ('alone', '1 d')`)
 	// Both are due, as their last attempts failed.
-	db.Exec(t, `DELETE FROM materialized_view_refresh_log; DELETE FROM materialized_view_refresh_state`)
+	db.Exec(t, `DELETE FROM materialized_view_refresh_log; DELETE FROM materialized_view_refresh_state; DELETE FROM materialized_view_refresh_history`)
 	code, stdout, stderr = exec(t, db.URL(), "refresh", "--due")
 	if code != exitFailed || !strings.Contains(stderr, "b_top: FAILED: refresh b_top: UPSTREAM: refresh of z_base failed: ") || !strings.Contains(stdout, "alone: refreshed") {
 		t.Errorf("code %d\n%s\n%s", code, stdout, stderr)

@@ -118,7 +118,7 @@ func (p *Publication) register(ctx context.Context, db DB, destination string) e
 	return nil
 }
 
-// PublicationClaim claims the current minute of a destination and the attempts that wait for
+// Claim claims the current minute of a destination and the attempts that wait for
 // it, or, with attemptsOnly, leaves the minute to others. The claim is nil if
 // another process has published or claimed the minute: retryIn is then 0, or when
 // to look whether that process has confirmed it.
