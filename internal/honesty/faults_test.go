@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
 // faultKinds inject faults into backends, exporters and the server.
@@ -72,7 +71,7 @@ func replicaFrozen(ctx context.Context, h *harness, e *event) error {
 	defer h.exporters.release(i, p)
 	frozen := e.upTo(time.Second)
 	if e.chance(40) {
-		frozen += refresh.DeadAfter + time.Second // its attempts count as dead
+		frozen += h.attemptTimeout + time.Second // its attempts count as dead
 	}
 	return p.freeze(ctx, frozen)
 }

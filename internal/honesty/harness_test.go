@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -120,6 +121,8 @@ type harness struct {
 
 	exporters *exporters
 
+	attemptTimeout time.Duration // how long an attempt without a heartbeat counts as alive
+
 	restarting sync.RWMutex
 }
 
@@ -187,6 +190,9 @@ func (h *harness) setUp(t *testing.T) {
 	}
 	defer closeNow(conn)
 	if err := migrations.Apply(ctx, conn, "public"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.QueryRow(ctx, "SELECT materialized_view_attempt_timeout()").Scan(&h.attemptTimeout); err != nil {
 		t.Fatal(err)
 	}
 	sql := basesSQL

@@ -108,7 +108,7 @@ func exporterRefreshFrozen(ctx context.Context, h *harness, e *event) error {
 	pause(ctx, e.upTo(150*time.Millisecond))
 	frozen := e.upTo(500 * time.Millisecond)
 	if e.chance(10) {
-		frozen += refresh.DeadAfter + 2*time.Second // long enough to count as dead
+		frozen += h.attemptTimeout + 2*time.Second // long enough to count as dead
 	}
 	if err := p.freeze(ctx, frozen); err != nil {
 		return err

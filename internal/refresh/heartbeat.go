@@ -6,12 +6,10 @@ import (
 	"time"
 )
 
-// HeartbeatInterval is how often a running attempt records that its process is
-// alive; DeadAfter is how long without that makes it dead. Both by database time.
-const (
-	HeartbeatInterval = 2 * time.Second
-	DeadAfter         = 7 * time.Second
-)
+// heartbeatInterval is how often a running attempt records that its process is alive.
+// The SQL function materialized_view_attempt_timeout, which is the one place for that,
+// says how long without a heartbeat makes it dead: several intervals.
+const heartbeatInterval = 2 * time.Second
 
 var errBackendGone = errors.New("the server has ended its session, or the connection to it is lost")
 
@@ -22,7 +20,7 @@ func (r *Refresher) KeepAlive(ctx context.Context, attempt int64) (alive context
 	alive, cancel := context.WithCancelCause(ctx)
 	beating, stop := context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
-		ticker := time.NewTicker(HeartbeatInterval)
+		ticker := time.NewTicker(heartbeatInterval)
 		defer ticker.Stop()
 		for {
 			select {
@@ -44,7 +42,7 @@ func (r *Refresher) KeepAlive(ctx context.Context, attempt int64) (alive context
 // backendGone sends one heartbeat, unless the backend is gone. It ignores errors:
 // whoever watches the heartbeats acts on their absence.
 func (r *Refresher) backendGone(ctx context.Context, attempt int64) bool {
-	ctx, cancel := context.WithTimeout(ctx, HeartbeatInterval)
+	ctx, cancel := context.WithTimeout(ctx, heartbeatInterval)
 	defer cancel()
 	gone, err := r.store.Heartbeat(ctx, r.monitor, attempt)
 	return err == nil && gone
