@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"time"
-
 )
 
 // faultKinds inject faults into backends, exporters and the server.
