@@ -106,7 +106,7 @@ func TestCommitWithoutAnswer(t *testing.T) {
 		want           []string
 	}{
 		"create, cut": {
-			nil, first, 1, false, view, []string{"whether it was done is not known", "the connection to the server was lost", "Plan again"},
+			nil, first, 1, false, view, []string{"it is unknown whether the transaction was committed", "the connection to the server was lost", "Plan again"},
 		},
 		"create, silent": {
 			nil,
@@ -122,7 +122,7 @@ func TestCommitWithoutAnswer(t *testing.T) {
 			"SELECT sum(n) = 30 FROM job_progress",
 			[]string{"job_progress was replaced by a view of the new definition", "Plan again"},
 		},
-		"destroy, cut": {first, nil, 1, false, "SELECT to_regclass('job_progress') IS NULL", []string{"whether it was done is not known"}},
+		"destroy, cut": {first, nil, 1, false, "SELECT to_regclass('job_progress') IS NULL", []string{"it is unknown whether the transaction was committed"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -49,6 +49,6 @@ var logAttributeCases = map[string]attributeCase{
 	"matview_refresh_log.version": {
 		base: oneLog, as: "history_retention = VALUE", a: `"1h"`, b: `"2h"`, stateA: `[1-9]\d*`, stateB: `[1-9]\d*`,
 		read: "SELECT to_regclass('NAME.materialized_view_freshness') IS NOT NULL", inA: "true", inB: "true",
-		drift: "DROP VIEW NAME.materialized_view_freshness",
+		drift: "DROP VIEW NAME.materialized_view_freshness CASCADE",
 	},
 }

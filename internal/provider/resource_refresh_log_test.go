@@ -77,7 +77,7 @@ func TestAccRefreshLog(t *testing.T) {
 					resource.TestCheckResourceAttr(refreshLog, "deletion_protection", "true"),
 					resource.TestCheckResourceAttr(refreshLog, "version", currentVersion()),
 					resource.TestCheckNoResourceAttr(refreshLog, "writer_roles"),
-					expect(t, db, count, "8"),
+					expect(t, db, count, "9"),
 				),
 			},
 			{Config: logConfig(db, ""), PlanOnly: true},
@@ -137,7 +137,7 @@ func TestAccRefreshLogRepairs(t *testing.T) {
 	steps := []resource.TestStep{{Config: config}}
 	for _, damage := range []string{
 		"DROP TABLE materialized_view_refresh_log",
-		"DROP VIEW materialized_view_freshness",
+		"DROP VIEW materialized_view_freshness CASCADE",
 		"DROP TABLE materialized_view_refresh_settings",
 		"DELETE FROM matview_schema_version",
 	} {

@@ -62,13 +62,13 @@ func TestAccRefreshLogMayNotTrack(t *testing.T) {
 	config := func(arguments string) string {
 		return provider + "resource \"matview_refresh_log\" \"test\" {\ndeletion_protection = false\n" + arguments + "\n}\n"
 	}
-	refused := errorMessage("which role " + role + " may not make or change")
+	refused := errorMessage("which role " + role + " may not create or change")
 	relations := "SELECT count(*) FROM pg_class WHERE relname LIKE 'materialized_view_%' AND relkind IN ('r', 'v')"
 	resource.Test(t, resource.TestCase{
 		ProtoV6ProviderFactories: testAccProviders,
 		Steps: []resource.TestStep{
 			{Config: config("track_external_refreshes = true"), ExpectError: refused},
-			{Config: config(""), Check: expect(t, db, relations, "8")},
+			{Config: config(""), Check: expect(t, db, relations, "9")},
 			{Config: config("track_external_refreshes = true\nhistory_retention = \"1h\""), ExpectError: refused},
 			{Config: config(""), ConfigPlanChecks: noChanges, Check: expect(t, db, "SELECT history_retention FROM materialized_view_refresh_settings", "720:00:00")},
 		},
