@@ -112,7 +112,7 @@ func (r *refreshScheduleResource) checkApply(ctx context.Context, plan refreshSc
 	return target
 }
 
-// resolve is [schedule.Resolve], repeated where another session interfered.
+// resolve is [store.Store.ResolveTarget], repeated where another session interfered.
 func resolve(ctx context.Context, pool *pgxpool.Pool, schema, view string) (store.ScheduleTarget, bool, error) {
 	return lookUp(ctx, func() (store.ScheduleTarget, bool, error) { return store.New(schema).ResolveTarget(ctx, pool, view) })
 }
