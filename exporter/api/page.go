@@ -50,8 +50,8 @@ type page struct {
 	Version        string
 
 	Counts  []count
-	Views   []shownView
-	Detail  *shownView
+	Views   []viewModel
+	Detail  *viewModel
 	Problem *problem
 	Hint    string // what to do
 }
@@ -125,7 +125,7 @@ func newPage(r *http.Request, root string) *page {
 func writePage(w http.ResponseWriter, status int, p *page) {
 	var body bytes.Buffer
 	if err := pages.ExecuteTemplate(&body, "page", p); err != nil {
-		http.Error(w, "the page cannot be shown", http.StatusInternalServerError)
+		http.Error(w, "the page cannot be model", http.StatusInternalServerError)
 		return
 	}
 	header := w.Header()
@@ -159,14 +159,14 @@ func (h *Handler) viewsPage(r *http.Request, p *page) error {
 	now := time.Now()
 	counts := map[string]int{}
 	for _, v := range views {
-		shown := show(v, now)
-		counts[shown.Class]++
-		if shown.Failed != "" {
+		model := newViewModel(v, now)
+		counts[model.Class]++
+		if model.Failed != "" {
 			counts["failing"]++
 		}
-		p.Views = append(p.Views, shown)
+		p.Views = append(p.Views, model)
 	}
-	slices.SortStableFunc(p.Views, func(a, b shownView) int { return a.rank() - b.rank() })
+	slices.SortStableFunc(p.Views, func(a, b viewModel) int { return a.rank() - b.rank() })
 	for _, c := range []count{{counts["stale"], "stale", "stale"}, {counts["failing"], "failing", "stale"}, {counts["fresh"], "fresh", "fresh"}, {counts["other"], "not watched", "other"}} {
 		if c.N > 0 {
 			p.Counts = append(p.Counts, c)
@@ -189,25 +189,25 @@ func (h *Handler) viewPage(r *http.Request, p *page) error {
 	if err != nil {
 		return err
 	}
-	shown := showDetail(*view, time.Now())
-	if err := h.addExplanation(r.Context(), &shown); err != nil {
+	model := newViewDetail(*view, time.Now())
+	if err := h.addExplanation(r.Context(), &model); err != nil {
 		return err
 	}
-	p.Heading, p.Detail = shown.Name, &shown
-	p.Title = shown.State + ": " + shown.Name + " – materialized view"
+	p.Heading, p.Detail = model.Name, &model
+	p.Title = model.State + ": " + model.Name + " – materialized view"
 	return nil
 }
 
 // addExplanation adds why the view runs next when it does.
-func (h *Handler) addExplanation(ctx context.Context, shown *shownView) error {
+func (h *Handler) addExplanation(ctx context.Context, model *viewModel) error {
 	if h.Explain == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
 	defer cancel()
-	reason, err := h.Explain(ctx, shown.Name)
+	reason, err := h.Explain(ctx, model.Name)
 	if err == nil && reason != "" {
-		shown.Facts = append(shown.Facts, fact{Name: "Why it runs then", Text: reason})
+		model.Facts = append(model.Facts, fact{Name: "Why it runs then", Text: reason})
 	}
 	return err
 }

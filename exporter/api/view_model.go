@@ -8,22 +8,21 @@ import (
 	"time"
 )
 
-// shownView is a view as the page words it. It decides nothing: that is done by
-// the read model.
-type shownView struct {
+// viewModel is a view in the words of the page. The read model decides; this does not.
+type viewModel struct {
 	Name, Path         string
 	State, Class, Why  string
 	Age, Limit         string
 	Share              int // of the limit, in percent
-	Refreshed          shownTime
+	Refreshed          timeModel
 	Took, Next, Failed string
 	LastError          string
 	Plot               plot
 	Facts              []fact
-	Attempts           []shownAttempt
+	Attempts           []attemptModel
 }
 
-type shownTime struct {
+type timeModel struct {
 	At, Text string // for machines and for people
 	Ago      string
 	Full     bool // show both
@@ -31,18 +30,18 @@ type shownTime struct {
 
 type fact struct {
 	Name, Text string
-	Time       shownTime
+	Time       timeModel
 }
 
-type shownAttempt struct {
-	Started        shownTime
+type attemptModel struct {
+	Started        timeModel
 	Outcome, Class string
 	Took, How      string
 	Error, Remark  string
 }
 
-// rank puts first what wants looking at.
-func (v shownView) rank() int {
+// rank sorts views that need attention first.
+func (v viewModel) rank() int {
 	switch {
 	case v.Class == "stale":
 		return 0
@@ -60,79 +59,94 @@ var reasons = map[string]string{
 	"older_than_max_staleness": "older than its limit",
 	"recreated":                "recreated since its last refresh on record",
 	"changed_outside":          "refreshed or changed by somebody unrecorded",
-	"unverified":               "its log row cannot be believed",
+	"unverified":               "its record cannot be verified",
 	"missing":                  "there is no such view",
 }
 
-func show(v View, now time.Time) shownView {
-	s := shownView{Name: v.Name, Path: pathOf(v.Name), Age: "unknown", Next: "not scheduled", Plot: newPlot(firstOf(v.History, plottedOfEach), plotWidth)}
+func newViewModel(v View, now time.Time) viewModel {
+	m := viewModel{Name: v.Name, Path: pathOf(v.Name), Age: "unknown", Refreshed: timeModel{Ago: "never"}, Plot: newPlot(firstOf(v.History, plottedOfEach), plotWidth)}
+	m.setState(v)
+	m.setAge(v)
+	m.setSchedule(v, now)
+	if v.LastRefreshedAt != nil {
+		m.Refreshed = ago(v.LastRefreshedAt, now)
+	}
+	if v.RefreshDurationMS != nil {
+		m.Took = "in " + took(v.RefreshDurationMS)
+		if v.PerformanceRating != nil {
+			m.Took += " (" + *v.PerformanceRating + ")"
+		}
+	}
+	if v.LastError != nil {
+		m.LastError = *v.LastError
+	}
+	if n := v.ConsecutiveFailures; n > 0 {
+		m.Failed = "failed once"
+		if n > 1 {
+			m.Failed = fmt.Sprintf("failed %d times in a row", n)
+		}
+		if m.LastError != "" {
+			m.Failed += ": " + m.LastError
+		}
+	}
+	return m
+}
+
+func (m *viewModel) setState(v View) {
 	switch {
 	case v.IsStale == nil:
-		s.State, s.Class, s.Why = "not watched", "other", "no schedule and no log row"
+		m.State, m.Class, m.Why = "not watched", "other", "no schedule and no log row"
 		if v.IsPopulated != nil && !*v.IsPopulated {
-			s.Why += "; it holds no data"
+			m.Why += "; it holds no data"
 		}
 	case *v.IsStale:
-		s.State, s.Class, s.Why = "stale", "stale", "for an unknown reason"
+		m.State, m.Class, m.Why = "stale", "stale", "for an unknown reason"
 		if v.StaleReason != nil {
-			if s.Why = reasons[*v.StaleReason]; s.Why == "" {
-				s.Why = *v.StaleReason
+			if m.Why = reasons[*v.StaleReason]; m.Why == "" {
+				m.Why = *v.StaleReason
 			}
 		}
 	default:
-		s.State, s.Class = "fresh", "fresh"
+		m.State, m.Class = "fresh", "fresh"
 	}
 	if v.RefreshInProgress {
-		s.Why = strings.TrimPrefix(s.Why+"; being refreshed now", "; ")
+		m.Why = strings.TrimPrefix(m.Why+"; being refreshed now", "; ")
 	}
+}
+
+// setAge sets the age of the data and its limit.
+func (m *viewModel) setAge(v View) {
 	if v.StalenessSeconds != nil {
-		s.Age = inWords(duration(*v.StalenessSeconds))
+		m.Age = inWords(duration(*v.StalenessSeconds))
 	}
-	if v.MaxStalenessSeconds != nil {
-		limit := duration(*v.MaxStalenessSeconds)
-		if limit > 10*time.Second {
-			limit = limit.Truncate(time.Second) // inWords rounds up
-		}
-		if limit > time.Hour {
-			limit = limit.Truncate(time.Minute)
-		}
-		s.Limit = inWords(limit)
-		s.Share = 100
-		if v.StalenessSeconds != nil && *v.MaxStalenessSeconds > 0 {
-			s.Share = int(math.Min(*v.StalenessSeconds / *v.MaxStalenessSeconds * 100, 100))
-		}
+	if v.MaxStalenessSeconds == nil {
+		return
 	}
-	s.Refreshed = shownTime{Ago: "never"}
-	if v.LastRefreshedAt != nil {
-		s.Refreshed = ago(v.LastRefreshedAt, now)
+	limit := duration(*v.MaxStalenessSeconds)
+	if limit > 10*time.Second {
+		limit = limit.Truncate(time.Second) // inWords rounds up
 	}
-	if v.RefreshDurationMS != nil {
-		s.Took = "in " + took(v.RefreshDurationMS)
-		if v.PerformanceRating != nil {
-			s.Took += " (" + *v.PerformanceRating + ")"
-		}
+	if limit > time.Hour {
+		limit = limit.Truncate(time.Minute)
 	}
+	m.Limit = inWords(limit)
+	m.Share = 100
+	if v.StalenessSeconds != nil && *v.MaxStalenessSeconds > 0 {
+		m.Share = int(math.Min(*v.StalenessSeconds / *v.MaxStalenessSeconds * 100, 100))
+	}
+}
+
+func (m *viewModel) setSchedule(v View, now time.Time) {
 	switch {
 	case v.IsScheduled && v.Enabled != nil && !*v.Enabled:
-		s.Next = "schedule disabled"
+		m.Next = "schedule disabled"
 	case v.NextRunAt != nil && time.Time(*v.NextRunAt).After(now):
-		s.Next = "in " + inWords(time.Time(*v.NextRunAt).Sub(now))
+		m.Next = "in " + inWords(time.Time(*v.NextRunAt).Sub(now))
 	case v.IsScheduled:
-		s.Next = "due"
+		m.Next = "due"
+	default:
+		m.Next = "not scheduled"
 	}
-	if v.LastError != nil {
-		s.LastError = *v.LastError
-	}
-	if n := v.ConsecutiveFailures; n > 0 {
-		s.Failed = "failed once"
-		if n > 1 {
-			s.Failed = fmt.Sprintf("failed %d times in a row", n)
-		}
-		if s.LastError != "" {
-			s.Failed += ": " + s.LastError
-		}
-	}
-	return s
 }
 
 func firstOf(attempts []Attempt, n int) []Attempt { return attempts[:min(n, len(attempts))] }
@@ -142,8 +156,8 @@ func duration(seconds float64) time.Duration {
 	return time.Duration(math.Max(math.Min(seconds*1e9, math.MaxInt64/2), math.MinInt64/2))
 }
 
-func ago(t *Timestamp, now time.Time) shownTime {
-	s := shownTime{At: t.String(), Text: time.Time(*t).UTC().Format("2006-01-02 15:04:05") + " UTC"}
+func ago(t *Timestamp, now time.Time) timeModel {
+	s := timeModel{At: t.String(), Text: time.Time(*t).UTC().Format("2006-01-02 15:04:05") + " UTC"}
 	if since := now.Sub(time.Time(*t)); since < 0 {
 		s.Ago = "in " + inWords(-since)
 	} else {
@@ -152,8 +166,8 @@ func ago(t *Timestamp, now time.Time) shownTime {
 	return s
 }
 
-func showDetail(v View, now time.Time) shownView {
-	s := show(v, now)
+func newViewDetail(v View, now time.Time) viewModel {
+	s := newViewModel(v, now)
 	s.Plot = newPlot(v.History, 600)
 	text := func(name, value string) {
 		if value != "" {
@@ -196,13 +210,13 @@ func showDetail(v View, now time.Time) shownView {
 		text("Size with indexes", bytesInWords(*v.SizeBytes))
 	}
 	for _, a := range firstOf(v.History, tabledAttempts) {
-		s.Attempts = append(s.Attempts, showAttempt(a, now))
+		s.Attempts = append(s.Attempts, newAttemptModel(a, now))
 	}
 	return s
 }
 
-func showAttempt(a Attempt, now time.Time) shownAttempt {
-	s := shownAttempt{Started: ago(a.StartedAt, now), Outcome: a.Outcome, Took: "–", How: a.Trigger}
+func newAttemptModel(a Attempt, now time.Time) attemptModel {
+	s := attemptModel{Started: ago(a.StartedAt, now), Outcome: a.Outcome, Took: "–", How: a.Trigger}
 	s.Started.Full = true
 	switch a.Outcome {
 	case "succeeded":
