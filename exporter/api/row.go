@@ -70,16 +70,22 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 	if err != nil {
 		return err
 	}
-	if found.columns == nil {
+	return found.write(w, values, tags)
+}
+
+// write answers with the row, or with 304 if the client has it: tags is the
+// If-None-Match of the request.
+func (f *cachedRow) write(w http.ResponseWriter, values []string, tags string) error {
+	if f.columns == nil {
 		return noSuchRow()
 	}
-	tag := found.tag(values)
-	found.setHeaders(w, tag)
+	tag := f.tag(values)
+	f.setHeaders(w, tag)
 	if tags == "*" || matches(tags, tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	writeBody(w, found.json())
+	writeBody(w, f.json())
 	return nil
 }
 
