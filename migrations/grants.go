@@ -33,6 +33,7 @@ var readFunctions = []string{
 	"materialized_view_replicated",
 	"materialized_view_oid",
 	"materialized_view_known_as",
+	"materialized_view_is_ambiguous",
 	"materialized_view_refresh_log_rows",
 	"materialized_view_upstreams",
 	"materialized_view_name",

@@ -21,6 +21,18 @@ $$;
 
 ALTER FUNCTION materialized_view_upstreams(OID) SET search_path = pg_catalog, pg_temp;
 
+-- Whether several materialized views are called so without quotes: "a.b".c and a."b.c"
+-- are both a.b.c. It is a function of its own, and not inlined, since the planner would
+-- count its cost for every view, although few names have a dot, and compile each query of
+-- the read model (jit) for longer than it runs.
+CREATE FUNCTION materialized_view_is_ambiguous(unquoted TEXT)
+RETURNS BOOLEAN LANGUAGE sql STABLE COST 1
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT count(*) > 1
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'm' AND n.nspname || '.' || c.relname = unquoted
+$$;
+
 -- The names by which the log and the schedule may refer to a materialized view, in
 -- order of preference, null where one is ambiguous or the same as another. The first is its
 -- canonical name. The others are what people and programs write who do not quote
@@ -37,12 +49,8 @@ RETURNS SETOF TEXT[] LANGUAGE sql STABLE ROWS 1 AS $body$
         %1$I.materialized_view_name(schema_name, relation_name),
         CASE WHEN schema_name = 'public' THEN 'public.' || pg_catalog.quote_ident(relation_name) END,
         CASE WHEN schema_name || '.' || relation_name = pg_catalog.quote_ident(schema_name) || '.' || pg_catalog.quote_ident(relation_name) THEN NULL
-             -- "a.b".c and a."b.c" are both a.b.c without quotes.
              WHEN pg_catalog.strpos(schema_name || relation_name::text, '.') = 0
-                  OR (schema_name || '.' || relation_name) NOT IN (
-                      SELECT n.nspname || '.' || c.relname
-                      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-                      WHERE c.relkind = 'm' GROUP BY 1 HAVING pg_catalog.count(*) > 1)
+                  OR NOT %1$I.materialized_view_is_ambiguous(schema_name || '.' || relation_name)
              THEN schema_name || '.' || relation_name END]
         || CASE WHEN schema_name = 'public' THEN ARRAY[NULL, nullif(relation_name::text, pg_catalog.quote_ident(relation_name))]
                 WHEN NOT EXISTS (
