@@ -75,17 +75,17 @@ func (h *Handler) row(w http.ResponseWriter, req *http.Request, r *route) error 
 
 // write answers with the row, or with 304 if the client has it: tags is the
 // If-None-Match of the request.
-func (f *cachedRow) write(w http.ResponseWriter, values []string, tags string) error {
-	if f.columns == nil {
+func (c *cachedRow) write(w http.ResponseWriter, values []string, tags string) error {
+	if c.columns == nil {
 		return noSuchRow()
 	}
-	tag := f.tag(values)
-	f.setHeaders(w, tag)
+	tag := c.tag(values)
+	c.setHeaders(w, tag)
 	if tags == "*" || matches(tags, tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	writeBody(w, f.json())
+	writeBody(w, c.json())
 	return nil
 }
 

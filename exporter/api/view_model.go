@@ -41,13 +41,13 @@ type attemptModel struct {
 }
 
 // rank sorts views that need attention first.
-func (v viewModel) rank() int {
+func (m viewModel) rank() int {
 	switch {
-	case v.Class == "stale":
+	case m.Class == "stale":
 		return 0
-	case v.Failed != "":
+	case m.Failed != "":
 		return 1
-	case v.Class == "fresh":
+	case m.Class == "fresh":
 		return 2
 	}
 	return 3
