@@ -158,7 +158,8 @@ func TestApplyWithEmptiedVersionTable(t *testing.T) {
 
 func TestApplyToNewerVersion(t *testing.T) {
 	db := installed(t)
-	db.Exec(t, "UPDATE matview_schema_version SET version = 99")
+	// Nothing is dropped before that is found out, or this view would be the error.
+	db.Exec(t, "UPDATE matview_schema_version SET version = 99; CREATE VIEW theirs AS SELECT * FROM materialized_view_freshness")
 	err := migrations.Apply(t.Context(), db.Connect(t), "public")
 	var newer *migrations.NewerError
 	if !errors.As(err, &newer) {

@@ -195,9 +195,6 @@ func (s set) run(ctx context.Context, tx pgx.Tx, schema string, track tracking) 
 	if err := script(ctx, tx, settings); err != nil {
 		return fmt.Errorf("install the tables of matview in schema %q: %w", schema, err)
 	}
-	if err := script(ctx, tx, s.drop); err != nil {
-		return fmt.Errorf("replace the views and functions of matview in schema %q: %w", schema, err)
-	}
 	missing, err := s.missingTables(ctx, tx, schema)
 	if err != nil {
 		return err
@@ -208,6 +205,9 @@ func (s set) run(ctx context.Context, tx pgx.Tx, schema string, track tracking) 
 	}
 	if installed > s.version() {
 		return &NewerError{Schema: schema, Installed: installed, Known: s.version()}
+	}
+	if err := script(ctx, tx, s.drop); err != nil {
+		return fmt.Errorf("replace the views and functions of matview in schema %q: %w", schema, err)
 	}
 	for i, file := range s.tables {
 		if int32(i) < installed && !slices.Contains(missing, file.table) { //nolint:gosec // a handful of files
@@ -256,10 +256,9 @@ WHERE NOT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.
 
 // installedTables is the version of the tables in schema: 0 if there are none. Tables
 // without a version, whose version table somebody has dropped or emptied, are taken
-// for those of this release: if they are older, the views over them cannot be made.
+// for those of this release: if they are older, the views over them cannot be created.
 func (s set) installedTables(ctx context.Context, tx pgx.Tx, schema string, missing []string) (version int32, err error) {
-	known := !slices.Contains(missing, VersionTable)
-	if known {
+	if !slices.Contains(missing, VersionTable) {
 		err = tx.QueryRow(ctx, "SELECT version FROM "+VersionTable).Scan(&version)
 		switch {
 		case err == nil:
@@ -280,7 +279,7 @@ func (s set) installedTables(ctx context.Context, tx pgx.Tx, schema string, miss
 // present counts those of our tables, views, functions and triggers that are in
 // schema; all is how many there are in a complete installation. The role need not be
 // allowed to use the schema.
-func present(ctx context.Context, db store.Querier, schema string) (found, all int, err error) {
+func present(ctx context.Context, db postgres.Querier, schema string) (found, all int, err error) {
 	names := map[string][]string{"TABLE": {store.LogTable}}
 	for _, o := range ours {
 		names[o.kind] = append(names[o.kind], o.name)
@@ -302,7 +301,7 @@ FROM pg_namespace AS n WHERE n.nspname = @schema`,
 }
 
 // Exists reports whether anything of ours is in schema, however incomplete.
-func Exists(ctx context.Context, db store.Querier, schema string) (bool, error) {
+func Exists(ctx context.Context, db postgres.Querier, schema string) (bool, error) {
 	found, _, err := present(ctx, db, schema)
 	return found > 0, err
 }
@@ -310,7 +309,7 @@ func Exists(ctx context.Context, db store.Querier, schema string) (bool, error) 
 // Installed returns the version of the tables in schema: 0 if there are none, or if some
 // are missing and have to be applied again. If they are dropped at the same moment, the
 // error is [postgres.Retryable], and a transaction around it has failed.
-func Installed(ctx context.Context, db store.Querier, schema string) (int32, error) {
+func Installed(ctx context.Context, db postgres.Querier, schema string) (int32, error) {
 	found, all, err := present(ctx, db, schema)
 	if err != nil || found < all {
 		return 0, err
