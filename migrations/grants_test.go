@@ -127,6 +127,18 @@ INSERT INTO "My.Schema".materialized_view_refresh_log VALUES ('v', now() - inter
 	}
 }
 
+// What runs with the rights of its owner finds nothing where others may create.
+func TestDefinersArePinned(t *testing.T) {
+	db := installed(t)
+	if names := value[string](t, db, `SELECT coalesce(string_agg(proname, ', '), '') FROM pg_proc
+WHERE pronamespace = 'public'::regnamespace AND prosecdef AND proconfig[1] IS DISTINCT FROM 'search_path=pg_catalog, pg_temp'`); names != "" {
+		t.Errorf("not pinned: %s", names)
+	}
+	if n := value[int](t, db, "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosecdef"); n < 2 {
+		t.Errorf("%d functions run with the rights of their owner", n)
+	}
+}
+
 func TestRevokeLeavesNothing(t *testing.T) {
 	db := postgrestest.New(t)
 	turned, turnedPassword := db.Role(t, "") // from writer to reader

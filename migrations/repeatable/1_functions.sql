@@ -112,24 +112,31 @@ BEGIN
 END
 $$;
 
--- SECURITY DEFINER: whoever records an attempt needs no privilege on the
--- tables of publication.
+-- SECURITY DEFINER: whoever records an attempt needs no privilege on the tables of
+-- publication. So every name in it is qualified, and its search_path holds no schema in
+-- which others may create functions or operators.
+DO $$
+BEGIN
+    EXECUTE format($create$
 CREATE OR REPLACE FUNCTION materialized_view_refresh_attempt_ended()
-RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
     IF TG_OP = 'INSERT' OR OLD.outcome = 'running' THEN
-        INSERT INTO materialized_view_refresh_unpublished (attempt_id, destination)
-        SELECT NEW.id, destination FROM materialized_view_refresh_publication
+        INSERT INTO %1$I.materialized_view_refresh_unpublished (attempt_id, destination)
+        SELECT NEW.id, destination FROM %1$I.materialized_view_refresh_publication
         ON CONFLICT DO NOTHING;
     END IF;
     RETURN NULL;
+END
+$body$
+$create$, current_schema());
 END
 $$;
 REVOKE ALL ON FUNCTION materialized_view_refresh_attempt_ended() FROM PUBLIC;
 
 DO $$
 BEGIN
-    EXECUTE format('ALTER FUNCTION materialized_view_refresh_attempt_ended() SET search_path = %I, pg_temp', current_schema());
     IF NOT EXISTS (SELECT FROM pg_trigger
                    WHERE tgrelid = to_regclass('materialized_view_refresh_history')
                      AND tgname = 'materialized_view_refresh_attempt_ended') THEN
