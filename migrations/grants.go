@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
@@ -97,7 +98,7 @@ ORDER BY r.role, p.n`
 
 // missing returns the privileges that each of the roles lacks. A role that does not
 // exist is left out.
-func missing(ctx context.Context, db store.Querier, schema string, roles []string, want []privilege) (map[string][]privilege, error) {
+func missing(ctx context.Context, db postgres.Querier, schema string, roles []string, want []privilege) (map[string][]privilege, error) {
 	var kinds, objects, rights []string
 	for _, p := range want {
 		kinds, objects, rights = append(kinds, p.Kind), append(objects, p.Object), append(rights, p.Right)
@@ -120,7 +121,7 @@ func missing(ctx context.Context, db store.Querier, schema string, roles []strin
 }
 
 // existing returns those of the roles that exist.
-func existing(ctx context.Context, db store.Querier, roles []string) ([]string, error) {
+func existing(ctx context.Context, db postgres.Querier, roles []string) ([]string, error) {
 	rows, err := db.Query(ctx, "SELECT rolname::text FROM pg_roles WHERE rolname = ANY ($1)", roles)
 	if err != nil {
 		return nil, fmt.Errorf("look for roles: %w", err)
@@ -139,13 +140,13 @@ type Roles struct {
 }
 
 // Unknown returns those of the roles that do not exist.
-func Unknown(ctx context.Context, db store.Querier, roles []string) ([]string, error) {
+func Unknown(ctx context.Context, db postgres.Querier, roles []string) ([]string, error) {
 	found, err := existing(ctx, db, roles)
 	return slices.DeleteFunc(slices.Clone(roles), func(role string) bool { return slices.Contains(found, role) }), err
 }
 
 // Equipped returns those of the roles that have all the privileges they need.
-func Equipped(ctx context.Context, db store.Querier, schema string, roles Roles) (Roles, error) {
+func Equipped(ctx context.Context, db postgres.Querier, schema string, roles Roles) (Roles, error) {
 	writers, err := equipped(ctx, db, schema, roles.Writers, writerPrivileges)
 	if err != nil {
 		return Roles{}, err
@@ -154,7 +155,7 @@ func Equipped(ctx context.Context, db store.Querier, schema string, roles Roles)
 	return Roles{Writers: writers, Readers: readers}, err
 }
 
-func equipped(ctx context.Context, db store.Querier, schema string, roles []string, want []privilege) ([]string, error) {
+func equipped(ctx context.Context, db postgres.Querier, schema string, roles []string, want []privilege) ([]string, error) {
 	if len(roles) == 0 {
 		return nil, nil
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/store"
 )
 
@@ -60,7 +61,7 @@ func (r Roles) lost(want Roles) []string {
 	return roles
 }
 
-func logExists(ctx context.Context, db store.Querier, schema string) (exists bool, err error) {
+func logExists(ctx context.Context, db postgres.Querier, schema string) (exists bool, err error) {
 	err = db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2)`, schema, store.LogTable).Scan(&exists)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/matview/terraform-provider-matview/internal/store"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // tracking is whether to record refreshes by others. If it is not set, nothing changes.
@@ -35,7 +35,7 @@ const (
 
 // Tracking reports whether refreshes by others are recorded: the event trigger exists
 // as we create it, is enabled ALWAYS, and so do the functions that it calls.
-func Tracking(ctx context.Context, db store.Querier, schema string) (tracks bool, err error) {
+func Tracking(ctx context.Context, db postgres.Querier, schema string) (tracks bool, err error) {
 	err = db.QueryRow(ctx, `
 SELECT EXISTS (SELECT FROM pg_event_trigger
                WHERE evtfoid = to_regproc($1) AND evtenabled = 'A'

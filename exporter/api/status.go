@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // Status is the body of /cache/status.
@@ -220,7 +221,7 @@ func (h *Handler) readStatus(ctx context.Context, read func(*pgx.Conn) error) er
 	return withConn(ctx, h.Pool, read)
 }
 
-func (h *Handler) addHistory(ctx context.Context, db freshness.Querier, views []View, limit int) error {
+func (h *Handler) addHistory(ctx context.Context, db postgres.Querier, views []View, limit int) error {
 	if limit < 0 {
 		return nil
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/cloudwatchtest"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/store"
 	"github.com/matview/terraform-provider-matview/migrations"
@@ -47,7 +48,7 @@ var errAway = errors.New("the database is away")
 // database is what the publisher reads and claims from; a test sets how it answers.
 type database struct {
 	*postgrestest.Database
-	freshness.Querier
+	postgres.Querier
 	away     bool
 	taken    bool // the minute, by another replica
 	attempts []publish.Attempt

@@ -17,6 +17,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/migrations"
@@ -69,14 +70,14 @@ func labels(m *dto.Metric) string {
 	return s
 }
 
-func scrapes(db freshness.Querier) *publish.Scrapes {
+func scrapes(db postgres.Querier) *publish.Scrapes {
 	return &publish.Scrapes{
 		Process: prometheus.NewRegistry(), Reader: freshness.NewReader(db, "public", 5*time.Second, time.Now),
 		Timeout: 5 * time.Second, Logger: slog.New(slog.DiscardHandler),
 	}
 }
 
-func collector(t *testing.T, db freshness.Querier) prometheus.Gatherer {
+func collector(t *testing.T, db postgres.Querier) prometheus.Gatherer {
 	t.Helper()
 	return scrapes(db).Gatherer(t.Context())
 }

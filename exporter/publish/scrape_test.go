@@ -18,6 +18,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/exporter/publish"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // scrapeWithin scrapes as Prometheus does, naming its timeout, and fails the test if
@@ -50,7 +51,7 @@ func scrapeWithin(t *testing.T, url string, timeout time.Duration) map[string]fl
 }
 
 // exposing serves /metrics from db; its reader alone would wait for an hour.
-func exposing(t *testing.T, db freshness.Querier) (url string) {
+func exposing(t *testing.T, db postgres.Querier) (url string) {
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
 	reader := freshness.NewReader(db, "public", time.Hour, time.Now)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // View is one row of materialized_view_freshness. A nil field is unknown.
@@ -47,11 +49,6 @@ type View struct {
 // row in the log.
 func (v View) Asked() bool { return v.IsStale != nil }
 
-// Querier is a connection, a pool or a transaction.
-type Querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
 const columns = `f.view_name, f.schema_name, f.relation_name, f.is_populated, f.is_scheduled, f.enabled,
        f.last_refreshed_at, f.refresh_duration_ms, f.data_as_of, f.staleness_seconds, f.seconds_since_refresh,
        f.data_age::text, f.performance_rating, f.total_jobs, f.total_objects, f.max_staleness_seconds, f.is_stale, f.stale_reason,
@@ -60,13 +57,13 @@ const columns = `f.view_name, f.schema_name, f.relation_name, f.is_populated, f.
 
 // All reads every view of the database, and every log or schedule row whose view
 // is gone, by name. It takes no lock on any materialized view.
-func All(ctx context.Context, db Querier, schema string) ([]View, error) {
+func All(ctx context.Context, db postgres.Querier, schema string) ([]View, error) {
 	return collect(ctx, db, "SELECT "+columns+" FROM "+relation(schema)+" AS f ORDER BY f.view_name")
 }
 
 // Find reads one view by any of the names that materialized_view_names gives
 // it; found is false if there is neither such a view nor a row about one.
-func Find(ctx context.Context, db Querier, schema, name string) (view View, found bool, err error) {
+func Find(ctx context.Context, db postgres.Querier, schema, name string) (view View, found bool, err error) {
 	views, err := collect(ctx, db, `
 SELECT `+columns+`
 FROM `+relation(schema)+` AS f
@@ -82,7 +79,7 @@ WHERE f.view_name = coalesce(
 // Check is an error if the freshness of views cannot be read: the tables are missing,
 // old or closed to this login. Unlike the others it costs the same however many views
 // there are.
-func Check(ctx context.Context, db Querier, schema string) error {
+func Check(ctx context.Context, db postgres.Querier, schema string) error {
 	_, err := collect(ctx, db, "SELECT "+columns+" FROM "+relation(schema)+" AS f LIMIT 0")
 	return err
 }
@@ -91,7 +88,7 @@ func relation(schema string) string {
 	return pgx.Identifier{schema, "materialized_view_freshness"}.Sanitize()
 }
 
-func collect(ctx context.Context, db Querier, sql string, args ...any) ([]View, error) {
+func collect(ctx context.Context, db postgres.Querier, sql string, args ...any) ([]View, error) {
 	rows, err := db.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read freshness: %w", err)

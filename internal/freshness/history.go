@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // Attempt is one row of materialized_view_refresh_history. A nil field is
@@ -30,7 +32,7 @@ type Attempt struct {
 
 // History reads the last attempts of each of the views, which are called by
 // their canonical names, the latest first. It takes no lock on any of them.
-func History(ctx context.Context, db Querier, schema string, views []string, limit int) (map[string][]Attempt, error) {
+func History(ctx context.Context, db postgres.Querier, schema string, views []string, limit int) (map[string][]Attempt, error) {
 	rows, err := db.Query(ctx, `
 SELECT h.*
 FROM unnest($1::text[]) AS v(view_name)

@@ -6,13 +6,15 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // Reader reads the freshness of the views that somebody asked about, for those
 // who publish it. It remembers what it read: while the database is away, the
 // data goes on ageing.
 type Reader struct {
-	db      Querier
+	db      postgres.Querier
 	schema  string
 	timeout time.Duration
 	now     func() time.Time
@@ -25,7 +27,7 @@ type Reader struct {
 
 // NewReader makes a reader. timeout bounds its statement; now is time.Now but in
 // tests.
-func NewReader(db Querier, schema string, timeout time.Duration, now func() time.Time) *Reader {
+func NewReader(db postgres.Querier, schema string, timeout time.Duration, now func() time.Time) *Reader {
 	return &Reader{db: db, schema: schema, timeout: timeout, now: now}
 }
 

@@ -82,7 +82,7 @@ func refuseExisting(ctx context.Context, tx pgx.Tx, name Name) error {
 // Kind is the kind of the relation or type that has a name, such as "materialized
 // view" or "table"; "" if the name is free. A type takes a name too, since every
 // relation has a row type of its name; only an array type is renamed to make room.
-func Kind(ctx context.Context, q Querier, name Name) (kind string, err error) {
+func Kind(ctx context.Context, q postgres.Querier, name Name) (kind string, err error) {
 	const sql = `
 SELECT coalesce(min(kind), '') FROM (
 SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence'
@@ -100,7 +100,7 @@ WHERE n.nspname = $1 AND t.typname = $2 AND t.typrelid = 0 AND NOT EXISTS (SELEC
 }
 
 // HasSchema reports whether a schema exists.
-func HasSchema(ctx context.Context, q Querier, name string) (found bool, err error) {
+func HasSchema(ctx context.Context, q postgres.Querier, name string) (found bool, err error) {
 	if err := q.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", name).Scan(&found); err != nil {
 		return false, fmt.Errorf("look for schema %q: %w", name, err)
 	}
@@ -191,7 +191,7 @@ func Populate(ctx context.Context, tx pgx.Tx, view *View) error {
 
 // OwnerObstacle says why the session cannot create a view in schema that role owns;
 // "" if it can.
-func OwnerObstacle(ctx context.Context, q Querier, role, schema string) (string, error) {
+func OwnerObstacle(ctx context.Context, q postgres.Querier, role, schema string) (string, error) {
 	const sql = `
 SELECT CASE WHEN r.oid IS NULL THEN format('There is no role %s', quote_ident($1))
             WHEN NOT pg_has_role(r.oid, 'MEMBER') THEN format('The provider''s role %I is not a member of %I (GRANT %2$I TO %1$I)', current_user, r.rolname)

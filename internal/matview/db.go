@@ -5,22 +5,18 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
-// Querier reads the catalog: a connection, a pool or a transaction.
-type Querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
-// DB is a [Querier] that can begin a transaction.
+// DB is a [postgres.Querier] that can begin a transaction.
 type DB interface {
-	Querier
+	postgres.Querier
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
 // collect returns all rows of a query.
-func collect[T any](ctx context.Context, q Querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+func collect[T any](ctx context.Context, q postgres.Querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
 	rows, _ := q.Query(ctx, sql, args...) // CollectRows returns its error
 	return pgx.CollectRows(rows, scan)
 }

@@ -23,7 +23,7 @@ type grant struct {
 
 // readGrants reads the privileges on a view, including those of its owner, which
 // can be revoked too.
-func readGrants(ctx context.Context, q Querier, view uint32) ([]grant, error) {
+func readGrants(ctx context.Context, q postgres.Querier, view uint32) ([]grant, error) {
 	const sql = `
 WITH acl AS (
     SELECT '' AS attname, a.*

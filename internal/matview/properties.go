@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // columnOptionsSQL is the options that a user can set on the column that is row a
@@ -141,7 +143,7 @@ type catalogState struct {
 }
 
 // readState returns a [ChangedError] if the view is gone or not called name.
-func (s Swap) readState(ctx context.Context, q Querier, name string) (catalogState, error) {
+func (s Swap) readState(ctx context.Context, q postgres.Querier, name string) (catalogState, error) {
 	rows, _ := q.Query(ctx, catalogStateSQL, s.View.OID) // CollectOneRow returns its error
 	state, err := pgx.CollectOneRow(rows, pgx.RowToStructByPos[catalogState])
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && state.Name != name {

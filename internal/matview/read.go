@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // View is a materialized view as far as the catalog can be read without locking the
@@ -63,7 +65,7 @@ const canonicalNameSQL = `CASE WHEN n.nspname = 'public' THEN '' ELSE quote_iden
 
 // CanonicalName is the name as the tables of matview have it, quoted as the version
 // of the server requires.
-func CanonicalName(ctx context.Context, q Querier, name Name) (canonical string, err error) {
+func CanonicalName(ctx context.Context, q postgres.Querier, name Name) (canonical string, err error) {
 	const sql = "SELECT " + canonicalNameSQL + " FROM (SELECT $1 AS nspname) AS n, (SELECT $2 AS relname) AS c"
 	if err := q.QueryRow(ctx, sql, name.Schema, name.Relation).Scan(&canonical); err != nil {
 		return "", fmt.Errorf("quote the name of %s: %w", name, err)
@@ -131,7 +133,7 @@ WHERE c.relkind = 'm'`
 
 // Read reads a materialized view from the catalog; it returns nil if there is none
 // of that name. It locks nothing of the view, so it does not wait for a refresh.
-func Read(ctx context.Context, q Querier, name Name) (*View, error) {
+func Read(ctx context.Context, q postgres.Querier, name Name) (*View, error) {
 	rows, _ := q.Query(ctx, readSQL+" AND n.nspname = $1 AND c.relname = $2", name.Schema, name.Relation) // CollectOneRow returns its error
 	v, err := pgx.CollectOneRow(rows, pgx.RowToAddrOfStructByName[View])
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -144,7 +146,7 @@ func Read(ctx context.Context, q Querier, name Name) (*View, error) {
 }
 
 // ReadAll reads every materialized view of the database, as [Read] does one.
-func ReadAll(ctx context.Context, q Querier) (map[Name]*View, error) {
+func ReadAll(ctx context.Context, q postgres.Querier) (map[Name]*View, error) {
 	views, err := collect(ctx, q, pgx.RowToAddrOfStructByName[View], readSQL)
 	if err != nil {
 		return nil, fmt.Errorf("read the materialized views: %w", err)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // Kept is what [Keep] reads of a view that is dropped and created again.
@@ -111,18 +113,18 @@ ORDER BY 1`
 // definition that returns columns: all that [Keep] does not keep. indexes says
 // whether the caller creates each index from an [Index]. In any case, the caller
 // creates the view with the same [Storage]. It locks nothing.
-func Lost(ctx context.Context, q Querier, view *View, columns []Column, indexes bool) ([]string, error) {
+func Lost(ctx context.Context, q postgres.Querier, view *View, columns []Column, indexes bool) ([]string, error) {
 	return lost(ctx, q, view, lostSQL, pgx.NamedArgs{"view": view.OID, "columns": columnNames(columns), "indexes": indexes})
 }
 
 // LostColumns describes what a view loses with the columns that its new definition
 // does not return. It locks nothing.
-func LostColumns(ctx context.Context, q Querier, view *View, columns []Column) ([]string, error) {
+func LostColumns(ctx context.Context, q postgres.Querier, view *View, columns []Column) ([]string, error) {
 	const sql = "SELECT property FROM (" + columnPropertiesSQL + ") AS p WHERE attname <> ALL (@columns::text[]) ORDER BY 1"
 	return lost(ctx, q, view, sql, pgx.NamedArgs{"view": view.OID, "columns": columnNames(columns)})
 }
 
-func lost(ctx context.Context, q Querier, view *View, sql string, args pgx.NamedArgs) ([]string, error) {
+func lost(ctx context.Context, q postgres.Querier, view *View, sql string, args pgx.NamedArgs) ([]string, error) {
 	properties, err := collect(ctx, q, pgx.RowTo[string], sql, args)
 	if err != nil {
 		return nil, fmt.Errorf("read the properties of %s: %w", view.Name, err)

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 )
 
@@ -38,7 +39,7 @@ func create(t *testing.T, pool *pgxpool.Pool, spec Spec) *View {
 	return read(t, pool, spec.Name)
 }
 
-func read(t *testing.T, q Querier, name Name) *View {
+func read(t *testing.T, q postgres.Querier, name Name) *View {
 	t.Helper()
 	v, err := Read(t.Context(), q, name)
 	if err != nil {
@@ -50,7 +51,7 @@ func read(t *testing.T, q Querier, name Name) *View {
 	return v
 }
 
-func value[T any](t *testing.T, q Querier, sql string, args ...any) (value T) {
+func value[T any](t *testing.T, q postgres.Querier, sql string, args ...any) (value T) {
 	t.Helper()
 	if err := q.QueryRow(t.Context(), sql, args...).Scan(&value); err != nil {
 		t.Fatalf("%s: %v", sql, err)

@@ -22,13 +22,13 @@ type catalog struct {
 }
 
 // read returns nil if there is no such view.
-func (c *catalog) read(ctx context.Context, q matview.Querier, name matview.Name) (*matview.View, error) {
+func (c *catalog) read(ctx context.Context, q postgres.Querier, name matview.Name) (*matview.View, error) {
 	views, err := c.all(ctx, q)
 	return views[name], err
 }
 
 // byOID returns a view that may have been renamed; nil if there is no such view.
-func (c *catalog) byOID(ctx context.Context, q matview.Querier, oid uint32) (*matview.View, error) {
+func (c *catalog) byOID(ctx context.Context, q postgres.Querier, oid uint32) (*matview.View, error) {
 	views, err := c.all(ctx, q)
 	for _, v := range views {
 		if v.OID == oid {
@@ -38,7 +38,7 @@ func (c *catalog) byOID(ctx context.Context, q matview.Querier, oid uint32) (*ma
 	return nil, err
 }
 
-func (c *catalog) all(ctx context.Context, q matview.Querier) (map[matview.Name]*matview.View, error) {
+func (c *catalog) all(ctx context.Context, q postgres.Querier) (map[matview.Name]*matview.View, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.views == nil || time.Since(c.readAt) > catalogTTL {

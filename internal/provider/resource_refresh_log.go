@@ -244,7 +244,7 @@ func (r *refreshLogResource) install(ctx context.Context, plan refreshLogModel, 
 
 // refresh reads what is installed: version 0 if anything is missing, and only the
 // roles that have all the privileges they need.
-func (m *refreshLogModel) refresh(ctx context.Context, db store.Querier) error {
+func (m *refreshLogModel) refresh(ctx context.Context, db postgres.Querier) error {
 	schema := m.Schema.ValueString()
 	version, err := migrations.Installed(ctx, db, schema)
 	if err != nil {

@@ -137,6 +137,7 @@ func (a *attempt) recordSkip(ctx context.Context, conn *pgx.Conn, check skipChec
 		Attempt: a.id, View: a.view, Reason: skip.Reason, DataAsOf: asOf, WasAsOf: *check.state.DataAsOf, WasXmin: *check.state.ViewXmin,
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
+		a.unconfirmed = nil
 		return Result{}, refreshedMeanwhile, nil
 	}
 	if err != nil {

@@ -24,6 +24,11 @@ func collectOne[T any](rows pgx.Rows, err error) (T, error) {
 	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
 }
 
+// BatchSender is a connection or a pool. A batch is one transaction.
+type BatchSender interface {
+	SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults
+}
+
 // Beginner is a connection or a pool.
 type Beginner interface {
 	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)

@@ -12,7 +12,7 @@ import (
 // KnownAs returns the names that the tables may have a view under, the canonical one,
 // which is viewName, first: other programs and people write others. Call it before the
 // view is renamed or dropped.
-func (s *Store) KnownAs(ctx context.Context, db Querier, viewName string) ([]string, error) {
+func (s *Store) KnownAs(ctx context.Context, db postgres.Querier, viewName string) ([]string, error) {
 	_, readable, err := s.access(ctx, db, NamesView, "SELECT")
 	if err != nil || !readable {
 		return []string{viewName}, err
@@ -133,7 +133,7 @@ func (s *Store) recordedIn(ctx context.Context, tx pgx.Tx, change func(table str
 // access tells whether a relation of ours is installed and whether the session's role
 // has all of rights on it. to_regclass would fail where the role may not use the
 // schema.
-func (s *Store) access(ctx context.Context, db Querier, relation string, rights ...string) (installed, allowed bool, err error) {
+func (s *Store) access(ctx context.Context, db postgres.Querier, relation string, rights ...string) (installed, allowed bool, err error) {
 	err = db.QueryRow(ctx, `
 SELECT count(*) > 0,
        coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE')

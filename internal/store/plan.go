@@ -123,11 +123,6 @@ type Plan struct {
 // within that transaction, which may be idle for hours.
 const boundLockWait = `SELECT set_config('lock_timeout', '200ms', true)`
 
-// BatchSender is a connection or a pool. A batch is one transaction.
-type BatchSender interface {
-	SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults
-}
-
 // StorePlans writes plans in one transaction, each unless another exporter has
 // written it meanwhile: that run may have begun already. It fails with
 // [pgerrcode.LockNotAvailable] where a view's state is locked. Sort plans by

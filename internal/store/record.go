@@ -199,7 +199,7 @@ RETURNING attempt.started_at, attempt.finished_at`
 // RecordSkip records that the view is as fresh as it was found to be. The error is
 // [pgx.ErrNoRows] if its state has changed since. The log stays: it tells when the
 // last refresh was. db must not be in a transaction.
-func (s *Store) RecordSkip(ctx context.Context, db Batcher, skip Skip) (startedAt, finishedAt time.Time, err error) {
+func (s *Store) RecordSkip(ctx context.Context, db BatchSender, skip Skip) (startedAt, finishedAt time.Time, err error) {
 	batch := &pgx.Batch{} // one transaction; locked first, the state is not changed under it
 	s.QueueRecordLocks(batch, skip.Attempt, skip.View)
 	batch.Queue(s.SQL(skipSQL), pgx.NamedArgs{

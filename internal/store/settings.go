@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // SetHistoryRetention sets how long attempts are kept in the history, to the
@@ -22,7 +24,7 @@ ON CONFLICT (only_row) DO UPDATE SET history_retention = EXCLUDED.history_retent
 
 // HistoryRetention is how long attempts are kept in the history; 0 if somebody has
 // deleted the settings. The tables have to be there.
-func (s *Store) HistoryRetention(ctx context.Context, db Querier) (time.Duration, error) {
+func (s *Store) HistoryRetention(ctx context.Context, db postgres.Querier) (time.Duration, error) {
 	var micros int64
 	err := db.QueryRow(ctx, s.SQL(`SELECT coalesce((SELECT (extract(epoch FROM history_retention) * 1000000)::bigint FROM {settings}), 0)`)).Scan(&micros)
 	if err != nil {

@@ -9,11 +9,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Batcher sends several statements in one round trip.
-type Batcher interface {
-	SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults
-}
-
 // State is what the state has about a view's last refresh, compared with the
 // catalog.
 type State struct {
@@ -23,8 +18,6 @@ type State struct {
 	ChangeCounters    json.RawMessage // nil: unknown
 	Intact            bool            // the view's data is that of the refresh
 	Logged            bool            // the view has a row in the log
-	// Proven is that the server is one where Intact can be relied on.
-	Proven bool
 }
 
 // ChangeCountersSQL is, in [Store.SQL], the change_counters of the view @view.
@@ -35,8 +28,7 @@ func (s *Store) QueueState(batch *pgx.Batch, view, schema, relation string) {
 	batch.Queue(s.SQL(`
 SELECT st.data_as_of, st.logged_refreshed_at, st.view_oid, st.view_xmin, st.change_counters,
        coalesce(c.relispopulated AND st.view_oid = c.oid AND st.view_filenode = c.relfilenode AND st.view_xmin = c.xmin, false) AS intact,
-       EXISTS (SELECT FROM {log_rows}() AS l WHERE l.view_name = @view) AS logged,
-       {tested_server}() AS proven
+       EXISTS (SELECT FROM {log_rows}(ARRAY[@view]::text[])) AS logged
 FROM (SELECT) AS one
 LEFT JOIN {state} AS st ON st.view_name = @view
 LEFT JOIN (pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = @schema) ON c.relname = @relation AND c.relkind = 'm'`),
