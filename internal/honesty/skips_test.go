@@ -120,6 +120,9 @@ func (h *harness) checkSkips(t *testing.T, events int) {
 			t.Errorf("%d %s, want at least %d", n, c.what, c.least)
 		}
 	}
+	t.Logf("why it was not skipped: %v", scan[map[string]int](t, h, `SELECT coalesce(jsonb_object_agg(why, n), '{}') FROM (
+    SELECT regexp_replace(substring(reason FROM '^not skipped: ([^;]*);'), '[0-9]+', 'N', 'g') AS why, count(*) AS n
+    FROM materialized_view_refresh_history WHERE reason LIKE 'not skipped: %' GROUP BY 1) AS r`))
 	const longestGap = 2 * time.Second
 	if late := scan[int](t, h, fmt.Sprintf(`SELECT count(*) FROM materialized_view_refresh_history
 WHERE outcome = 'skipped' AND trigger = 'schedule' AND data_as_of < started_at - interval '%f seconds'`, (longestGap+refresh.CommitLag).Seconds())); late > 0 {
