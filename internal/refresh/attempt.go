@@ -26,12 +26,15 @@ type attempt struct {
 	alive   context.Context //nolint:containedctx // it is the attempt's own, see [Refresher.KeepAlive]
 	release func()
 
-	notSkipped  string        // why a request that may skip does not
-	inputs      *queryInputs  // what the query reads, from before the refresh's snapshot; nil: unknown
-	chosen      choice        // the latest, for the record of a failure
-	swapRefused bool          // a swap was chosen and turned out to be impossible
-	waited      time.Duration // for locks, in tries that failed
-	unconfirmed *Result       // of a commit that was sent; see [attempt.failed]
+	notSkipped  string       // why a request that may skip does not
+	inputs      *queryInputs // what the query reads, from before the refresh's snapshot; nil: unknown
+	chosen      choice       // the latest, for the record of a failure
+	swapRefused bool         // a swap was chosen and turned out to be impossible
+	// concurrentlyRefused is that a concurrent refresh was chosen and might have lost
+	// rows.
+	concurrentlyRefused bool
+	waited              time.Duration // for locks, in tries that failed
+	unconfirmed         *Result       // of a commit that was sent; see [attempt.failed]
 
 	blockers atomic.Pointer[string] // the last holders of a lock that it waited for
 }
@@ -116,6 +119,12 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 				method: chosen.instead,
 				reason: fmt.Sprintf("instead of swap (%s), since %s", chosen.reason, postgres.Message(a.lockError(ctx, err, try))),
 			}
+		case a.request.Method == Auto && isInexact(err):
+			a.concurrentlyRefused = true
+			a.waited += result.LockWait
+			if wanted = (choice{method: Auto}); a.swapRefused {
+				wanted = choice{method: Blocking, reason: noConcurrently}
+			}
 		case try < lockTries && a.request.LockTimeout > 0 && isLocked(err):
 			if err := pause(ctx, min(a.request.LockTimeout, maxPause)); err != nil {
 				return Result{}, err
@@ -153,6 +162,7 @@ func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen
 	if a.inputs != nil && a.inputs.view != facts.OID { // replaced while it waited for the lock
 		a.inputs = nil
 	}
+	facts.Recent.ConcurrentlyRefused = facts.Recent.ConcurrentlyRefused || a.concurrentlyRefused
 	if chosen, err = choose(wanted, facts); err != nil {
 		return Result{}, choice{}, err
 	}
@@ -162,6 +172,9 @@ func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen
 		done, err = a.swap(ctx, tx, facts)
 	} else {
 		done, err = a.refresh(ctx, conn, facts, chosen.method)
+	}
+	if err == nil && chosen.method == Concurrently {
+		err = a.checkEqualRows(ctx, tx, facts, &done)
 	}
 	lockWait += done.LockWait
 	if err != nil {
@@ -179,9 +192,10 @@ func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen
 // commit records the refresh and commits it, in one round trip.
 func (a *attempt) commit(ctx context.Context, conn *pgx.Conn, done filled) (Result, error) {
 	r := done.Success
-	r.Attempt, r.View, r.SwapRefused, r.ChangeCounters = a.id, a.view, a.swapRefused, a.inputs
+	r.Attempt, r.View, r.ChangeCounters = a.id, a.view, a.inputs
+	r.SwapRefused, r.ConcurrentlyRefused = a.swapRefused, a.concurrentlyRefused
 	r.Method, r.Reason = string(a.chosen.method), a.chosen.reason
-	r.TotalJobs, r.TotalObjects, r.Warning = done.totals.jobs, done.totals.objects, done.totals.warning
+	r.TotalJobs, r.TotalObjects, r.Warning = done.totals.jobs, done.totals.objects, joinWarnings(r.Warning, done.totals.warning)
 	result := Result{
 		View: a.view, Method: a.chosen.method, Reason: r.Reason, AsOf: r.DataAsOf, FinishedAt: r.FinishedAt,
 		LockWait: r.LockWait, Duration: r.Duration, RowsInserted: r.RowsInserted, RowsDeleted: r.RowsDeleted,

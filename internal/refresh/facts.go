@@ -79,6 +79,9 @@ type recent struct {
 	// swap and could not: a long reader, which prevents the exchange, makes us build
 	// a replacement for nothing each time.
 	SwapRefused bool
+	// ConcurrentlyRefused is that one of them should have been a concurrent refresh,
+	// and might have lost rows.
+	ConcurrentlyRefused bool
 }
 
 const (
@@ -88,6 +91,7 @@ const (
 
 func recentOf(past []store.PastRefresh) (r recent) {
 	for i, p := range past {
+		r.ConcurrentlyRefused = r.ConcurrentlyRefused || p.ConcurrentlyRefused
 		r.SwapRefused = r.SwapRefused || i < swapRefusalsRemembered && p.SwapRefused
 		if p.Method == nil || p.DurationMS == nil {
 			continue

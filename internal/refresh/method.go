@@ -85,6 +85,10 @@ const (
 	smallChange = 0.1
 )
 
+// noConcurrently is why a view that has a unique index is refreshed by another method;
+// see [matview.CheckEqualRows].
+const noConcurrently = "concurrently would keep one of two equal rows with a null, and nothing proves that the query returns none"
+
 // choose is the method of auto, by the catalog and the history only: what prevents
 // a swap is found when one is tried.
 func (f facts) choose() choice {
@@ -95,19 +99,22 @@ func (f facts) choose() choice {
 	switch {
 	case !f.Populated:
 		return firstPopulation
-	case !f.UniqueIndex:
-		const noIndex = "the view has no unique index on plain columns without WHERE, which concurrently would need"
+	case !f.UniqueIndex || f.Recent.ConcurrentlyRefused:
+		why := "the view has no unique index on plain columns without WHERE, which concurrently would need"
+		if f.UniqueIndex {
+			why = noConcurrently
+		}
 		took := f.Recent.Blocking
 		if took == nil || f.Recent.Swap != nil && *f.Recent.Swap < *took {
 			took = f.Recent.Swap
 		}
 		switch {
 		case took == nil:
-			return swap(noIndex+", and how long readers would be blocked for is not known yet", Blocking)
+			return swap(why+", and how long readers would be blocked for is not known yet", Blocking)
 		case *took < quickBlock:
-			return choice{method: Blocking, reason: fmt.Sprintf("%s, and the last refresh took %s only", noIndex, short(*took))}
+			return choice{method: Blocking, reason: fmt.Sprintf("%s, and the last refresh took %s only", why, short(*took))}
 		default:
-			return swap(fmt.Sprintf("%s, and a blocking one would block readers for %s", noIndex, short(*took)), Blocking)
+			return swap(fmt.Sprintf("%s, and a blocking one would block readers for %s", why, short(*took)), Blocking)
 		}
 	case last == nil:
 		return choice{method: Concurrently, reason: fmt.Sprintf("it has a unique index, so that readers need not wait, and none of the last %d refreshes shows how much changes", recentRefreshes)}

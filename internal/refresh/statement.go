@@ -2,11 +2,15 @@ package refresh
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/store"
 )
@@ -81,6 +85,28 @@ func (a *attempt) execute(ctx context.Context, tx *pgx.Conn, f facts, method Met
 		return fmt.Errorf("%s: %w", method, err)
 	}
 	return results.Close()
+}
+
+// checkEqualRows makes the as-of unknown if a concurrent refresh may have lost rows, or
+// fails if another method may be used in its place.
+func (a *attempt) checkEqualRows(ctx context.Context, tx pgx.Tx, f facts, done *filled) error {
+	err := matview.CheckEqualRows(ctx, tx, f.OID, f.name(), f.Owner)
+	if err == nil || a.request.Method == Auto || !isInexact(err) {
+		return err
+	}
+	done.DataAsOf, done.NoLogDuration = nil, true
+	done.Warning = fmt.Sprintf("its data is of an unknown time, since the refresh may have lost rows: %s; use the method auto, swap or blocking, or make it provable: by GROUP BY, DISTINCT ON or a primary key for the columns of a unique index, or by values in place of nulls", err)
+	return nil
+}
+
+func isInexact(err error) bool {
+	var equal *matview.EqualRowsError
+	return errors.As(err, &equal)
+}
+
+// joinWarnings joins those that are not "".
+func joinWarnings(warnings ...string) string {
+	return strings.Join(slices.DeleteFunc(warnings, func(w string) bool { return w == "" }), "; ")
 }
 
 // readBackSQL reads the finish time, the fingerprint, and what the session has

@@ -95,14 +95,15 @@ type PastRefresh struct {
 	Method                    *string
 	DurationMS                *int64
 	RowsInserted, RowsDeleted *int64
-	SwapRefused               bool // a swap was the better method, but was impossible
+	// SwapRefused and ConcurrentlyRefused are those of [Success].
+	SwapRefused, ConcurrentlyRefused bool
 }
 
 // QueuePastRefreshes reads the last refreshes of a view by our own programs, the
 // latest first. [CollectPastRefreshes] reads the result.
 func (s *Store) QueuePastRefreshes(batch *pgx.Batch, view string, limit int) {
 	batch.Queue(s.SQL(`
-SELECT method, duration_ms, rows_inserted, rows_deleted, swap_refused
+SELECT method, duration_ms, rows_inserted, rows_deleted, swap_refused, concurrently_refused
 FROM {history}
 WHERE view_name = @view AND outcome = 'succeeded' AND trigger <> 'external'
 ORDER BY started_at DESC LIMIT @limit`), pgx.NamedArgs{"view": view, "limit": limit})

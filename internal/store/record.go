@@ -18,9 +18,11 @@ type Success struct {
 	Trigger, AttemptedBy string
 
 	Method, Reason, Warning string
-	SwapRefused             bool
-	StartedAt, FinishedAt   time.Time
-	DataAsOf                *time.Time // nil: unknown
+	// SwapRefused and ConcurrentlyRefused are that the method was chosen first, and that
+	// it could not be used.
+	SwapRefused, ConcurrentlyRefused bool
+	StartedAt, FinishedAt            time.Time
+	DataAsOf                         *time.Time // nil: unknown
 	// NoLogDuration leaves the duration in the log null: its readers take
 	// FinishedAt less the duration for the as-of.
 	NoLogDuration             bool
@@ -47,7 +49,7 @@ func (r Success) args() pgx.NamedArgs {
 	}
 	return pgx.NamedArgs{
 		"attempt": r.Attempt, "view_name": r.View, "trigger": r.Trigger, "attempted_by": r.AttemptedBy,
-		"method": r.Method, "reason": nullable(r.Reason), "warning": nullable(r.Warning), "swap_refused": r.SwapRefused,
+		"method": r.Method, "reason": nullable(r.Reason), "warning": nullable(r.Warning), "swap_refused": r.SwapRefused, "concurrently_refused": r.ConcurrentlyRefused,
 		"started_at": r.StartedAt, "finished_at": r.FinishedAt, "data_as_of": r.DataAsOf,
 		"lock_wait_ms": r.LockWait.Milliseconds(), "duration_ms": CeilMilliseconds(r.Duration),
 		"rows_inserted": r.RowsInserted, "rows_deleted": r.RowsDeleted,
@@ -69,7 +71,7 @@ var (
 	logColumns = []string{"last_refreshed_at", "refresh_duration_ms", "total_jobs", "total_objects"}
 	// historyColumns are those of a refresh that succeeded.
 	historyColumns = []string{
-		"method", "reason", "warning", "swap_refused", "data_as_of", "finished_at", "lock_wait_ms", "duration_ms", "rows_inserted", "rows_deleted",
+		"method", "reason", "warning", "swap_refused", "concurrently_refused", "data_as_of", "finished_at", "lock_wait_ms", "duration_ms", "rows_inserted", "rows_deleted",
 	}
 	stateColumns = []string{"last_attempt_at", "data_as_of", "view_oid", "view_filenode", "view_xmin", "size_bytes", "change_counters"}
 )

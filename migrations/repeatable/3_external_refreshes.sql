@@ -95,6 +95,8 @@ DECLARE
     duration    CONSTANT bigint := ceil(extract(epoch FROM finished - started) * 1000);
     as_of       timestamptz := started;
     method      text;
+    warning     text;
+    may_lack_rows boolean;
     view        RECORD;
     logged_at   timestamptz;
     logged_ms   integer;
@@ -144,10 +146,26 @@ BEGIN
         method := 'blocking';
     END IF;
 
+    -- CONCURRENTLY keeps one of several equal rows if they contain a null, and a
+    -- trigger has no means to prove that the query returns none. Without the right to
+    -- read the view it may contain nulls.
+    IF method = 'concurrently' THEN
+        may_lack_rows := true;
+        IF has_table_privilege(view_oid, 'SELECT') THEN
+            EXECUTE (SELECT format('SELECT EXISTS (SELECT FROM %%s WHERE NOT ROW(%%s) IS NOT NULL)', view_oid::regclass, string_agg(quote_ident(attname), ', '))
+                     FROM pg_attribute WHERE attrelid = view_oid AND attnum > 0 AND NOT attisdropped)
+            INTO may_lack_rows;
+        END IF;
+        IF may_lack_rows THEN
+            as_of := NULL;
+            warning := 'its data is of an unknown time, since the refresh may have lost rows: of equal rows that contain a null, CONCURRENTLY keeps one only; refresh it by matview-exporter, or blocking';
+        END IF;
+    END IF;
+
     -- In the order of our own record.
     INSERT INTO %1$I.materialized_view_refresh_history
-        (view_name, trigger, method, outcome, started_at, data_as_of, finished_at, duration_ms, attempted_by)
-    VALUES (view.view_name, 'external', method, 'succeeded', started, as_of, finished, duration, session_user);
+        (view_name, trigger, method, outcome, started_at, data_as_of, finished_at, duration_ms, warning, attempted_by)
+    VALUES (view.view_name, 'external', method, 'succeeded', started, as_of, finished, duration, warning, session_user);
 
     IF to_regclass(format('%%I.materialized_view_refresh_log', %1$L)) IS NOT NULL THEN
         INSERT INTO %1$I.materialized_view_refresh_log AS l

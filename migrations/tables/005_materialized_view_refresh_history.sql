@@ -23,10 +23,11 @@ CREATE TABLE materialized_view_refresh_history (
     backend_start TIMESTAMP WITH TIME ZONE,
     heartbeat_at  TIMESTAMP WITH TIME ZONE,
     -- What later attempts decide by: that a swap was the better method and turned
-    -- out to be impossible, and the view whose failed refresh kept this attempt
-    -- from being made.
-    swap_refused    BOOLEAN NOT NULL DEFAULT false,
-    failed_upstream TEXT
+    -- out to be impossible; that a concurrent refresh was and might have lost rows;
+    -- and the view whose failed refresh kept this attempt from being made.
+    swap_refused         BOOLEAN NOT NULL DEFAULT false,
+    concurrently_refused BOOLEAN NOT NULL DEFAULT false,
+    failed_upstream      TEXT
 ) WITH (fillfactor = 80);
 
 UPDATE matview_schema_version SET version = 5;
