@@ -127,7 +127,7 @@ func TestLibpqKeywords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := config.ConnConfig.RuntimeParams; len(got) != 1 || got["search_path"] != "x" {
+	if got := config.ConnConfig.RuntimeParams; len(got) != 2 || got["search_path"] != "x" || got["client_encoding"] != "UTF8" {
 		t.Errorf("the server would get %v", got)
 	}
 	for _, keyword := range []string{"hostaddr=127.0.0.1", "sslcrl=x", "ssl_min_protocol_version=TLSv1.3", "requirepeer=x", "load_balance_hosts=random", "gssencmode=require"} {

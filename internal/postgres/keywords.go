@@ -51,10 +51,9 @@ func libpqSettings(config *pgconn.Config) error {
 		}
 		delete(config.RuntimeParams, keyword)
 	}
-	// pgx supports only UTF8; auto means the terminal's encoding.
-	if config.RuntimeParams["client_encoding"] == "auto" {
-		delete(config.RuntimeParams, "client_encoding")
-	}
+	// All texts of this program are UTF-8, whatever the url, the database and the role
+	// have: the server converts them, or says which character it cannot.
+	config.RuntimeParams["client_encoding"] = "UTF8"
 	return nil
 }
 
