@@ -90,17 +90,21 @@ doubts(rank, reason) AS (
     FROM relations AS r
     UNION ALL
     -- The node types that can be judged by the functions and operators that they name.
+    -- A PARAM is the column of the subquery of IN, ANY or ALL: a view has no others.
     SELECT 2, CASE tag
         WHEN 'TABLESAMPLECLAUSE' THEN 'it has a TABLESAMPLE, which may pick other rows each time'
         WHEN 'SQLVALUEFUNCTION' THEN 'it reads the current time or user, such as current_date'
-        ELSE format('it has a construct (%s) of which it is not known whether it gives the same result each time', tag)
+        WHEN 'XMLEXPR' THEN 'it uses an XML function, and whether that gives the same result each time is not known'
+        WHEN 'TABLEFUNC' THEN 'it uses XMLTABLE or JSON_TABLE, and whether that gives the same result each time is not known'
+        ELSE CASE WHEN tag LIKE 'JSON%' THEN 'it uses an SQL/JSON function, and whether that gives the same result each time is not known'
+                  ELSE 'it uses syntax of which it is not known whether it gives the same result each time' END
         END
     FROM nodes
     WHERE tag <> ALL (ARRAY[
         'AGGREF', 'ALIAS', 'ARRAYCOERCEEXPR', 'ARRAYEXPR', 'BOOLEANTEST', 'BOOLEXPR', 'CASEEXPR', 'CASETESTEXPR', 'CASEWHEN',
         'COALESCEEXPR', 'COERCETODOMAIN', 'COERCEVIAIO', 'COLLATEEXPR', 'COMMONTABLEEXPR', 'CONST', 'CONVERTROWTYPEEXPR', 'CTECYCLECLAUSE',
         'CTESEARCHCLAUSE', 'DISTINCTEXPR', 'FIELDSELECT', 'FROMEXPR', 'FUNCEXPR', 'GROUPINGFUNC', 'GROUPINGSET', 'JOINEXPR',
-        'MINMAXEXPR', 'NAMEDARGEXPR', 'NULLIFEXPR', 'NULLTEST', 'OPEXPR', 'QUERY', 'RANGETBLENTRY', 'RANGETBLFUNCTION', 'RANGETBLREF',
+        'MINMAXEXPR', 'NAMEDARGEXPR', 'NULLIFEXPR', 'NULLTEST', 'OPEXPR', 'PARAM', 'QUERY', 'RANGETBLENTRY', 'RANGETBLFUNCTION', 'RANGETBLREF',
         'RELABELTYPE', 'ROWCOMPAREEXPR', 'ROWEXPR', 'RTEPERMISSIONINFO', 'SCALARARRAYOPEXPR', 'SETOPERATIONSTMT', 'SORTGROUPCLAUSE',
         'SUBLINK', 'SUBSCRIPTINGREF', 'TARGETENTRY', 'VAR', 'WINDOWCLAUSE', 'WINDOWFUNC'])
     UNION ALL
