@@ -8,7 +8,7 @@ DECLARE
     ours CONSTANT text[] := ARRAY[
         'materialized_view_freshness_of', 'materialized_view_freshness', 'materialized_view_freshness_row',
         'materialized_view_names', 'materialized_view_known_as', 'materialized_view_is_ambiguous', 'materialized_view_oid', 'materialized_view_replicated',
-        'materialized_view_refresh_log_rows', 'materialized_view_upstreams', 'materialized_view_name',
+        'materialized_view_refresh_log_rows', 'materialized_view_upstreams', 'materialized_view_name', 'materialized_view_quote', 'materialized_view_quote_pinned',
         'materialized_view_attempt_timeout', 'materialized_view_server_is_tested'];
     noted  jsonb := '[]';
     found  RECORD;

@@ -38,6 +38,8 @@ var readFunctions = []string{
 	"materialized_view_refresh_log_rows",
 	"materialized_view_upstreams",
 	"materialized_view_name",
+	"materialized_view_quote",
+	"materialized_view_quote_pinned",
 	"materialized_view_attempt_timeout",
 	"materialized_view_server_is_tested",
 }

@@ -60,13 +60,16 @@ const ConcurrentIndexSQL = `i.indisvalid AND i.indisunique AND i.indimmediate AN
        AND NOT 0 = ANY (i.indkey::smallint[]) AND (am.amname = 'btree' OR current_setting('server_version_num')::int >= 180000)`
 
 // canonicalNameSQL is the canonical view_name, as the SQL function
-// materialized_view_name has it: the provider must know it without our tables.
-const canonicalNameSQL = `CASE WHEN n.nspname = 'public' THEN '' ELSE quote_ident(n.nspname) || '.' END || quote_ident(c.relname)`
+// materialized_view_name has it: the provider must know it without our tables. It first
+// pins what quote_ident depends on, for the rest of the transaction.
+const canonicalNameSQL = `CASE WHEN set_config('quote_all_identifiers', 'off', true) = 'off'
+     THEN CASE WHEN n.nspname = 'public' THEN '' ELSE quote_ident(n.nspname) || '.' END || quote_ident(c.relname) END`
 
 // CanonicalName is the name as the tables of matview have it, quoted as the version
 // of the server requires.
 func CanonicalName(ctx context.Context, q postgres.Querier, name Name) (canonical string, err error) {
-	const sql = "SELECT " + canonicalNameSQL + " FROM (SELECT $1 AS nspname) AS n, (SELECT $2 AS relname) AS c"
+	// Without OFFSET, the planner would evaluate it before the setting is pinned.
+	const sql = "SELECT " + canonicalNameSQL + " FROM (SELECT $1 AS nspname OFFSET 0) AS n, (SELECT $2 AS relname OFFSET 0) AS c"
 	if err := q.QueryRow(ctx, sql, name.Schema, name.Relation).Scan(&canonical); err != nil {
 		return "", fmt.Errorf("quote the name of %s: %w", name, err)
 	}

@@ -50,6 +50,9 @@ func (a *attempt) readInputs(ctx context.Context) (*queryInputs, error) {
 		return nil, err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := tx.Exec(ctx, pinSQL); err != nil {
+		return nil, err
+	}
 	var oid uint32
 	err = tx.QueryRow(ctx, "SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
 		a.name.Schema, a.name.Relation).Scan(&oid)

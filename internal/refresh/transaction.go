@@ -63,6 +63,9 @@ func (a *attempt) queueSettings(batch *pgx.Batch) error {
 	set := map[string]string{
 		"idle_in_transaction_session_timeout": idleTimeout,
 		"lock_timeout":                        millis(a.request.LockTimeout),
+		// If it is on, CONCURRENTLY fails: it appends to a name that is quoted then
+		// (make_temptable_name_n in matview.c).
+		"quote_all_identifiers": "off",
 	}
 	for name, value := range a.request.Settings {
 		if err := schedule.CheckSettingName(name); err != nil {

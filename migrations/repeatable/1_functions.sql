@@ -54,12 +54,29 @@ $create$, current_schema(), format('%I.materialized_view_refresh_log', current_s
 END
 $$;
 
+-- An identifier, quoted where it has to be, whatever quote_all_identifiers is for the
+-- session: names are stored and compared.
+CREATE FUNCTION materialized_view_quote_pinned(identifier TEXT)
+RETURNS TEXT LANGUAGE sql STABLE SET quote_all_identifiers = off AS $$ SELECT pg_catalog.quote_ident(identifier) $$;
+
+-- The planner inlines this, which it cannot do with a function that has settings.
+DO $$
+BEGIN
+    EXECUTE format($create$
+CREATE FUNCTION materialized_view_quote(identifier TEXT)
+RETURNS TEXT LANGUAGE sql STABLE AS $body$
+    SELECT CASE pg_catalog.current_setting('quote_all_identifiers') WHEN 'off' THEN pg_catalog.quote_ident(identifier)
+                ELSE %1$I.materialized_view_quote_pinned(identifier) END
+$body$;
+
 -- The canonical name of a relation: bare in schema public, else schema.name, each
--- part as quote_ident gives it. The planner inlines it.
+-- part quoted where it has to be. The planner inlines it.
 CREATE FUNCTION materialized_view_name(schema_name NAME, relation_name NAME)
-RETURNS TEXT LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE WHEN schema_name = 'public' THEN pg_catalog.quote_ident(relation_name)
-                ELSE pg_catalog.quote_ident(schema_name) || '.' || pg_catalog.quote_ident(relation_name) END
+RETURNS TEXT LANGUAGE sql STABLE AS $body$
+    SELECT CASE WHEN schema_name = 'public' THEN '' ELSE %1$I.materialized_view_quote(schema_name) || '.' END || %1$I.materialized_view_quote(relation_name)
+$body$
+$create$, current_schema());
+END
 $$;
 
 -- How long after its last heartbeat a running attempt counts as dead. The planner

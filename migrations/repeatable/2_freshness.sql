@@ -47,16 +47,16 @@ CREATE FUNCTION materialized_view_known_as(view_oid OID, schema_name NAME, relat
 RETURNS SETOF TEXT[] LANGUAGE sql STABLE ROWS 1 AS $body$
     SELECT ARRAY[
         %1$I.materialized_view_name(schema_name, relation_name),
-        CASE WHEN schema_name = 'public' THEN 'public.' || pg_catalog.quote_ident(relation_name) END,
-        CASE WHEN schema_name || '.' || relation_name = pg_catalog.quote_ident(schema_name) || '.' || pg_catalog.quote_ident(relation_name) THEN NULL
+        CASE WHEN schema_name = 'public' THEN 'public.' || %1$I.materialized_view_quote(relation_name) END,
+        CASE WHEN schema_name || '.' || relation_name = %1$I.materialized_view_quote(schema_name) || '.' || %1$I.materialized_view_quote(relation_name) THEN NULL
              WHEN pg_catalog.strpos(schema_name || relation_name::text, '.') = 0
                   OR NOT %1$I.materialized_view_is_ambiguous(schema_name || '.' || relation_name)
              THEN schema_name || '.' || relation_name END]
-        || CASE WHEN schema_name = 'public' THEN ARRAY[NULL, nullif(relation_name::text, pg_catalog.quote_ident(relation_name))]
+        || CASE WHEN schema_name = 'public' THEN ARRAY[NULL, nullif(relation_name::text, %1$I.materialized_view_quote(relation_name))]
                 WHEN NOT EXISTS (
                     SELECT FROM pg_catalog.pg_class AS c
                     WHERE c.relname = relation_name AND c.relkind = 'm' AND c.oid <> view_oid)
-                THEN ARRAY[pg_catalog.quote_ident(relation_name), nullif(relation_name::text, pg_catalog.quote_ident(relation_name))] END
+                THEN ARRAY[%1$I.materialized_view_quote(relation_name), nullif(relation_name::text, %1$I.materialized_view_quote(relation_name))] END
     OFFSET 0
 $body$
 $create$, current_schema());

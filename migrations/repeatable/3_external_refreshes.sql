@@ -232,7 +232,7 @@ BEGIN
             EXECUTE format('GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_log TO %s', runs_as);
         ELSE
             EXECUTE format('GRANT SELECT ON materialized_view_freshness TO %s', runs_as);
-            EXECUTE format('GRANT EXECUTE ON FUNCTION materialized_view_refresh_log_rows, materialized_view_upstreams, materialized_view_name,
+            EXECUTE format('GRANT EXECUTE ON FUNCTION materialized_view_refresh_log_rows, materialized_view_upstreams, materialized_view_name, materialized_view_quote, materialized_view_quote_pinned,
                 materialized_view_known_as, materialized_view_is_ambiguous, materialized_view_oid, materialized_view_replicated, materialized_view_freshness_row, materialized_view_freshness_of,
                 materialized_view_attempt_timeout, materialized_view_server_is_tested TO %s', runs_as);
             EXECUTE format('GRANT SELECT, INSERT ON materialized_view_refresh_history TO %s', runs_as);
