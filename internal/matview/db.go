@@ -77,19 +77,30 @@ const pinSQL = `SET LOCAL search_path = ''; SET LOCAL timezone = 'UTC'; SET LOCA
 SET LOCAL IntervalStyle = 'postgres'; SET LOCAL quote_all_identifiers = off; SET LOCAL extra_float_digits = 1;
 SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'`
 
-// withSearchPath calls do under another search_path.
-func withSearchPath(ctx context.Context, tx pgx.Tx, path string, do func() error) error {
-	const setSQL = "SELECT set_config('search_path', $1, true)"
-	var before string
-	if err := tx.QueryRow(ctx, "SHOW search_path").Scan(&before); err != nil {
+const setPathSQL = "SELECT set_config('search_path', $1, true)"
+
+// restoringPath calls do, and then restores the search_path of the session, which do
+// gets as it is set.
+func restoringPath(ctx context.Context, tx pgx.Tx, do func(path string) error) error {
+	var path string
+	if err := tx.QueryRow(ctx, "SHOW search_path").Scan(&path); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, setSQL, path); err != nil {
+	if err := do(path); err != nil {
 		return err
 	}
-	if err := do(); err != nil {
-		return err
-	}
-	_, err := tx.Exec(ctx, setSQL, before)
+	_, err := tx.Exec(ctx, setPathSQL, path)
+	return err
+}
+
+// deparsedPathSQL is a search_path for SQL that was deparsed under pinSQL: what it names
+// without a schema is in pg_catalog. The schemas of the session follow, for the event
+// triggers of others, which inherit it. Temporary objects come last.
+const deparsedPathSQL = `SELECT set_config('search_path', concat_ws(', ', 'pg_catalog',
+    (SELECT string_agg(quote_ident(s), ', ' ORDER BY i) FROM unnest(current_schemas(false)) WITH ORDINALITY AS u (s, i) WHERE s NOT LIKE 'pg\_%'),
+    'pg_temp'), true)`
+
+func setDeparsedPath(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, deparsedPathSQL)
 	return err
 }

@@ -49,6 +49,9 @@ func (s Swap) finish(ctx context.Context, tx pgx.Tx, r replacement) error {
 		if err != nil {
 			return err
 		}
+		if err := setDeparsedPath(ctx, savepoint); err != nil {
+			return err
+		}
 		p, err := s.copyProperties(ctx, savepoint, r)
 		if err == nil {
 			err = s.exchange(ctx, savepoint, r, p, deadline)
@@ -132,7 +135,7 @@ func (s Swap) lock(ctx context.Context, tx pgx.Tx, p properties, old Name) error
 			return err
 		}
 	}
-	statements := []string{attemptTimeoutSQL, "SET LOCAL search_path = ''"}
+	statements := []string{attemptTimeoutSQL}
 	for _, v := range p.dependents {
 		// Setting the owner that the view has takes the lock and changes nothing.
 		statements = append(statements, "ALTER VIEW "+v.Name+" OWNER TO "+postgres.QuoteIdent(v.Owner))

@@ -191,14 +191,10 @@ func (s Swap) copyProperties(ctx context.Context, tx pgx.Tx, r replacement) (p p
 	if err != nil {
 		return p, fmt.Errorf("copy the privileges on %s: %w", s.View.Name, err)
 	}
-	err = asOwner(ctx, tx, r.Owner, func() error {
-		return withSearchPath(ctx, tx, "pg_catalog, pg_temp", func() error { return createStatistics(ctx, tx, p.statistics) })
-	})
-	if err != nil {
+	if err := asOwner(ctx, tx, r.Owner, func() error { return createStatistics(ctx, tx, p.statistics) }); err != nil {
 		return p, err
 	}
-	err = withSearchPath(ctx, tx, "", func() error { return s.applyProperties(ctx, tx, propertiesSQL, s.args(r)) })
-	if err != nil {
+	if err := s.applyProperties(ctx, tx, propertiesSQL, s.args(r)); err != nil {
 		return p, err
 	}
 	if s.Comment != nil {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // SQLError is an error of the server about SQL that a user wrote. Its position is
@@ -104,7 +106,7 @@ func sqlError(err error, prefix, text string) error {
 	if !errors.As(err, &pgErr) {
 		return err
 	}
-	e := &SQLError{SQLState: pgErr.Code, Message: pgErr.Message, Detail: pgErr.Detail, Hint: pgErr.Hint, text: text, err: err}
+	e := &SQLError{SQLState: pgErr.Code, Message: pgErr.Message, Detail: pgErr.Detail, Hint: postgres.Hint(pgErr), text: text, err: err}
 	position := int(pgErr.Position) - utf8.RuneCountInString(prefix)
 	// An error at the end of the input has a position past it.
 	if pgErr.Position > 0 && position > 0 {

@@ -69,10 +69,14 @@ type replacement struct {
 // meanwhile. Once it succeeds, tx holds ACCESS EXCLUSIVE on the view and on the
 // plain views that read it, so it should end soon after.
 //
-// The replacement is created and filled as the owner of the view. On every major,
-// its query runs under the search_path that REFRESH uses from PostgreSQL 17 on: see
-// RestrictSearchPath in guc.c.
+// The replacement is created and filled as the owner of the view, by a REFRESH of its
+// own: its query runs under the search_path that a REFRESH of the view would run it
+// under.
 func (s Swap) Run(ctx context.Context, tx pgx.Tx) error {
+	return restoringPath(ctx, tx, func(path string) error { return s.run(ctx, tx, path) })
+}
+
+func (s Swap) run(ctx context.Context, tx pgx.Tx, path string) error {
 	definition, columns, err := s.query(ctx, tx)
 	if err != nil {
 		return err
@@ -89,7 +93,7 @@ func (s Swap) Run(ctx context.Context, tx pgx.Tx) error {
 			return err
 		}
 	}
-	r, err := s.build(ctx, tx, definition)
+	r, err := s.build(ctx, tx, definition, path)
 	if err != nil {
 		return err
 	}
@@ -113,7 +117,7 @@ func (s Swap) query(ctx context.Context, tx pgx.Tx) (definition string, columns 
 }
 
 // build creates, fills and indexes the replacement. Nobody waits for any of it.
-func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (r replacement, err error) {
+func (s Swap) build(ctx context.Context, tx pgx.Tx, definition, path string) (r replacement, err error) {
 	r.Name = Name{Schema: s.View.Name.Schema, Relation: temporaryName()}
 	r.Owner, r.indexes = s.View.Owner, map[string]string{}
 	state, err := s.readState(ctx, tx, s.View.Name.Relation)
@@ -126,8 +130,8 @@ func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (r replac
 		return r, err
 	}
 	err = asOwner(ctx, tx, r.Owner, func() error {
-		err := withSearchPath(ctx, tx, "pg_catalog, pg_temp", func() error {
-			if err := s.populate(ctx, tx, &r, definition); err != nil {
+		err := restoringPath(ctx, tx, func(string) error {
+			if err := s.populate(ctx, tx, &r, definition, path); err != nil {
 				return err
 			}
 			return r.copyIndexes(ctx, tx, indexes)
@@ -146,8 +150,11 @@ func (s Swap) build(ctx context.Context, tx pgx.Tx, definition string) (r replac
 	return r, err
 }
 
-func (s Swap) populate(ctx context.Context, tx pgx.Tx, r *replacement, definition string) error {
+func (s Swap) populate(ctx context.Context, tx pgx.Tx, r *replacement, definition, path string) error {
 	failed := func(err error) error { return fmt.Errorf("build the replacement of %s: %w", s.View.Name, err) }
+	if err := setDeparsedPath(ctx, tx); err != nil {
+		return err
+	}
 	if err := setDefaultTablespace(ctx, tx, ""); err != nil {
 		return err
 	}
@@ -165,11 +172,26 @@ func (s Swap) populate(ctx context.Context, tx pgx.Tx, r *replacement, definitio
 	if s.NoData {
 		return nil
 	}
-	if err := execute(ctx, tx, "REFRESH MATERIALIZED VIEW "+r.Name.SQL()); err != nil {
-		return fmt.Errorf("fill the replacement of %s: %w", s.View.Name, err)
+	if _, err := tx.Exec(ctx, setPathSQL, path); err != nil {
+		return err
 	}
-	return nil
+	if err := execute(ctx, tx, "REFRESH MATERIALIZED VIEW "+r.Name.SQL()); err != nil {
+		return &FillError{View: s.View.Name, Err: err}
+	}
+	return setDeparsedPath(ctx, tx)
 }
+
+// FillError says that the query of a replacement failed, as that of a REFRESH would.
+type FillError struct {
+	View Name
+	Err  error
+}
+
+func (e *FillError) Error() string {
+	return fmt.Sprintf("fill the replacement of %s: %v", e.View, e.Err)
+}
+
+func (e *FillError) Unwrap() error { return e.Err }
 
 // setDefaultTablespace sets where relations go that name no tablespace; "" is the
 // default of the database. The setting is a name, not SQL, so it is not quoted.

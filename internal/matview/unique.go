@@ -129,10 +129,13 @@ func isUnique(ctx context.Context, tx pgx.Tx, oid uint32, name Name, owner strin
 		return false, err
 	}
 	defer rollback(ctx, savepoint)
-	if _, err := savepoint.Exec(ctx, "SET LOCAL search_path = pg_catalog, pg_temp; "+plannerSettings); err != nil {
+	if _, err := savepoint.Exec(ctx, plannerSettings); err != nil {
 		return false, err
 	}
 	err = asOwner(ctx, savepoint, owner, func() error {
+		if err := setDeparsedPath(ctx, savepoint); err != nil {
+			return err
+		}
 		function := Name{Schema: name.Schema, Relation: temporaryName()}
 		err := execute(ctx, savepoint, "CREATE FUNCTION "+function.SQL()+`() RETURNS json LANGUAGE plpgsql AS $$
 DECLARE plan json; BEGIN EXECUTE 'EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) ' || current_setting('matview.query') INTO plan; RETURN plan; END $$`)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -54,10 +55,27 @@ func serverMessage(e *pgconn.PgError) string {
 	if e.Detail != "" {
 		message += " (" + strings.TrimSuffix(e.Detail, ".") + ")"
 	}
-	if e.Hint != "" {
-		message += "; hint: " + strings.TrimSuffix(e.Hint, ".")
+	if hint := Hint(e); hint != "" {
+		message += "; hint: " + strings.TrimSuffix(hint, ".")
 	}
 	return fmt.Sprintf("%s (SQLSTATE %s)", message, e.Code)
+}
+
+// function finds the innermost function in the context of an error: PL/pgSQL names it
+// with its schema and arguments, SQL by its bare name.
+var function = regexp.MustCompile(`(?:PL/pgSQL function |SQL function ")((?:[^(" ]|"[^"]*")+(?:\([^)]*\))?)`)
+
+// Hint returns the server's hint, and for what a function names without a schema in
+// vain, what to do about it.
+func Hint(e *pgconn.PgError) string {
+	switch e.Code {
+	case pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction, pgerrcode.UndefinedObject, pgerrcode.InvalidSchemaName:
+		if found := function.FindStringSubmatch(e.Where); found != nil {
+			return strings.TrimSpace(e.Hint + " " + fmt.Sprintf(
+				"%s names it without its schema, and the search_path does not have that: give the function SET search_path, or name the schema in it. From PostgreSQL 17 on, the query of a materialized view runs under pg_catalog, pg_temp", found[1]))
+		}
+	}
+	return e.Hint
 }
 
 func connectMessage(c *pgconn.Config, cause string) string {

@@ -30,9 +30,9 @@ type attempt struct {
 	inputs      *queryInputs // what the query reads, from before the refresh's snapshot; nil: unknown
 	chosen      choice       // the latest, for the record of a failure
 	swapRefused bool         // a swap was chosen and turned out to be impossible
-	// concurrentlyRefused is that a concurrent refresh was chosen and might have lost
-	// rows.
-	concurrentlyRefused bool
+	// notConcurrently is why a concurrent refresh that was chosen is replaced by another
+	// method; "" if none is.
+	notConcurrently string
 	waited              time.Duration // for locks, in tries that failed
 	unconfirmed         *Result       // of a commit that was sent; see [attempt.failed]
 
@@ -119,11 +119,11 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 				method: chosen.instead,
 				reason: fmt.Sprintf("instead of swap (%s), since %s", chosen.reason, postgres.Message(a.lockError(ctx, err, try))),
 			}
-		case a.request.Method == Auto && isInexact(err):
-			a.concurrentlyRefused = true
+		case a.request.Method == Auto && chosen.method == Concurrently && isOfConcurrently(err):
+			a.notConcurrently = "concurrently was not possible: " + postgres.Message(err)
 			a.waited += result.LockWait
 			if wanted = (choice{method: Auto}); a.swapRefused {
-				wanted = choice{method: Blocking, reason: noConcurrently}
+				wanted = choice{method: Blocking, reason: a.notConcurrently}
 			}
 		case try < lockTries && a.request.LockTimeout > 0 && isLocked(err):
 			if err := pause(ctx, min(a.request.LockTimeout, maxPause)); err != nil {
@@ -162,7 +162,9 @@ func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen
 	if a.inputs != nil && a.inputs.view != facts.OID { // replaced while it waited for the lock
 		a.inputs = nil
 	}
-	facts.Recent.ConcurrentlyRefused = facts.Recent.ConcurrentlyRefused || a.concurrentlyRefused
+	if facts.NotConcurrently = a.notConcurrently; facts.NotConcurrently == "" && facts.Recent.ConcurrentlyRefused {
+		facts.NotConcurrently = fmt.Sprintf("one of the last %d refreshes could not be made concurrently", recentRefreshes)
+	}
 	if chosen, err = choose(wanted, facts); err != nil {
 		return Result{}, choice{}, err
 	}
@@ -193,7 +195,7 @@ func (a *attempt) try(ctx context.Context, wanted choice) (result Result, chosen
 func (a *attempt) commit(ctx context.Context, conn *pgx.Conn, done filled) (Result, error) {
 	r := done.Success
 	r.Attempt, r.View, r.ChangeCounters = a.id, a.view, a.inputs
-	r.SwapRefused, r.ConcurrentlyRefused = a.swapRefused, a.concurrentlyRefused
+	r.SwapRefused, r.ConcurrentlyRefused = a.swapRefused, a.notConcurrently != ""
 	r.Method, r.Reason = string(a.chosen.method), a.chosen.reason
 	r.TotalJobs, r.TotalObjects, r.Warning = done.totals.jobs, done.totals.objects, joinWarnings(r.Warning, done.totals.warning)
 	result := Result{

@@ -23,7 +23,7 @@ func TestEqualRowsAreNotLost(t *testing.T) {
 	if first.Method == refresh.Concurrently {
 		t.Errorf("%+v: nothing proves that no row is lost", first)
 	}
-	if !strings.Contains(first.Reason, "keep one of two equal rows with a null") {
+	if !strings.Contains(first.Reason, "of equal rows that contain a null PostgreSQL keeps one only") {
 		t.Errorf("reason %q", first.Reason)
 	}
 	if second := mustRefresh(t, pool, manual("tagged", refresh.Auto)); second.Method == refresh.Concurrently || !strings.Contains(second.Reason, "the last refresh took") {

@@ -30,6 +30,9 @@ type facts struct {
 	RowsInserted, RowsDeleted int64
 	ReadAt                    time.Time // by the database's clock
 	Recent                    recent    `db:"-"`
+	// NotConcurrently is why a concurrent refresh is not chosen although there is a
+	// unique index; "": it may be.
+	NotConcurrently string `db:"-"`
 }
 
 func (f facts) name() matview.Name { return matview.Name{Schema: f.Schema, Relation: f.Relation} }
@@ -79,8 +82,8 @@ type recent struct {
 	// swap and could not: a long reader, which prevents the exchange, makes us build
 	// a replacement for nothing each time.
 	SwapRefused bool
-	// ConcurrentlyRefused is that one of them should have been a concurrent refresh,
-	// and might have lost rows.
+	// ConcurrentlyRefused is that one of the last [recentRefreshes] should have been a
+	// concurrent refresh, and that failed or might have lost rows.
 	ConcurrentlyRefused bool
 }
 

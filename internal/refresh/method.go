@@ -85,10 +85,6 @@ const (
 	smallChange = 0.1
 )
 
-// noConcurrently is why a view that has a unique index is refreshed by another method;
-// see [matview.CheckEqualRows].
-const noConcurrently = "concurrently would keep one of two equal rows with a null, and nothing proves that the query returns none"
-
 // choose is the method of auto, by the catalog and the history only: what prevents
 // a swap is found when one is tried.
 func (f facts) choose() choice {
@@ -99,10 +95,10 @@ func (f facts) choose() choice {
 	switch {
 	case !f.Populated:
 		return firstPopulation
-	case !f.UniqueIndex || f.Recent.ConcurrentlyRefused:
-		why := "the view has no unique index on plain columns without WHERE, which concurrently would need"
-		if f.UniqueIndex {
-			why = noConcurrently
+	case !f.UniqueIndex || f.NotConcurrently != "":
+		why := f.NotConcurrently
+		if !f.UniqueIndex {
+			why = "the view has no unique index on plain columns without WHERE, which concurrently would need"
 		}
 		took := f.Recent.Blocking
 		if took == nil || f.Recent.Swap != nil && *f.Recent.Swap < *took {
@@ -113,6 +109,8 @@ func (f facts) choose() choice {
 			return swap(why+", and how long readers would be blocked for is not known yet", Blocking)
 		case *took < quickBlock:
 			return choice{method: Blocking, reason: fmt.Sprintf("%s, and the last refresh took %s only", why, short(*took))}
+		case f.Recent.SwapRefused:
+			return choice{method: Blocking, reason: fmt.Sprintf("%s, and one of the last %d refreshes could not be a swap", why, swapRefusalsRemembered)}
 		default:
 			return swap(fmt.Sprintf("%s, and a blocking one would block readers for %s", why, short(*took)), Blocking)
 		}

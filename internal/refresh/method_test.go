@@ -19,6 +19,11 @@ func TestChoose(t *testing.T) {
 		// A swap takes longer than blocking would.
 		{facts{Populated: true, Recent: recent{Blocking: took(120 * time.Millisecond), Swap: took(90 * time.Millisecond)}}, choice{Blocking, noIndex + "the last refresh took 90 ms only", ""}},
 		{facts{Populated: true, Recent: recent{Blocking: took(30 * time.Second)}}, choice{Swap, noIndex + "a blocking one would block readers for 30.0 s", Blocking}},
+		{facts{Populated: true, Recent: recent{Blocking: took(30 * time.Second), SwapRefused: true}}, choice{Blocking, noIndex + "one of the last 5 refreshes could not be a swap", ""}},
+		{
+			facts{Populated: true, UniqueIndex: true, Recent: recent{Blocking: took(time.Minute)}, NotConcurrently: "it might lose rows"},
+			choice{Swap, "it might lose rows, and a blocking one would block readers for 60.0 s", Blocking},
+		},
 		{
 			facts{Populated: true, UniqueIndex: true, Recent: recent{Blocking: took(time.Hour), Swap: took(time.Second)}},
 			choice{Concurrently, "it has a unique index, so that readers need not wait, and none of the last 20 refreshes shows how much changes", ""},

@@ -91,7 +91,8 @@ func (a *attempt) execute(ctx context.Context, tx *pgx.Conn, f facts, method Met
 // fails if another method may be used in its place.
 func (a *attempt) checkEqualRows(ctx context.Context, tx pgx.Tx, f facts, done *filled) error {
 	err := matview.CheckEqualRows(ctx, tx, f.OID, f.name(), f.Owner)
-	if err == nil || a.request.Method == Auto || !isInexact(err) {
+	var equal *matview.EqualRowsError
+	if !errors.As(err, &equal) || a.request.Method == Auto {
 		return err
 	}
 	done.DataAsOf, done.NoLogDuration = nil, true
@@ -99,9 +100,13 @@ func (a *attempt) checkEqualRows(ctx context.Context, tx pgx.Tx, f facts, done *
 	return nil
 }
 
-func isInexact(err error) bool {
+// isOfConcurrently says that another method may do: rows may have been lost, or a
+// statement of the refresh failed that no other method has, for an event trigger or a
+// setting for example. A query rarely fails so itself.
+func isOfConcurrently(err error) bool {
 	var equal *matview.EqualRowsError
-	return errors.As(err, &equal)
+	state := postgres.SQLState(err)
+	return errors.As(err, &equal) || pgerrcode.IsSyntaxErrororAccessRuleViolation(state) && state != pgerrcode.InsufficientPrivilege
 }
 
 // joinWarnings joins those that are not "".

@@ -3,7 +3,6 @@ package refresh
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -60,7 +59,6 @@ type replacing struct {
 	facts facts
 	done  filled
 
-	path            string // search_path, which the swap changes
 	relations       relations
 	upstreams       store.AsOf
 	replacement     uint32
@@ -77,7 +75,7 @@ func (r *replacing) started(ctx context.Context) (err error) {
 	if r.relations, err = collectRelations(r.tx.Query(ctx, relationsSQL, r.facts.OID)); err != nil {
 		return err
 	}
-	return r.tx.QueryRow(ctx, "SELECT clock_timestamp(), current_setting('search_path')").Scan(&r.done.StartedAt, &r.path)
+	return r.tx.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&r.done.StartedAt)
 }
 
 // filled does all that can be done before the exchange: readers wait for what is
@@ -115,22 +113,26 @@ func (r *replacing) finish(ctx context.Context) error {
 		return err
 	}
 	r.done.DataAsOf = oldest(r.done.StartedAt, r.upstreams, r.upstreamsFilled)
-	if r.done.totals == nil { // they are evaluated next
-		if _, err := r.tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", r.path); err != nil {
-			return fmt.Errorf("swap: %w", err)
-		}
-	}
 	return nil
 }
 
-// isImpossible says that a swap failed for what another method may do without:
-// rights, dependents that can be moved, or a moment without readers.
+// isImpossible says that a swap failed for what another method may do without: rights,
+// dependents that can be moved, a moment without readers, or whatever the server, or an
+// event trigger, has against one of its statements. The query itself fails by any method,
+// and so does one that ran for too long or returns rows that a unique index refuses.
 func isImpossible(err error) bool {
 	var obstacles *matview.ObstaclesError
 	var changed *matview.ChangedError
 	if errors.As(err, &obstacles) || errors.As(err, &changed) {
 		return true
 	}
+	var fill *matview.FillError
 	state := postgres.SQLState(err)
-	return state == pgerrcode.LockNotAvailable || state == pgerrcode.InsufficientPrivilege
+	switch {
+	case state == pgerrcode.LockNotAvailable, state == pgerrcode.InsufficientPrivilege:
+		return true
+	case errors.As(err, &fill), isUnavailable(err):
+		return false
+	}
+	return state != pgerrcode.QueryCanceled && !pgerrcode.IsIntegrityConstraintViolation(state)
 }

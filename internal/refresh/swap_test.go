@@ -257,7 +257,7 @@ func TestSwapWithoutRights(t *testing.T) {
 	if result.Method != refresh.Blocking || !strings.HasPrefix(result.Reason, "instead of swap (") || !strings.Contains(result.Reason, obstacle) {
 		t.Errorf("%s: %s", result.Method, result.Reason)
 	}
-	db.Exec(t, "GRANT CREATE ON SCHEMA public TO "+owner+"; UPDATE materialized_view_refresh_history SET duration_ms = 60000")
+	db.Exec(t, "GRANT CREATE ON SCHEMA public TO "+owner+"; UPDATE materialized_view_refresh_history SET duration_ms = 60000, swap_refused = false")
 	if result := mustRefresh(t, pool, manual("job_progress", refresh.Auto)); result.Method != refresh.Swap || !strings.Contains(result.Reason, "would block readers for 60.0 s") {
 		t.Errorf("%s: %s", result.Method, result.Reason)
 	}
@@ -266,7 +266,7 @@ func TestSwapWithoutRights(t *testing.T) {
 	}
 	// MAINTAIN allows REFRESH, but not what a swap does.
 	maintainer, password := db.Role(t, "")
-	db.Exec(t, "GRANT ALL ON ALL TABLES IN SCHEMA public TO "+maintainer+"; UPDATE materialized_view_refresh_history SET duration_ms = 60000")
+	db.Exec(t, "GRANT ALL ON ALL TABLES IN SCHEMA public TO "+maintainer+"; UPDATE materialized_view_refresh_history SET duration_ms = 60000, swap_refused = false")
 	if pool, err = pgxpool.New(t.Context(), db.URLFor(maintainer, password)); err != nil {
 		t.Fatal(err)
 	}
