@@ -3,6 +3,7 @@ package freshness_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
 	"github.com/matview/terraform-provider-matview/migrations"
@@ -466,4 +468,49 @@ func TestExternalRefreshKeepsSettings(t *testing.T) {
 	if err != nil || settings != "7s public" {
 		t.Errorf("%s, %v", settings, err)
 	}
+}
+
+// A blocking refresh shows its rows to older snapshots, too, but not what is recorded of
+// them: the older record says nothing about the newer rows. Here the rows are of an even
+// older time than that: the refresh had waited for its lock.
+func TestRowsNewerThanTheSnapshot(t *testing.T) {
+	db := tracked(t)
+	db.Exec(t, "CREATE TABLE counted (n int); INSERT INTO counted VALUES (1); CREATE MATERIALIZED VIEW c AS SELECT count(*) AS n FROM counted")
+	first, second, reader := db.Connect(t), db.Connect(t), db.Connect(t)
+	execOn(t, first, "REFRESH MATERIALIZED VIEW c", "BEGIN", "LOCK TABLE counted IN ACCESS EXCLUSIVE MODE")
+	execOn(t, reader, "SET default_transaction_isolation = 'repeatable read'", "BEGIN")
+	wantIn := func(reason string) {
+		t.Helper()
+		views := map[string]func() (freshness.View, bool, error){
+			"all": func() (v freshness.View, found bool, err error) {
+				views, err := freshness.All(t.Context(), reader, "public")
+				i := slices.IndexFunc(views, func(v freshness.View) bool { return v.Name == "c" })
+				return views[i], true, err
+			},
+			"one": func() (freshness.View, bool, error) { return freshness.Find(t.Context(), reader, "public", "c") },
+		}
+		for name, read := range views {
+			if v, _, err := read(); err != nil || text(v.StaleReason) != reason || (v.DataAsOf == nil) != (reason != "null") {
+				t.Errorf("%s: %s, %v, %v; want %s", name, text(v.StaleReason), v.DataAsOf, err, reason)
+			}
+		}
+		var asOf *time.Time
+		if err := reader.QueryRow(t.Context(), "SELECT data_as_of FROM materialized_view_freshness_of('c'::regclass)").Scan(&asOf); err != nil || (asOf == nil) != (reason != "null") {
+			t.Errorf("of one: %v, %v", asOf, err)
+		}
+	}
+	wantIn("null")
+	done := make(chan error, 1)
+	go func() {
+		_, err := second.Exec(t.Context(), "REFRESH MATERIALIZED VIEW c")
+		done <- err
+	}()
+	execOn(t, first, "COMMIT")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	execOn(t, reader, "SELECT n FROM c") // the newer rows
+	wantIn("changed_outside")
+	execOn(t, reader, "COMMIT", "BEGIN")
+	wantIn("null")
 }

@@ -6,6 +6,7 @@ package freshness
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -88,7 +89,17 @@ func relation(schema string) string {
 	return pgx.Identifier{schema, "materialized_view_freshness"}.Sanitize()
 }
 
+// collect reads twice if a view was changed by somebody else: that may have been a
+// refresh which committed after the statement had taken its snapshot.
 func collect(ctx context.Context, db postgres.Querier, sql string, args ...any) ([]View, error) {
+	views, err := collectOnce(ctx, db, sql, args...)
+	if err == nil && slices.ContainsFunc(views, func(v View) bool { return v.StaleReason != nil && *v.StaleReason == "changed_outside" }) {
+		return collectOnce(ctx, db, sql, args...)
+	}
+	return views, err
+}
+
+func collectOnce(ctx context.Context, db postgres.Querier, sql string, args ...any) ([]View, error) {
 	rows, err := db.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read freshness: %w", err)

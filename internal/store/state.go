@@ -49,8 +49,17 @@ type AsOf map[uint32]*time.Time
 // UpstreamAsOf reads the as-of of the materialized views that the query of one
 // reads, also through plain views.
 func (s *Store) UpstreamAsOf(ctx context.Context, db DB, view uint32) (AsOf, error) {
-	return s.asOf(ctx, db, "SELECT u.oid, f.data_as_of FROM {upstreams}(@view) AS u(oid) LEFT JOIN {freshness} AS f ON f.view_oid = u.oid",
-		pgx.NamedArgs{"view": view})
+	read := func() (AsOf, error) {
+		return s.asOf(ctx, db, "SELECT u.oid, f.data_as_of FROM {upstreams}(@view) AS u(oid) LEFT JOIN {freshness} AS f ON f.view_oid = u.oid",
+			pgx.NamedArgs{"view": view})
+	}
+	found, err := read()
+	for _, asOf := range found {
+		if asOf == nil { // perhaps only because a refresh was committed while it was read
+			return read()
+		}
+	}
+	return found, err
 }
 
 // AllAsOf reads the as-of of every materialized view in the database.

@@ -177,6 +177,9 @@ LANGUAGE sql STABLE ROWS 1 AS $body$
            size,
            oid
     FROM (SELECT
+               -- The rows of a blocking refresh are seen by older snapshots too, but not what
+               -- is recorded of them. Of files, this function knows the present.
+               pg_catalog.pg_relation_filenode(oid) IS DISTINCT FROM filenode AS has_newer_rows,
                -- The log row is the one that we wrote with our last refresh.
                coalesce(log_name = state_name
                         AND logged_at = recorded_at
@@ -187,7 +190,7 @@ LANGUAGE sql STABLE ROWS 1 AS $body$
           OFFSET 0) AS record
     CROSS JOIN LATERAL (
         SELECT CASE
-                   WHEN oid IS NULL OR NOT populated OR log_name IS NULL THEN NULL
+                   WHEN oid IS NULL OR NOT populated OR log_name IS NULL OR record.has_newer_rows THEN NULL
                    -- Recorded before the clock was set back: how long ago, nobody knows.
                    WHEN record.is_intact AND recorded_as_of > now THEN NULL
                    -- A server of an untested major may hide a refresh by somebody else.
@@ -215,7 +218,7 @@ LANGUAGE sql STABLE ROWS 1 AS $body$
                    WHEN NOT populated THEN 'not_populated'
                    WHEN log_name IS NULL THEN 'never_refreshed'
                    WHEN record.is_ours AND recorded_oid IS DISTINCT FROM oid THEN 'recreated'
-                   WHEN record.is_ours AND NOT record.is_intact THEN 'changed_outside'
+                   WHEN record.has_newer_rows OR record.is_ours AND NOT record.is_intact THEN 'changed_outside'
                    -- A cron schedule that nobody has made sense of yet has no limit,
                    -- and must not look fresh for ever.
                    WHEN data.as_of IS NULL OR (schedule).view_name IS NOT NULL AND allowed.max_staleness IS NULL THEN 'unverified'

@@ -66,8 +66,13 @@ BEGIN
             (SELECT relfilenode FROM pg_class WHERE oid = refreshed),
             -- They are read for a view that has any only, and in a serializable
             -- transaction not at all: having read our tables might cost it a
-            -- serialization failure.
-            (SELECT jsonb_object_agg(u.oid, (SELECT f.data_as_of FROM %1$I.materialized_view_freshness AS f WHERE f.view_oid = u.oid))
+            -- serialization failure. Of one that was refreshed since the snapshot, the
+            -- read model says nothing; the record that the snapshot shows does.
+            (SELECT jsonb_object_agg(u.oid, coalesce(
+                 (SELECT f.data_as_of FROM %1$I.materialized_view_freshness AS f WHERE f.view_oid = u.oid),
+                 (SELECT st.data_as_of FROM %1$I.materialized_view_refresh_state AS st JOIN pg_class AS c ON c.oid = st.view_oid
+                  WHERE st.view_oid = u.oid AND st.view_filenode = c.relfilenode AND st.view_xmin = c.xmin
+                    AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid) AND st.data_as_of <= clock_timestamp())))
              FROM %1$I.materialized_view_upstreams(refreshed) AS u(oid)
              WHERE current_setting('transaction_isolation') <> 'serializable'));
     END LOOP;
