@@ -218,3 +218,15 @@ INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, fini
 		}
 	}
 }
+
+// A claim and a minute from before the clock was set back hold nobody up.
+func TestClaimOfTheFuture(t *testing.T) {
+	db := recorded(t)
+	c := claims(t, db)
+	claim(t, c, true)
+	db.Exec(t, "UPDATE materialized_view_refresh_publication SET minute = minute + interval '8 h', claimed_until = clock_timestamp() + interval '8 h', claimed_by = 'another'")
+	claim(t, c, true)
+	claim(t, c, false)
+	nextMinute(t, db)
+	claim(t, c, true)
+}

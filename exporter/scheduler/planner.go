@@ -137,6 +137,9 @@ func (p *planner) plans(ctx context.Context, changed []store.UnplannedSchedule, 
 		if !counts {
 			continue
 		}
+		if c.TooLate != nil {
+			p.logger.Warn("the clock of the database was set back: the next run is planned anew", "view", c.ViewName, "was", c.TooLate)
+		}
 		plan := store.Plan{ViewName: view, ScheduleName: c.ViewName, Version: c.Version}
 		if err := Validate(c.Schedule); err != nil {
 			p.logger.Error("this schedule cannot run", "view", c.ViewName, "err", err)

@@ -2,8 +2,11 @@ package scheduler_test
 
 import (
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matview/terraform-provider-matview/internal/freshness"
 	"github.com/matview/terraform-provider-matview/internal/postgrestest"
@@ -61,5 +64,47 @@ INSERT INTO materialized_view_refresh_schedule (view_name, every, target_stalene
 				t.Error("planned by another clock")
 			}
 		})
+	}
+}
+
+// The clock of the database is hours ahead for a while. Once it is right again, nothing
+// waits until it is that late: no schedule, no attempt of a process that died.
+func TestClockSetBack(t *testing.T) {
+	db := postgrestest.New(t)
+	db.Exec(t, fmt.Sprintf(skewed, "8 h"))
+	if err := migrations.Apply(t.Context(), db.Connect(t), "public"); err != nil {
+		t.Fatal(err)
+	}
+	db.Exec(t, `CREATE MATERIALIZED VIEW by_every AS SELECT 1 AS x; CREATE MATERIALIZED VIEW by_target AS SELECT 1 AS x; CREATE MATERIALIZED VIEW by_cron AS SELECT 1 AS x; CREATE MATERIALIZED VIEW died AS SELECT 1 AS x;
+INSERT INTO materialized_view_refresh_schedule (view_name, every, target_staleness, cron) VALUES ('by_every', '5 s', NULL, NULL), ('by_target', NULL, '20 s', NULL), ('by_cron', NULL, NULL, '* * * * *')`)
+	refreshed := func(p *pgxpool.Pool, logger *slog.Logger, views ...string) {
+		t.Helper()
+		seen := newAttempts()
+		o := options(t, p, seen)
+		o.Logger = logger
+		stop := start(t, o)
+		defer stop()
+		missing := map[string]bool{}
+		for _, view := range views {
+			missing[view] = true
+		}
+		for len(missing) > 0 {
+			delete(missing, seen.next(t).view)
+		}
+	}
+	refreshed(pool(t, db), slog.New(slog.DiscardHandler), "by_every", "by_target", "by_cron")
+	db.Exec(t, `INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, attempted_by, heartbeat_at) VALUES ('died', 'schedule', 'running', 'died', clock_timestamp());
+CREATE OR REPLACE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$ SELECT pg_catalog.real_clock_timestamp() $$;
+CREATE OR REPLACE FUNCTION pg_catalog.now() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT pg_catalog.real_now() $$;
+INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('died', '1 h')`)
+	p := pool(t, db)
+	if v, found, err := freshness.Find(t.Context(), p, "public", "by_every"); err != nil || !found || v.SecondsSinceRefresh != nil || v.DataAsOf != nil {
+		t.Errorf("%+v, %v", v, err)
+	}
+	logged := &lines{}
+	refreshed(p, slog.New(slog.NewTextHandler(logged, nil)), "by_every", "by_target", "by_cron", "died")
+	logged.await(t, "the clock of the database was set back")
+	if !scan[bool](t, p, "SELECT bool_and(next_run_at < clock_timestamp() + interval '62 min') FROM materialized_view_refresh_state") {
+		t.Error("a run is planned too late")
 	}
 }

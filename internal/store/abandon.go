@@ -17,8 +17,17 @@ type AbandonedAttempt struct {
 
 const silent = `outcome = 'running' AND coalesce(heartbeat_at, started_at) < clock_timestamp() - {attempt_timeout}()`
 
-// AbandonedAttempts reads the running attempts that count as dead.
+// beatsLater is the condition that the last heartbeat of a running attempt is from before
+// the clock was set back.
+const beatsLater = `coalesce(heartbeat_at, started_at) > clock_timestamp() + {attempt_timeout}()`
+
+// AbandonedAttempts reads the running attempts that count as dead. One whose last
+// heartbeat is in the future has as long as any other to show another.
 func (s *Store) AbandonedAttempts(ctx context.Context, db DB) ([]AbandonedAttempt, error) {
+	_, err := db.Exec(ctx, s.SQL(`UPDATE {history} SET heartbeat_at = clock_timestamp() WHERE outcome = 'running' AND `+beatsLater))
+	if err != nil {
+		return nil, fmt.Errorf("look for abandoned attempts: %w", err)
+	}
 	found, err := collect[AbandonedAttempt](db.Query(ctx, s.SQL(`SELECT id, view_name, attempted_by FROM {history} WHERE `+silent)))
 	if err != nil {
 		return nil, fmt.Errorf("look for abandoned attempts: %w", err)

@@ -86,7 +86,8 @@ func (s *Store) Outlook(ctx context.Context, db DB, waiting Waiting, compare boo
 	// waits for another.
 	outlook, err := collectOne[Outlook](db.Query(ctx, s.SQL(`
 SELECT `+hasUnplanned+` AS has_unplanned,
-       least((SELECT min(coalesce(heartbeat_at, started_at)) + {attempt_timeout}() - clock_timestamp()
+       least((SELECT min(CASE WHEN `+beatsLater+` THEN interval '0'
+                              ELSE coalesce(heartbeat_at, started_at) + {attempt_timeout}() - clock_timestamp() END)
               FROM {history} WHERE outcome = 'running'), interval '1 hour') AS until_dead,
        least((SELECT st.next_run_at - clock_timestamp()
               FROM {state} AS st JOIN {schedule} AS s ON s.view_name = st.schedule_name AND s.enabled

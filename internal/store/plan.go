@@ -14,12 +14,18 @@ import (
 const scheduleVersion = `ROW(s.method, s.cron, extract(epoch FROM s.every), extract(epoch FROM s.target_staleness), s.time_zone, extract(epoch FROM s.jitter), extract(epoch FROM s.created_at))::text`
 
 // unplanned is the condition that the schedule s is new or has changed since its
-// next run was computed into the state st. A schedule that was ignored as it is
-// now, for the sake of another one that still exists, is not.
-const unplanned = `st.scheduled_by IS DISTINCT FROM ` + scheduleVersion + `
+// next run was computed into the state st, or that this run is [tooLate]. A schedule
+// that was ignored as it is now, for the sake of another one that still exists, is not.
+const unplanned = `(st.scheduled_by IS DISTINCT FROM ` + scheduleVersion + `
   AND NOT EXISTS (SELECT FROM unnest(@ignored::text[], @ignored_versions::text[], @kept::text[]) AS i(view_name, version, kept)
                   JOIN {schedule} AS k ON k.view_name = i.kept
-                  WHERE i.view_name = s.view_name AND i.version = ` + scheduleVersion + `)`
+                  WHERE i.view_name = s.view_name AND i.version = ` + scheduleVersion + `)
+  OR ` + tooLate + `)`
+
+// tooLate is the condition that the next run of the state st is later than the schedule
+// s ever puts it: it was planned before the clock was set back.
+const tooLate = `coalesce(st.next_run_at > clock_timestamp() + coalesce(s.every, s.target_staleness, s.longest_gap)
+           + coalesce(s.jitter, interval '0') + interval '1 minute', false)`
 
 // IgnoredSchedule is a second schedule of a view: the one stored as Kept counts.
 type IgnoredSchedule struct{ ViewName, Version, Kept string }
@@ -37,13 +43,15 @@ type UnplannedSchedule struct {
 	Schedule
 	Version       string
 	HasLongestGap bool
-	ReadAt        time.Time // by the database's clock
+	TooLate       *time.Time // the next run that was planned before the clock was set back; nil: none
+	ReadAt        time.Time  // by the database's clock
 }
 
 // UnplannedSchedules reads the schedules to plan, but for those that are ignored.
 func (s *Store) UnplannedSchedules(ctx context.Context, db Beginner, ignored []IgnoredSchedule) ([]UnplannedSchedule, error) {
 	found, err := queryWithoutNestedLoops(ctx, db, pgx.RowToStructByName[UnplannedSchedule], s.SQL(`
-SELECT `+scheduleFields+`, `+scheduleVersion+` AS version, s.longest_gap IS NOT NULL AS has_longest_gap, clock_timestamp() AS read_at
+SELECT `+scheduleFields+`, `+scheduleVersion+` AS version, s.longest_gap IS NOT NULL AS has_longest_gap,
+       CASE WHEN `+tooLate+` THEN st.next_run_at END AS too_late, clock_timestamp() AS read_at
 FROM {schedule} AS s
 LEFT JOIN {state} AS st ON st.schedule_name = s.view_name
 WHERE `+unplanned), ignoredArgs(ignored))
@@ -158,7 +166,8 @@ ON CONFLICT (view_name) DO UPDATE SET schedule_name = EXCLUDED.schedule_name, sc
                       THEN (SELECT h.error FROM {history} AS h WHERE h.view_name = st.view_name AND h.outcome IN ('failed', 'abandoned')
                             ORDER BY h.started_at DESC LIMIT 1)
                  END
-WHERE (st.schedule_name, st.scheduled_by) IS DISTINCT FROM (EXCLUDED.schedule_name, EXCLUDED.scheduled_by)`),
+WHERE (st.schedule_name, st.scheduled_by) IS DISTINCT FROM (EXCLUDED.schedule_name, EXCLUDED.scheduled_by)
+   OR (SELECT `+tooLate+` FROM {schedule} AS s WHERE s.view_name = EXCLUDED.schedule_name)`),
 		pgx.NamedArgs{"views": views, "schedules": schedules, "versions": versions, "next": next, "problems": problems})
 	if len(gaps) > 0 {
 		batch.Queue(s.SQL(`

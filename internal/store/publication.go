@@ -63,15 +63,19 @@ WITH forgotten AS (
 )
 DELETE FROM {unpublished} AS u USING forgotten AS f WHERE u.destination = f.destination`
 
+// unpublishedMinute is the condition that the current minute is not published. One in the
+// future was, before the clock was set back.
+const unpublishedMinute = `(minute < date_trunc('minute', clock_timestamp()) OR minute > clock_timestamp())`
+
 const claimPublicationSQL = `
 UPDATE {publication} SET claimed_by = @by, claimed_until = clock_timestamp() + @lease::interval
-WHERE destination = @destination AND claimed_until <= clock_timestamp()
-  AND (@attempts_only OR minute < date_trunc('minute', clock_timestamp()))
+WHERE destination = @destination AND (claimed_until <= clock_timestamp() OR claimed_until > clock_timestamp() + @lease::interval)
+  AND (@attempts_only OR ` + unpublishedMinute + `)
 RETURNING CASE WHEN @attempts_only THEN minute ELSE date_trunc('minute', clock_timestamp()) END`
 
 const claimedForSQL = `
 SELECT claimed_until - clock_timestamp() FROM {publication}
-WHERE destination = @destination AND minute < date_trunc('minute', clock_timestamp())`
+WHERE destination = @destination AND ` + unpublishedMinute
 
 // The index on view and start finds the attempt before, which knows how old the
 // data had become.
@@ -89,7 +93,7 @@ LIMIT @limit`
 
 const confirmPublicationSQL = `
 WITH confirmed AS (
-    UPDATE {publication} SET minute = greatest(minute, @minute), claimed_until = clock_timestamp()
+    UPDATE {publication} SET minute = CASE WHEN minute > clock_timestamp() THEN @minute ELSE greatest(minute, @minute) END, claimed_until = clock_timestamp()
     WHERE destination = @destination AND claimed_by = @by
     RETURNING destination
 ), published AS (

@@ -160,8 +160,9 @@ LANGUAGE sql STABLE ROWS 1 AS $body$
            logged_ms,
            data.as_of,
            extract(epoch FROM now - data.as_of)::double precision,
-           extract(epoch FROM now - logged_at)::double precision,
-           now - logged_at,
+           -- Of a time before the clock was set back, nobody knows how long ago it is.
+           CASE WHEN logged_at <= now THEN extract(epoch FROM now - logged_at)::double precision END,
+           CASE WHEN logged_at <= now THEN now - logged_at END,
            CASE WHEN logged_ms < 1000 THEN 'Fast' WHEN logged_ms < 5000 THEN 'Normal' WHEN logged_ms >= 5000 THEN 'Slow' END,
            logged_jobs,
            logged_objects,
@@ -281,7 +282,7 @@ CREATE VIEW materialized_view_freshness AS
     running AS (
         SELECT DISTINCT view_name
         FROM materialized_view_refresh_history
-        WHERE outcome = 'running' AND heartbeat_at > clock_timestamp() - materialized_view_attempt_timeout()
+        WHERE outcome = 'running' AND heartbeat_at BETWEEN clock_timestamp() - materialized_view_attempt_timeout() AND clock_timestamp() + materialized_view_attempt_timeout()
     ),
     asked AS (
         SELECT v.*, l.view_name AS log_name, l.last_refreshed_at, l.refresh_duration_ms, l.total_jobs, l.total_objects, s.schedule
@@ -340,7 +341,8 @@ RETURNS SETOF %1$I.materialized_view_freshness LANGUAGE sql STABLE ROWS 1 AS $bo
     CROSS JOIN LATERAL (SELECT EXISTS (
         SELECT FROM %1$I.materialized_view_refresh_history AS h
         WHERE h.view_name = v.names[1] AND h.outcome = 'running'
-          AND h.heartbeat_at > pg_catalog.clock_timestamp() - %1$I.materialized_view_attempt_timeout()) AS running) AS attempt
+          AND h.heartbeat_at BETWEEN pg_catalog.clock_timestamp() - %1$I.materialized_view_attempt_timeout()
+                                 AND pg_catalog.clock_timestamp() + %1$I.materialized_view_attempt_timeout()) AS running) AS attempt
     CROSS JOIN LATERAL %1$I.materialized_view_freshness_row(
         c.oid, v.names[1], n.nspname::text, c.relname::text, c.relispopulated, c.relfilenode, c.xmin,
         l.view_name, l.last_refreshed_at, l.refresh_duration_ms, l.total_jobs, l.total_objects,
