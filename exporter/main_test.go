@@ -312,17 +312,25 @@ func TestRunWithBadConfig(t *testing.T) {
 	}
 }
 
+// One route's missing index stops neither the refreshes nor anything else.
 func TestRunWithRoutesThatDoNotFitTheView(t *testing.T) {
 	db := installed(t)
-	db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS id`)
-	file := filepath.Join(t.TempDir(), "exporter.yml")
-	if err := os.WriteFile(file, []byte("routes:\n  - path: /v/{id}\n    view: v\n"), 0o600); err != nil {
-		t.Fatal(err)
+	db.Exec(t, `CREATE MATERIALIZED VIEW v AS SELECT 1 AS id; CREATE MATERIALIZED VIEW w AS SELECT 1 AS id; CREATE UNIQUE INDEX ON w (id);
+INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('v', '1 h')`)
+	d := startDaemon(t, db.URL(), "public: true\nroutes:\n  - {path: '/v/{id}', view: v}\n  - {path: '/w/{id}', view: w}\n")
+	if code, body := fetch(t, d.url+"/v/1"); code != http.StatusServiceUnavailable || !strings.Contains(body, "The view v has no unique index on exactly (id)") {
+		t.Errorf("%d, %s", code, body)
 	}
-	code, _, stderr := exec(t, db.URL(), "run", "--config.file="+file)
-	if code != exitFailed || !strings.Contains(stderr, "exporter.yml:2") || !strings.Contains(stderr, "unique index") {
-		t.Errorf("exit %d, %s, want the file, the line and the missing index", code, stderr)
+	if code, body := fetch(t, d.url+"/w/1"); code != http.StatusOK {
+		t.Errorf("%d, %s", code, body)
 	}
+	if log := d.log.String(); !strings.Contains(log, "exporter.yml:3: routes[0].path: the view v has no unique index") {
+		t.Errorf("the log names neither the file nor the line:\n%s", log)
+	}
+	eventually(t, "the refresh", func() bool {
+		_, body := fetch(t, d.url+"/cache/status/v")
+		return strings.Contains(body, `"last_outcome":"succeeded"`)
+	})
 }
 
 func TestNoSchedulerObservesOnly(t *testing.T) {

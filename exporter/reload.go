@@ -92,10 +92,7 @@ func (d *daemon) reload(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := d.checkRoutes(ctx, g); err != nil {
-		g.close(before)
-		return err
-	}
+	d.checkRoutes(ctx, g)
 	if err := d.publishWith(g.config); err != nil {
 		g.close(before)
 		return err

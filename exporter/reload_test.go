@@ -75,9 +75,8 @@ func TestReload(t *testing.T) {
 
 	// What is wrong, in the file, about the view or in the tokens, changes nothing.
 	for name, c := range map[string]struct{ config, tokens, log string }{
-		"a wrong key":    {reloadable + "nonsense: 1\n", "next-token\n", "exporter.yml:4: nonsense: there is no such key"},
-		"a wrong column": {strings.ReplaceAll(reloadable, "{id}", "{other}"), "next-token\n", "exporter.yml:3: routes[0].path: the view v has no unique index on exactly (other)"},
-		"no token":       {reloadable, "# none\n", "holds no token"},
+		"a wrong key": {reloadable + "nonsense: 1\n", "next-token\n", "exporter.yml:4: nonsense: there is no such key"},
+		"no token":    {reloadable, "# none\n", "holds no token"},
 	} {
 		writeFile(t, d.config, c.config)
 		writeFile(t, tokens, c.tokens)
@@ -86,6 +85,18 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s: the log does not say %s:\n%s", name, c.log, d.log.String())
 		}
 		want(name+", the old route", with(t, http.MethodGet, d.url+"/v/1", "next-token"), 200)
+	}
+
+	// A route that the view does not fit is not served, and keeps nothing else from taking
+	// effect: a token that was revoked is.
+	writeFile(t, d.config, strings.ReplaceAll(reloadable, "routes:", "routes:\n  - {path: '/wrong/{other}', view: v}"))
+	writeFile(t, tokens, "another-token\n")
+	want("a route that does not fit", with(t, http.MethodPost, d.url+"/-/reload", "next-token"), 200)
+	want("the revoked token", with(t, http.MethodGet, d.url+"/v/1", "next-token"), 401)
+	want("the route that fits", with(t, http.MethodGet, d.url+"/v/1", "another-token"), 200)
+	want("the route that does not", with(t, http.MethodGet, d.url+"/wrong/1", "another-token"), 503)
+	if log := d.log.String(); !strings.Contains(log, "the view v has no unique index on exactly (other)") || !strings.Contains(log, "level=WARN") {
+		t.Errorf("the log does not say why:\n%s", log)
 	}
 
 	// SIGHUP does the same.

@@ -72,9 +72,7 @@ func (a *app) run(ctx context.Context, f runFlags) int {
 	}
 	defer d.close()
 	d.hangups = hangups
-	if err := d.checkRoutes(ctx, d.current); err != nil {
-		return a.fail(exitFailed, err)
-	}
+	d.checkRoutes(ctx, d.current)
 	if err := d.serve(ctx); err != nil {
 		return a.fail(exitFailed, err)
 	}
@@ -144,14 +142,12 @@ func (a *app) openReaders(ctx context.Context) (*pgxpool.Pool, error) {
 
 // checkRoutes compares the routes with the views, if the database can be
 // reached; else the routes are checked when they are first used.
-func (d *daemon) checkRoutes(ctx context.Context, g *generation) error {
+func (d *daemon) checkRoutes(ctx context.Context, g *generation) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	wrong, unreachable := g.reads.Check(ctx)
-	if unreachable != nil {
+	if unreachable := g.reads.Check(ctx); unreachable != nil {
 		d.logger.Warn("cannot check the routes yet", "err", postgres.Message(unreachable))
 	}
-	return wrong
 }
 
 // scrapeTimeout bounds the statement of a scrape where that names no timeout; it

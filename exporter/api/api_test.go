@@ -57,7 +57,7 @@ INSERT INTO materialized_view_refresh_log VALUES ('recorded', '2025-11-09T10:14:
 		"/n/1?a=%zz":                         urn + `invalid-parameter","title":"A query parameter is not valid","status":400,"detail":"The query string does not parse."}`,
 		"/n/1?real_time=true":                urn + `real-time-not-offered","title":"Real-time answers are not configured","status":501,"detail":"Leave out real_time=true for the cached row."}`,
 		"/empty/1":                           urn + `not-populated","title":"The materialized view holds no data","status":503,"detail":"The view empty was created or last refreshed WITH NO DATA: it answers again after a refresh."}`,
-		"/unindexed/1":                       urn + `misconfigured","title":"The route cannot be served as it is configured","status":500,"detail":"The exporter's log says why."}`,
+		"/unindexed/1":                       urn + `misconfigured","title":"The route cannot be served as it is configured","status":503,"detail":"The view unindexed has no unique index on exactly (id) (plain columns, without WHERE), so the row could be several and slow to find."}`,
 		"/gone/1":                            urn + `view-missing","title":"The materialized view does not exist","status":503,"detail":"The route is configured, but there is no view gone at the moment."}`,
 		"/cache/status/gone":                 urn + `no-such-view","title":"There is no such materialized view","status":404}`,
 		"/cache/status/a%00":                 urn + `no-such-view","title":"There is no such materialized view","status":404}`,
@@ -219,10 +219,13 @@ CREATE CAST (public.mood AS json) WITH FUNCTION public.steal(public.mood)`)
   - {path: '/e/{job_id}', view: job_progress}
   - {path: '/f/{id}', view: not_yet}
   - {path: '/g/{id}', view: typed}
+public: true
 `)
-	wrong, unreachable := serve(t, o).Check(t.Context())
-	if unreachable != nil || wrong == nil {
-		t.Fatalf("%v, %v", wrong, unreachable)
+	var log bytes.Buffer
+	o.Logger = slog.New(slog.NewJSONHandler(&log, nil))
+	h := serve(t, o)
+	if unreachable := h.Check(t.Context()); unreachable != nil {
+		t.Fatal(unreachable)
 	}
 	const field = ` the view v has a column "cache_data_as_of", which the answer adds itself: rename it in the view`
 	index := func(columns string) string {
@@ -237,13 +240,30 @@ CREATE CAST (public.mood AS json) WITH FUNCTION public.steal(public.mood)`)
 			`, no superuser: reading the view could run it as the exporter`,
 	}
 	var got []string
-	for _, line := range strings.Split(wrong.Error(), "\n") {
-		_, after, _ := strings.Cut(line, "matview.yml:")
-		got = append(got, after)
+	decoder := json.NewDecoder(&log)
+	for decoder.More() {
+		var line struct{ Level, Err string }
+		if err := decoder.Decode(&line); err != nil {
+			t.Fatal(err)
+		}
+		if _, after, found := strings.Cut(line.Err, "matview.yml:"); found && line.Level == "WARN" {
+			got = append(got, after)
+		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+
+	// The page says so, until it is mended.
+	const warning = "The route /a/{id} cannot be served: "
+	if got := get(t, h, "/").Body.String(); !strings.Contains(got, warning) || !strings.Contains(got, "no unique index on exactly (id)") || strings.Contains(got, "The route /e/") {
+		t.Errorf("the page:\n%s", got)
+	}
+	db.Exec(t, `DROP MATERIALIZED VIEW v; CREATE MATERIALIZED VIEW v AS SELECT 1 AS id; CREATE UNIQUE INDEX ON v (id)`)
+	if got := get(t, h, "/").Body.String(); strings.Contains(got, warning) || !strings.Contains(got, "The route /b/{part} cannot be served: ") {
+		t.Errorf("the page afterwards:\n%s", got)
+	}
+	body(t, h, "/a/1", http.StatusOK)
 
 	away, err := pgxpool.New(t.Context(), "postgres://someone@127.0.0.1:1/nowhere")
 	if err != nil {
@@ -251,8 +271,8 @@ CREATE CAST (public.mood AS json) WITH FUNCTION public.steal(public.mood)`)
 	}
 	defer away.Close()
 	o.Pool = away
-	if wrong, unreachable := serve(t, o).Check(t.Context()); wrong != nil || unreachable == nil {
-		t.Errorf("a database that is away: %v, %v", wrong, unreachable)
+	if unreachable := serve(t, o).Check(t.Context()); unreachable == nil {
+		t.Error("a database that is away can be reached")
 	}
 }
 

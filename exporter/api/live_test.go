@@ -164,7 +164,7 @@ CREATE UNIQUE INDEX ON twice (id); CREATE UNIQUE INDEX ON secret (id)`)
 		"/writes/1":  {http.StatusInternalServerError, "live-query-failed"},
 		"/divides/1": {http.StatusInternalServerError, "live-query-failed"},
 		"/twice/1":   {http.StatusInternalServerError, "ambiguous-row"},
-		"/secret/1":  {http.StatusInternalServerError, "misconfigured"},
+		"/secret/1":  {http.StatusServiceUnavailable, "misconfigured"},
 		"/divides/x": {http.StatusBadRequest, "invalid-key"},
 	} {
 		if got := body(t, h, path+"?real_time=true", want.status); !strings.Contains(got, `"urn:matview:error:`+want.kind+`"`) {
@@ -208,7 +208,7 @@ func TestRealTimeLogin(t *testing.T) {
 		o.RealTimePool = login(t, db, role, password)
 		var log bytes.Buffer
 		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
-		if got := body(t, serve(t, o), "/jobs/job-1?real_time=true", http.StatusInternalServerError); !strings.Contains(got, "misconfigured") || !strings.Contains(log.String(), want) {
+		if got := body(t, serve(t, o), "/jobs/job-1?real_time=true", http.StatusServiceUnavailable); !strings.Contains(got, "misconfigured") || !strings.Contains(log.String(), want) {
 			t.Errorf("%s: %s\n%s", options, got, log.String())
 		}
 	}
@@ -247,7 +247,7 @@ func TestRealTimePrivileges(t *testing.T) {
 	h := serve(t, o)
 	body(t, h, "/jobs/job-1?real_time=true", http.StatusOK)
 	db.Exec(t, `REVOKE SELECT ON job_objects FROM `+o.RealTimePool.Config().ConnConfig.User)
-	if got := body(t, h, "/jobs/job-1?real_time=true", http.StatusInternalServerError); !strings.Contains(got, "misconfigured") {
+	if got := body(t, h, "/jobs/job-1?real_time=true", http.StatusServiceUnavailable); !strings.Contains(got, "misconfigured") {
 		t.Error(got)
 	}
 	for _, want := range []string{"path=/jobs/{job_id} ", "the login of real_time may not run the view's query: permission denied for table job_objects"} {

@@ -49,11 +49,12 @@ type page struct {
 	CSS            template.CSS
 	Version        string
 
-	Counts  []count
-	Views   []viewModel
-	Detail  *viewModel
-	Problem *problem
-	Hint    string // what to do
+	Warnings []string
+	Counts   []count
+	Views    []viewModel
+	Detail   *viewModel
+	Problem  *problem
+	Hint     string // what to do
 }
 
 type count struct {
@@ -125,7 +126,7 @@ func newPage(r *http.Request, root string) *page {
 func writePage(w http.ResponseWriter, status int, p *page) {
 	var body bytes.Buffer
 	if err := pages.ExecuteTemplate(&body, "page", p); err != nil {
-		http.Error(w, "the page cannot be model", http.StatusInternalServerError)
+		http.Error(w, "the page cannot be rendered", http.StatusInternalServerError)
 		return
 	}
 	header := w.Header()
@@ -156,6 +157,7 @@ func (h *Handler) viewsPage(r *http.Request, p *page) error {
 	if err != nil {
 		return err
 	}
+	p.Warnings = h.unserved(r.Context())
 	now := time.Now()
 	counts := map[string]int{}
 	for _, v := range views {

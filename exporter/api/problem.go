@@ -8,10 +8,13 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/matview/terraform-provider-matview/exporter/config"
 	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
@@ -116,11 +119,23 @@ func notPopulated(view string) *problem {
 		"The view "+view+" was created or last refreshed WITH NO DATA: it answers again after a refresh.").retry(10 * time.Second)
 }
 
+// misconfigured is for what the route or the login has to be given first. It says what
+// that is, unless the server's own message does.
 func misconfigured(err error) *problem {
-	p := newProblem(http.StatusInternalServerError, "misconfigured", "The route cannot be served as it is configured",
-		"The exporter's log says why.").because(err)
+	p := newProblem(http.StatusServiceUnavailable, "misconfigured", "The route cannot be served as it is configured",
+		"The exporter's log says why.").because(err).retry(30 * time.Second)
+	var wrong *config.Error
+	if errors.As(err, &wrong) && postgres.SQLState(err) == "" {
+		p.Detail = sentence(wrong.Err.Error())
+	}
 	p.key = err.Error()
 	return p
+}
+
+// sentence makes one of the text of an error.
+func sentence(text string) string {
+	first, size := utf8.DecodeRuneInString(text)
+	return string(unicode.ToUpper(first)) + text[size:] + "."
 }
 
 func realTimeNotOffered() *problem {

@@ -23,6 +23,7 @@ type route struct {
 	relation atomic.Pointer[relation]
 	reading  singleflight.Group // of the relation
 	live     atomic.Pointer[liveQuery]
+	problem  atomic.Pointer[problem] // why it cannot be served as it is configured, when last looked; nil: it can
 }
 
 // relation is a view as a route reads it.
@@ -169,8 +170,10 @@ func (h *Handler) readRelation(ctx context.Context, r *route) (*relation, error)
 		return nil, viewMissing(r.View)
 	}
 	if err := checkRoute(r.Route, found, foreignCast); err != nil {
-		return nil, misconfigured(err)
+		r.problem.Store(misconfigured(err))
+		return nil, r.problem.Load()
 	}
+	r.problem.Store(nil)
 	found.sortKeys(r.Columns())
 	found.rowSQL, found.freshnessSQL = h.rowSQL(found), "SELECT "+found.freshnessColumns()+h.source("")
 	return found, nil
@@ -229,18 +232,20 @@ func (rel *relation) condition(alias string, first int) string {
 	return strings.Join(parts, " AND ")
 }
 
-// Check gives the errors of the configuration that only the database shows, a
-// [config.Error] each; unreachable is why it could not be asked about some.
-// A view that does not exist is none: it may yet be created.
-func (h *Handler) Check(ctx context.Context) (wrong, unreachable error) {
-	var problems []error
+// Check looks for what is wrong with the routes that only the database shows, and logs
+// it: such a route answers 503 until it is mended, the others are served. It is an error
+// if the database could not be asked about some. A view that does not exist may yet be
+// created.
+func (h *Handler) Check(ctx context.Context) (unreachable error) {
 	for _, r := range h.routes {
 		_, err := h.relationOf(ctx, r, r.relation.Load())
 		var p *problem
 		switch {
 		case err == nil:
-		case errors.As(err, &p) && p.Type == problemType+"misconfigured" && postgres.SQLState(err) == "":
-			problems = append(problems, p.cause)
+		case errors.As(err, &p) && p == r.problem.Load():
+			for line := range strings.Lines(p.cause.Error()) {
+				h.Logger.Warn("a route cannot be served as it is configured", "route", r.Path, "err", strings.TrimSpace(line))
+			}
 		case errors.As(err, &p) && p.Type == problemType+"view-missing":
 			h.Logger.Warn("a route has no view yet", "route", r.Path, "view", r.View)
 		default:
@@ -250,5 +255,20 @@ func (h *Handler) Check(ctx context.Context) (wrong, unreachable error) {
 			}
 		}
 	}
-	return errors.Join(problems...), unreachable
+	return unreachable
+}
+
+// unserved tells, for the page, which routes cannot be served. It looks again at those
+// that could not.
+func (h *Handler) unserved(ctx context.Context) (warnings []string) {
+	for _, r := range h.routes {
+		if r.problem.Load() == nil {
+			continue
+		}
+		_, _ = h.relationOf(ctx, r, nil) // what fails for another reason stays as it was
+		if p := r.problem.Load(); p != nil {
+			warnings = append(warnings, "The route "+r.Path+" cannot be served: "+p.causeInOneLine())
+		}
+	}
+	return warnings
 }

@@ -68,11 +68,19 @@ func (h *Handler) currentFreshness(ctx context.Context, r *route) (*rowFreshness
 		return nil, err
 	}
 	f := &rowFreshness{}
-	found, err := h.readRow(ctx, rel.freshnessSQL, []any{rel.oid, rel.sql}, f.scan()...)
-	if err == nil && !found {
-		err = viewMissing(r.View).because(errReplaced)
+	for range 2 {
+		found, err := h.readRow(ctx, rel.freshnessSQL, []any{rel.oid, rel.sql}, f.scan()...)
+		if err == nil && !found {
+			err = viewMissing(r.View).because(errReplaced)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if f.dataAsOf.Valid { // else perhaps only because a refresh was committed while it was read
+			break
+		}
 	}
-	return f, err
+	return f, nil
 }
 
 // tag is the ETag of a row's cached answer. It changes with everything that the

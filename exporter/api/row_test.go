@@ -166,7 +166,7 @@ func TestViewChanges(t *testing.T) {
 	}
 	db.Exec(t, `BEGIN; DROP MATERIALIZED VIEW job_progress;
 CREATE MATERIALIZED VIEW job_progress AS SELECT 'seven'::text AS job_id, 'x' AS data_source; CREATE UNIQUE INDEX ON job_progress (job_id); COMMIT`)
-	if got := body(t, h, "/jobs/seven", http.StatusInternalServerError); !strings.Contains(got, "misconfigured") {
+	if got := body(t, h, "/jobs/seven", http.StatusServiceUnavailable); !strings.Contains(got, "misconfigured") {
 		t.Errorf("a column that is called as a field of the answer: %s", got)
 	}
 	db.Exec(t, `ALTER MATERIALIZED VIEW job_progress RENAME COLUMN data_source TO source`)
@@ -188,7 +188,7 @@ func TestReaderPrivileges(t *testing.T) {
 	if _, err := migrations.Install(t.Context(), db.Connect(t), "public", migrations.Installation{HistoryRetention: time.Hour, Roles: migrations.Roles{Readers: []string{role}}}, migrations.Roles{}); err != nil {
 		t.Fatal(err)
 	}
-	if got := body(t, h, "/jobs/job-1", http.StatusInternalServerError); !strings.Contains(got, "misconfigured") || strings.Contains(got, "permission") {
+	if got := body(t, h, "/jobs/job-1", http.StatusServiceUnavailable); !strings.Contains(got, "misconfigured") || strings.Contains(got, "permission") {
 		t.Errorf("without SELECT on the view: %s", got)
 	}
 	db.Exec(t, `GRANT SELECT ON job_progress TO `+role)
