@@ -2,6 +2,7 @@ package postgrestest
 
 import (
 	"context"
+	"errors"
 	"crypto/rand"
 	"fmt"
 	"sync"
@@ -76,7 +77,14 @@ func (d *Database) drop(t testing.TB) {
 	t.Helper()
 	ctx, cancel := cleanupContext()
 	defer cancel()
-	if err := d.cluster.do(ctx, "DROP DATABASE IF EXISTS "+quote(d.Name)+" WITH (FORCE)"); err != nil {
+	err := d.cluster.do(ctx, "DROP DATABASE IF EXISTS "+quote(d.Name)+" WITH (FORCE)")
+	if errors.Is(err, context.DeadlineExceeded) {
+		// It waits for every backend of the server, also for one whose client another test
+		// has stopped. What is left goes with the server.
+		t.Logf("postgrestest: drop database %s: %v", d.Name, err)
+		return
+	}
+	if err != nil {
 		t.Errorf("postgrestest: drop database %s: %v", d.Name, err)
 		return
 	}
