@@ -66,8 +66,8 @@ const maxIdle = 5 * time.Minute
 // connection is closed.
 const cancelGrace = 2 * time.Second
 
-// PoolConfig resolves the configuration without connecting.
-func (c Config) PoolConfig() (*pgxpool.Config, error) {
+// parse reads the configuration, with the files that it names.
+func (c Config) parse() (*pgxpool.Config, error) {
 	cleanUp, err := c.writePEM()
 	defer cleanUp() // pgx has read the files by then
 	if err != nil {
@@ -84,9 +84,28 @@ func (c Config) PoolConfig() (*pgxpool.Config, error) {
 	if err := misreadPassword(dsn, &config.ConnConfig.Config); err != nil {
 		return nil, err
 	}
-	if err := libpqSettings(&config.ConnConfig.Config); err != nil {
+	return config, libpqSettings(&config.ConnConfig.Config)
+}
+
+// readSecrets takes the password and the certificates from the files as they are when a
+// connection is made: they may have been rotated since the program started.
+func (c Config) readSecrets(_ context.Context, connection *pgx.ConnConfig) error {
+	config, err := c.parse()
+	if err != nil {
+		return err
+	}
+	now := config.ConnConfig
+	connection.Password, connection.TLSConfig, connection.Fallbacks = now.Password, now.TLSConfig, now.Fallbacks
+	return nil
+}
+
+// PoolConfig resolves the configuration without connecting.
+func (c Config) PoolConfig() (*pgxpool.Config, error) {
+	config, err := c.parse()
+	if err != nil {
 		return nil, err
 	}
+	config.BeforeConnect = c.readSecrets
 	if config.ConnConfig.ConnectTimeout == 0 && !c.setsConnectTimeout() {
 		config.ConnConfig.ConnectTimeout = DefaultConnectTimeout
 	}
