@@ -108,6 +108,7 @@ type facts struct {
 	running   map[string]store.RunningAttempt
 	waitsFor  map[string]string
 	goals     map[string]schedule.Goal
+	readOnly  string // why nothing can be refreshed; "": the database takes writes
 }
 
 func (e *Explainer) readFacts(ctx context.Context) (f facts, err error) {
@@ -116,6 +117,9 @@ func (e *Explainer) readFacts(ctx context.Context) (f facts, err error) {
 	}
 	schedules, err := e.store.Schedules(ctx, e.pool)
 	if err != nil {
+		return f, err
+	}
+	if f.readOnly, err = e.store.ReadOnly(ctx, e.pool); err != nil {
 		return f, err
 	}
 	f.schedules, f.ignored = map[string]store.Schedule{}, map[string][]string{}
@@ -149,15 +153,15 @@ func (e *Explainer) readFacts(ctx context.Context) (f facts, err error) {
 // nextRun says first what keeps the view from running as its schedule says.
 func (f facts) nextRun(v freshness.View) string {
 	var parts []string
+	row, scheduled := f.schedules[v.Name]
+	if scheduled && f.readOnly != "" {
+		parts = append(parts, "the database is read-only, so that nothing is refreshed: "+f.readOnly)
+	}
 	running, isRunning := f.running[v.Name]
 	if isRunning {
-		attemptedBy := "an exporter"
-		if running.AttemptedBy != nil {
-			attemptedBy = *running.AttemptedBy
-		}
-		parts = append(parts, fmt.Sprintf("running for %.0f s, by %s", running.RunningFor.Seconds(), attemptedBy))
+		parts = append(parts, describeRunning(running))
+		isRunning = !running.Dead
 	}
-	row, scheduled := f.schedules[v.Name]
 	switch {
 	case !scheduled:
 	case !row.Enabled:
@@ -190,6 +194,17 @@ func (f facts) nextRun(v freshness.View) string {
 		parts = append(parts, "ignored: a second schedule, of "+name)
 	}
 	return strings.Join(parts, "; ")
+}
+
+func describeRunning(r store.RunningAttempt) string {
+	attemptedBy := "an exporter"
+	if r.AttemptedBy != nil {
+		attemptedBy = *r.AttemptedBy
+	}
+	if r.Dead {
+		return fmt.Sprintf("not running any more, it seems: %s began to refresh it and has shown no sign of life for %.0f s", attemptedBy, r.SilentFor.Seconds())
+	}
+	return fmt.Sprintf("running for %.0f s, by %s", r.RunningFor.Seconds(), attemptedBy)
 }
 
 func neverRuns(row store.Schedule) string {

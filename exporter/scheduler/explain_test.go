@@ -6,6 +6,7 @@ import (
 
 	"github.com/matview/terraform-provider-matview/exporter/scheduler"
 	"github.com/matview/terraform-provider-matview/internal/freshness"
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // The page shows what the command line shows, but for the error of the last attempt,
@@ -36,5 +37,30 @@ VALUES ('job_progress', 'job_progress', now() - interval '1 min', 2, 'Key (id)=(
 		if want := strings.Replace(want, ", the last: Key (id)=(secret) already exists", "", 1); err != nil || onPage != want {
 			t.Errorf("on the page, %s: %s, %v, want %s", view, onPage, err, want)
 		}
+	}
+}
+
+// A database that has become read-only, and an attempt that could not be ended there.
+func TestReadOnlyDatabaseIsExplained(t *testing.T) {
+	db := installed(t)
+	db.Exec(t, `INSERT INTO materialized_view_refresh_schedule (view_name, every) VALUES ('other', '1 d');
+INSERT INTO materialized_view_refresh_state (view_name, schedule_name, next_run_at) VALUES ('other', 'other', now() - interval '1 min');
+INSERT INTO materialized_view_refresh_history (view_name, trigger, outcome, attempted_by, started_at, heartbeat_at) VALUES ('other', 'schedule', 'running', 'somebody', now() - interval '20 s', now() - interval '12 s');
+ALTER DATABASE `+postgres.QuoteIdent(db.Name)+` SET default_transaction_read_only = on`)
+	explained, err := scheduler.NewExplainer(pool(t, db), "public").NextRun(t.Context(), "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"the database is read-only, so that nothing is refreshed: default_transaction_read_only is on", "not running any more, it seems: somebody began to refresh it and has shown no sign of life for 12 s",
+		"due, to be taken",
+	} {
+		if !strings.Contains(explained, want) {
+			t.Errorf("%s; it does not say: %s", explained, want)
+		}
+	}
+	_, err = pool(t, db).Exec(t.Context(), "DELETE FROM jobs")
+	if message := postgres.Message(err); !strings.Contains(message, "default_transaction_read_only is on for the role, the database or the server, or the server is a standby") {
+		t.Error(message)
 	}
 }

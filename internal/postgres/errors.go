@@ -65,10 +65,14 @@ func serverMessage(e *pgconn.PgError) string {
 // with its schema and arguments, SQL by its bare name.
 var function = regexp.MustCompile(`(?:PL/pgSQL function |SQL function ")((?:[^(" ]|"[^"]*")+(?:\([^)]*\))?)`)
 
-// Hint returns the server's hint, and for what a function names without a schema in
-// vain, what to do about it.
+// Hint returns the server's hint, or what there is to do where it has none: about a
+// read-only database, a pooler, and what a function names without a schema in vain.
 func Hint(e *pgconn.PgError) string {
 	switch e.Code {
+	case pgerrcode.ReadOnlySQLTransaction:
+		return "the database is read-only: default_transaction_read_only is on for the role, the database or the server, or the server is a standby"
+	case pgerrcode.DuplicatePreparedStatement, pgerrcode.InvalidSQLStatementName:
+		return "a pooler in transaction mode, such as PgBouncer, gives the session to several clients: set pgbouncer = true in Terraform, or --database.pgbouncer for the exporter"
 	case pgerrcode.UndefinedTable, pgerrcode.UndefinedFunction, pgerrcode.UndefinedObject, pgerrcode.InvalidSchemaName:
 		if found := function.FindStringSubmatch(e.Where); found != nil {
 			return strings.TrimSpace(e.Hint + " " + fmt.Sprintf(

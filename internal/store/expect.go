@@ -67,20 +67,37 @@ SELECT * FROM (
 	return durations, nil
 }
 
-// RunningAttempt is a refresh under way.
+// RunningAttempt is a refresh under way, or one whose process died.
 type RunningAttempt struct {
 	ViewName    string
 	AttemptedBy *string
 	RunningFor  time.Duration
+	SilentFor   time.Duration // since the last heartbeat
+	Dead        bool          // it has been silent for too long
 }
 
 // RunningAttempts reads the refreshes under way, by any process, the oldest first.
 func (s *Store) RunningAttempts(ctx context.Context, db DB) ([]RunningAttempt, error) {
 	found, err := collect[RunningAttempt](db.Query(ctx, s.SQL(`
-SELECT view_name, attempted_by, clock_timestamp() - started_at AS running_for
+SELECT view_name, attempted_by, clock_timestamp() - started_at AS running_for,
+       clock_timestamp() - coalesce(heartbeat_at, started_at) AS silent_for, `+silent+` AS dead
 FROM {history} WHERE outcome = 'running' ORDER BY started_at`)))
 	if err != nil {
 		return nil, fmt.Errorf("read which refreshes are running: %w", err)
 	}
 	return found, nil
+}
+
+// ReadOnly says why nothing can be written by a session of this role, or "". The session
+// itself may have been made read-only.
+func (s *Store) ReadOnly(ctx context.Context, db DB) (reason string, err error) {
+	err = db.QueryRow(ctx, `
+SELECT CASE WHEN pg_is_in_recovery() THEN 'the server is a standby'
+            WHEN (SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only') = 'on'
+            THEN 'default_transaction_read_only is on for this role, the database or the server'
+            ELSE '' END`).Scan(&reason)
+	if err != nil {
+		return "", fmt.Errorf("read whether the database is read-only: %w", err)
+	}
+	return reason, nil
 }
