@@ -2,10 +2,13 @@ package matview
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 )
 
 // viewObjectsSQL is the view and its row type and the array type of that: what other
@@ -66,8 +69,28 @@ func Drop(ctx context.Context, tx pgx.Tx, view *View) error {
 	if err != nil {
 		return fmt.Errorf("drop materialized view: %w", err)
 	}
+	if err := checkMayDrop(ctx, tx, view.OID); err != nil {
+		return fmt.Errorf("drop materialized view %s: %w", view.Name, err)
+	}
 	if _, err := tx.Exec(ctx, "DROP MATERIALIZED VIEW "+view.Name.SQL()+" RESTRICT"); err != nil {
 		return fmt.Errorf("drop materialized view %s: %w", view.Name, err)
 	}
 	return nil
+}
+
+// checkMayDrop says which role the session's lacks to drop a view: its owner's, or that
+// of its schema.
+func checkMayDrop(ctx context.Context, tx pgx.Tx, view uint32) error {
+	var missing *string
+	err := tx.QueryRow(ctx, `
+SELECT format('role %I may not, since it belongs to role %I: ', current_user, pg_get_userbyid(c.relowner)) || `+postgres.InheritSQL("c.relowner")+`
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid = $1 AND NOT pg_has_role(c.relowner, 'USAGE') AND NOT pg_has_role(n.nspowner, 'USAGE')`, view).Scan(&missing)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.New(*missing)
 }

@@ -78,7 +78,7 @@ func (e *ObstaclesError) Error() string {
 //
 // The replacement is created by SET ROLE to its owner, while the exchange uses
 // inherited privileges. None of it requires that the role can read pg_roles.
-const obstaclesSQL = `
+var obstaclesSQL = `
 WITH dependent AS (
     SELECT d.*, o.classid <> 'pg_class'::regclass AS by_type, v.oid AS view, v.relkind, v.relpersistence, v.relowner, v.relnamespace,
            CASE WHEN v.oid IS NULL THEN pg_describe_object(d.classid, d.objid, d.objsubid)
@@ -139,7 +139,8 @@ WITH dependent AS (
            CASE WHEN NOT pg_has_role(role, 'MEMBER') THEN 'not a member'
                 WHEN inherits AND NOT pg_has_role(role, 'USAGE') THEN 'a member without INHERIT'
                 WHEN becomes AND NOT pg_has_role(role, ` + setPrivilegeSQL + `) THEN 'a member without SET'
-           END
+           END || format(' (%s)', CASE WHEN inherits AND NOT pg_has_role(role, 'USAGE') THEN ` + postgres.InheritSQL("role") + `
+                                       ELSE format('GRANT %I TO %I', pg_get_userbyid(role), current_user) || CASE WHEN pg_has_role(role, 'MEMBER') THEN ' WITH SET TRUE' ELSE '' END END)
     FROM acting
     UNION
     SELECT format('%s is in schema %I, where role %I lacks %s (GRANT %4$s ON SCHEMA %2$I TO %3$I)', what, n.nspname, pg_get_userbyid(role), privilege)

@@ -61,6 +61,34 @@ func serverMessage(e *pgconn.PgError) string {
 	return fmt.Sprintf("%s (SQLSTATE %s)", message, e.Code)
 }
 
+// denied finds what the server denies a role.
+var denied = regexp.MustCompile(`^permission denied for (table|view|materialized view|sequence|schema|function|foreign table|foreign server|type|language) (.+)$`)
+
+// MissingGrant is the GRANT after which a role would have what the server denied it, or
+// "" where no GRANT is known to help: a role that must be the owner, or something that is
+// forbidden in a materialized view. It reads the English message, as no other field of the
+// error says what is missing.
+func MissingGrant(err error, role string) string {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.Code != pgerrcode.InsufficientPrivilege {
+		return ""
+	}
+	found := denied.FindStringSubmatch(pgErr.Message)
+	if found == nil {
+		return ""
+	}
+	privilege := "SELECT ON "
+	switch kind := found[1]; kind {
+	case "schema", "foreign server", "type", "language":
+		privilege = "USAGE ON " + strings.ToUpper(kind) + " "
+	case "function":
+		privilege = "EXECUTE ON FUNCTION "
+	case "sequence":
+		privilege = "SELECT ON SEQUENCE "
+	}
+	return "GRANT " + privilege + found[2] + " TO " + QuoteIdent(role)
+}
+
 // function finds the innermost function in the context of an error: PL/pgSQL names it
 // with its schema and arguments, SQL by its bare name.
 var function = regexp.MustCompile(`(?:PL/pgSQL function |SQL function ")((?:[^(" ]|"[^"]*")+(?:\([^)]*\))?)`)

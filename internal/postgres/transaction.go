@@ -124,3 +124,13 @@ func Commit(ctx context.Context, tx pgx.Tx) error {
 	}
 	return &UncertainError{err}
 }
+
+// InheritSQL is the statement, as text, after which the session's role has the privileges
+// of another one, whose OID is the SQL expression role. A membership may be one without
+// INHERIT, to which GRANT alone adds nothing: from PostgreSQL 16 on that is the
+// membership's own, before it is the member's.
+func InheritSQL(role string) string {
+	return `CASE WHEN NOT pg_has_role(` + role + `, 'MEMBER') THEN format('GRANT %I TO %I', pg_get_userbyid(` + role + `), current_user)
+     WHEN current_setting('server_version_num')::int >= 160000 THEN format('GRANT %I TO %I WITH INHERIT TRUE', pg_get_userbyid(` + role + `), current_user)
+     ELSE format('ALTER ROLE %I INHERIT', current_user) END`
+}

@@ -64,7 +64,11 @@ func remedy(err error) string {
 	case state == pgerrcode.QueryCanceled:
 		return "\n\nNothing was changed. A view is filled by one statement: if that took longer than statement_timeout, give the provider's role more time, as in ALTER ROLE … SET statement_timeout = 0."
 	case errors.As(err, &rights):
-		return fmt.Sprintf("\n\nThis runs with the rights of the view's owner, %s. Grant it what it lacks, as in GRANT SELECT ON … TO %[1]s.", postgres.QuoteIdent(rights.Role))
+		detail := fmt.Sprintf("\n\nThis runs with the rights of the view's owner, %s.", postgres.QuoteIdent(rights.Role))
+		if grant := postgres.MissingGrant(err, rights.Role); grant != "" {
+			detail += " Grant it what it lacks: " + grant + "."
+		}
+		return detail
 	case errors.As(err, &index) && state == pgerrcode.DuplicateTable:
 		return fmt.Sprintf("\n\nTables, views and indexes of a schema share their names. Choose another name for the index; this one belongs to something other than %s.", index.View)
 	case state == pgerrcode.InvalidSchemaName && (!errors.As(err, &sqlErr) || sqlErr.Line == 0): // not in the definition
@@ -100,7 +104,7 @@ func errorAttribute(err error) (path.Path, *matview.SQLError) {
 
 func obstaclesDetail(obstacles []string) string {
 	return "The new view is built beside the old one and exchanged for it, but this cannot be carried over:\n" + bullets(obstacles) +
-		"\n\nDrop or change it first, in an apply of its own: see the guide Replacing a definition safely. Nothing was changed."
+		"\n\nDrop or change what depends on the view, or grant what is missing, in an apply of its own: see the guide Replacing a definition safely. Nothing was changed."
 }
 
 func existsDetail(e *matview.ExistsError) string {

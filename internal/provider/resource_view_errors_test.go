@@ -59,7 +59,7 @@ func TestAccViewRemedies(t *testing.T) {
 		Steps: []resource.TestStep{
 			{
 				Config:      viewConfig(db, withDefinition("SELECT id FROM jobs")+fmt.Sprintf("  owner = %q", owner)),
-				ExpectError: message(`permission denied for table jobs (SQLSTATE 42501) This runs with the rights of the view's owner, "` + owner + `". Grant it what it lacks, as in GRANT SELECT ON … TO "` + owner + `".`),
+				ExpectError: message(`permission denied for table jobs (SQLSTATE 42501) This runs with the rights of the view's owner, "` + owner + `". Grant it what it lacks: GRANT SELECT ON jobs TO "` + owner + `".`),
 			},
 			{
 				Config:      viewConfig(db, withDefinition("SELECT id FROM jobs")+`  indexes = { jobs_pkey = { keys = ["id"] } }`),

@@ -119,17 +119,17 @@ func recentOf(past []store.PastRefresh) (r recent) {
 }
 
 func (a *attempt) missingRight(ctx context.Context, db store.DB, f facts) error {
-	var user string
+	var user, inherit string
 	var version int
-	err := db.QueryRow(ctx, "SELECT current_user, current_setting('server_version_num')::int").Scan(&user, &version)
+	err := db.QueryRow(ctx, "SELECT current_user, current_setting('server_version_num')::int, "+postgres.InheritSQL("relowner")+" FROM pg_class WHERE oid = $1", f.OID).
+		Scan(&user, &version, &inherit)
 	if err != nil {
 		return err
 	}
-	remedy := fmt.Sprintf("GRANT %s TO %s", postgres.QuoteIdent(f.Owner), postgres.QuoteIdent(user))
 	if version >= 170000 {
-		remedy = fmt.Sprintf("GRANT MAINTAIN ON %s TO %s, or %s", f.name().SQL(), postgres.QuoteIdent(user), remedy)
+		inherit = fmt.Sprintf("GRANT MAINTAIN ON %s TO %s, or %s", f.name().SQL(), postgres.QuoteIdent(user), inherit)
 	}
-	return &statedError{fmt.Errorf("%s may not refresh it, since it belongs to %s: %s", user, f.Owner, remedy), pgerrcode.InsufficientPrivilege}
+	return &statedError{fmt.Errorf("%s may not refresh it, since it belongs to %s: %s", user, f.Owner, inherit), pgerrcode.InsufficientPrivilege}
 }
 
 // oldest is the earliest of started and every upstream's as-of, read both before

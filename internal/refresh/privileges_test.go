@@ -67,7 +67,7 @@ func TestMaintain(t *testing.T) {
 	req := manual("job_progress", refresh.Auto)
 	req.TotalJobs = "count(*)"
 	_, err = refresh.New(pool, "public", "test").Refresh(t.Context(), req)
-	want := maintainer + " may not refresh it, since it belongs to " + owner + `: GRANT MAINTAIN ON "public"."job_progress" TO "` + maintainer + `", or GRANT "` + owner + `" TO "` + maintainer + `"`
+	want := maintainer + " may not refresh it, since it belongs to " + owner + `: GRANT MAINTAIN ON "public"."job_progress" TO "` + maintainer + `", or GRANT ` + owner + ` TO ` + maintainer
 	if err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("err = %v\nwant %s", err, want)
 	}

@@ -291,10 +291,22 @@ GRANT ALL ON ALL TABLES IN SCHEMA public TO `+postgres.QuoteIdent(plain))
 	}
 	defer pool.Close()
 	_, err = refresh.New(pool, "public", "test").Refresh(t.Context(), manual("job_progress", refresh.Auto))
-	if err == nil || !strings.Contains(err.Error(), "GRANT "+postgres.QuoteIdent(owner)+" TO "+postgres.QuoteIdent(plain)) {
+	if err == nil || !strings.Contains(err.Error(), "GRANT "+owner+" TO "+plain) {
 		t.Errorf("err = %v, want the mending GRANT", err)
 	}
-	db.Exec(t, `GRANT `+postgres.QuoteIdent(owner)+` TO `+postgres.QuoteIdent(plain))
+	db.Exec(t, "GRANT "+owner+" TO "+plain+"; ALTER ROLE "+plain+" NOINHERIT")
+	if postgrestest.Version(t) >= 160000 {
+		db.Exec(t, "GRANT "+owner+" TO "+plain+" WITH INHERIT FALSE")
+	}
+	_, err = refresh.New(pool, "public", "test").Refresh(t.Context(), manual("job_progress", refresh.Auto))
+	remedy := "ALTER ROLE " + plain + " INHERIT" // a GRANT would change nothing
+	if postgrestest.Version(t) >= 160000 {
+		remedy = "GRANT " + owner + " TO " + plain + " WITH INHERIT TRUE"
+	}
+	if err == nil || !strings.HasSuffix(err.Error(), remedy) {
+		t.Errorf("err = %v, want %s", err, remedy)
+	}
+	db.Exec(t, remedy)
 	req := manual("job_progress", refresh.Auto)
 	req.TotalJobs = "count(*)"
 	if result := mustRefresh(t, pool, req); *result.TotalJobs != 3 {

@@ -132,8 +132,16 @@ func (d *filled) readBack(row pgx.Row) (inserted, deleted int64, err error) {
 
 // refreshError says what to do about the failures that have a known remedy.
 func refreshError(err error, method Method, f facts) error {
-	if postgres.SQLState(err) == pgerrcode.InsufficientPrivilege {
-		return fmt.Errorf("%s, with the rights of its owner %s: %w; grant it what it lacks, as in GRANT SELECT ON … TO %s", method, f.Owner, err, postgres.QuoteIdent(f.Owner))
+	switch postgres.SQLState(err) {
+	case pgerrcode.InsufficientPrivilege:
+		if grant := postgres.MissingGrant(err, f.Owner); grant != "" {
+			return fmt.Errorf("%s, with the rights of its owner %s: %w; %s", method, f.Owner, err, grant)
+		}
+		return fmt.Errorf("%s, with the rights of its owner %s: %w", method, f.Owner, err)
+	case pgerrcode.QueryCanceled:
+		if strings.Contains(postgres.Message(err), "statement timeout") {
+			return fmt.Errorf("%s: %w; the limit is statement_timeout of the schedule, or else of the login, the database or the server", method, err)
+		}
 	}
 	return fmt.Errorf("%s: %w", method, err)
 }
