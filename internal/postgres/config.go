@@ -79,6 +79,9 @@ func (c Config) parse() (*pgxpool.Config, error) {
 	}
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
+		if _, rest, isURL := strings.Cut(dsn, "://"); isURL && strings.Count(rest, "@") > 1 {
+			return nil, errUnexpectedAt
+		}
 		return nil, &unreadable{err}
 	}
 	if err := misreadPassword(dsn, &config.ConnConfig.Config); err != nil {

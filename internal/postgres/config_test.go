@@ -178,3 +178,21 @@ func TestConfigErrorsHideSecrets(t *testing.T) {
 		})
 	}
 }
+
+// What is wrong in a URL is said in words that help.
+func TestConfigErrorsSayWhatToWrite(t *testing.T) {
+	noEnvironment(t)
+	const at = "connection settings of PostgreSQL: unexpected @; in the user name and password of a url, write %40 for @ and %2F for /"
+	const sslmode = "connection settings of PostgreSQL: sslmode must be disable, allow, prefer, require, verify-ca or verify-full"
+	for url, want := range map[string]string{
+		"postgres://user@corp@[::1]/db":          at,
+		"postgres://user@corp:hunter2@h:5432/db": at,
+		"postgres://user@corp@h/db":              at,
+		"postgres://u@h/db?sslmode=required":     sslmode,
+		"host=h sslmode=required":                sslmode,
+	} {
+		if _, err := (postgres.Config{URL: url}).PoolConfig(); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", url, err, want)
+		}
+	}
+}

@@ -57,6 +57,8 @@ func libpqSettings(config *pgconn.Config) error {
 	return nil
 }
 
+var errUnexpectedAt = settingsError("unexpected @; in the user name and password of a url, write %%40 for @ and %%2F for /")
+
 // misreadPassword detects a password in a URL with an @ or a / that is not
 // percent-encoded. Part of it would be read as the host or the database, and appear in
 // messages.
@@ -71,7 +73,7 @@ func misreadPassword(dsn string, config *pgconn.Config) error {
 		hosts = append(hosts, f.Host)
 	}
 	if strings.Contains(path, "@") || slices.ContainsFunc(hosts, func(h string) bool { return strings.Contains(h, "@") && !strings.HasPrefix(h, "/") }) {
-		return settingsError("unexpected @; in the user name and password of a url, write %%40 for @ and %%2F for /")
+		return errUnexpectedAt
 	}
 	return nil
 }
@@ -97,6 +99,8 @@ func (e *unreadable) Error() string {
 		text = "the url cannot be parsed; separate its parameters, name=value, by &, and write each character of a user name, password or value that is neither a letter nor a digit as % and two hexadecimal digits"
 	case strings.HasPrefix(text, "failed to parse as keyword/value"):
 		text = "the url is not a list of keyword=value; enclose a value with spaces in single quotes, and write \\ before each ' and \\ in it"
+	case strings.Contains(text, "sslmode is invalid"):
+		text = "sslmode must be disable, allow, prefer, require, verify-ca or verify-full"
 	case strings.Contains(text, "failed to parse private key"):
 		text += "; if the key is encrypted, decrypt it (openssl pkey -in KEY -out DECRYPTED)"
 	case strings.Contains(text, "unable to find sslpassword"):
