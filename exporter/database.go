@@ -28,6 +28,8 @@ func (d *database) addFlags(cli *kingpin.Application) {
 		PlaceHolder("PROFILE").StringVar(&d.iam.Profile)
 	cli.Flag("database.aws-rds-iam-provider-role-arn", "Role to assume before an IAM token is signed.").
 		PlaceHolder("ARN").StringVar(&d.iam.RoleARN)
+	cli.Flag("database.aws-rds-iam-endpoint", "Host and port of the database to sign IAM tokens for, where the connection goes through a tunnel or proxy; those of the connection by default.").
+		PlaceHolder("HOST:PORT").StringVar(&d.iam.Endpoint)
 }
 
 // config leaves the number of connections to the URL where it is 0.

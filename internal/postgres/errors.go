@@ -277,7 +277,7 @@ func authRemedy(c *pgconn.Config, e *pgconn.PgError) string {
 	case strings.HasPrefix(e.Message, "Peer authentication failed"):
 		return "on this socket, each user of the operating system logs in as the role of the same name; set host to log in with a password"
 	case strings.HasPrefix(e.Message, "PAM authentication failed"):
-		return "check username and password; with IAM on Amazon RDS, that the role is a member of rds_iam and the policy allows rds-db:connect"
+		return "check username and password; with IAM on Amazon RDS, that the role is a member of rds_iam and the policy allows rds-db:connect. A token is signed for the host and port that are connected to (" + endpoint(c.Host, c.Port) + "): through a tunnel or proxy, set aws_rds_iam_endpoint to those of the database"
 	case e.Code == pgerrcode.InvalidPassword && c.Password == "":
 		return "no password is set, here or in PGPASSWORD or a password file"
 	}

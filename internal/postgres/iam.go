@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,9 @@ type IAM struct {
 	Profile string
 	// RoleARN is a role to assume first.
 	RoleARN string
+	// Endpoint is the HOST:PORT of the database to sign for, if the connection goes
+	// through a tunnel or a proxy; "" is the host and port that are connected to.
+	Endpoint string
 }
 
 // load finds the region and the credentials without any network access: the first
@@ -77,13 +81,16 @@ func (i IAM) authenticate(config *pgxpool.Config) error {
 	if strings.HasPrefix(c.Host, "/") {
 		return fmt.Errorf("IAM authentication: a token is valid for a host of Amazon RDS, but %s is a socket of this machine", c.Host)
 	}
+	if _, _, err := net.SplitHostPort(i.Endpoint); i.Endpoint != "" && err != nil {
+		return fmt.Errorf("IAM authentication: aws_rds_iam_endpoint must be HOST:PORT, but %q is not: %w", i.Endpoint, err)
+	}
 	load := i.loadOnce()
 	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
 		config, err := load(ctx)
 		if err != nil {
 			return &tokenError{&c.Config, err}
 		}
-		endpoint := net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
+		endpoint := cmp.Or(i.Endpoint, net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))))
 		c.Password, err = auth.BuildAuthToken(ctx, endpoint, config.Region, c.User, config.Credentials)
 		if err != nil {
 			return &tokenError{&c.Config, fmt.Errorf("IAM authentication: retrieve AWS credentials to sign a token: %w", err)}

@@ -51,6 +51,24 @@ func TestIAMLogsInWithTokens(t *testing.T) {
 	}
 }
 
+// Through a tunnel, the token is for the database's own host and port.
+func TestIAMEndpoint(t *testing.T) {
+	noEnvironment(t)
+	noAWS(t)
+	rds := startRDS(t)
+	config := postgres.Config{Host: "127.0.0.1", Port: rds.port, Database: "db", Username: "me", IAM: &postgres.IAM{Region: "eu-central-1", Endpoint: "app.cluster.example:5432"}}
+	rds.login(t, config)
+	for _, password := range rds.passwords() {
+		if !strings.HasPrefix(password, "app.cluster.example:5432?") {
+			t.Errorf("the token %s is for another host", password)
+		}
+	}
+	config.IAM.Endpoint = "app.cluster.example"
+	if _, err := config.PoolConfig(); err == nil || !strings.Contains(err.Error(), `aws_rds_iam_endpoint must be HOST:PORT, but "app.cluster.example" is not`) {
+		t.Errorf("%v", err)
+	}
+}
+
 // A token is valid for 15 minutes from the time in its signature, so each connection of
 // a pool must have a token of its own.
 func TestIAMTokensAreNew(t *testing.T) {

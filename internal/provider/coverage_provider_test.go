@@ -55,6 +55,7 @@ func providerCases(certA, keyA, certB, keyB string) map[string]providerCase {
 		"aws_rds_iam_region":            {a: "eu-west-1", b: "eu-west-2", withA: withIAM, withB: withIAM, inA: "eu-west-1", inB: "eu-west-2", inNone: "none"},
 		"aws_rds_iam_profile":           {a: "a", b: "b", withA: withIAM, withB: withIAM, inA: "a", inB: "b", inNone: "none"},
 		"aws_rds_iam_provider_role_arn": {a: "arn:a", b: "arn:b", withA: withIAM, withB: withIAM, inA: "arn:a", inB: "arn:b", inNone: "none"},
+		"aws_rds_iam_endpoint":          {a: "a:5432", b: "b:5432", withA: withIAM, withB: withIAM, inA: "a:5432", inB: "b:5432", inNone: "none"},
 	}
 }
 
@@ -79,8 +80,8 @@ func settings(c *client, pool *pgxpool.Config, authorities map[string]string) ma
 		"host": conn.Host, "port": fmt.Sprint(conn.Port), "database": conn.Database, "username": conn.User, "password": conn.Password, "url": conn.Host + " " + conn.Database,
 		"sslmode": security, "sslrootcert": authority, "clientcert.cert": login, "clientcert.key": login,
 		"connect_timeout": conn.ConnectTimeout.String(), "max_connections": fmt.Sprint(pool.MaxConns), "log_schema": c.logSchema, "pgbouncer": conn.DefaultQueryExecMode.String(),
-		"aws_rds_iam_auth":   fmt.Sprint(pool.BeforeConnect != nil), // signs a token
-		"aws_rds_iam_region": cmp.Or(iam.Region, "none"), "aws_rds_iam_profile": cmp.Or(iam.Profile, "none"), "aws_rds_iam_provider_role_arn": cmp.Or(iam.RoleARN, "none"),
+		"aws_rds_iam_auth":   fmt.Sprint(c.config.IAM != nil),
+		"aws_rds_iam_region": cmp.Or(iam.Region, "none"), "aws_rds_iam_profile": cmp.Or(iam.Profile, "none"), "aws_rds_iam_provider_role_arn": cmp.Or(iam.RoleARN, "none"), "aws_rds_iam_endpoint": cmp.Or(iam.Endpoint, "none"),
 	}
 }
 

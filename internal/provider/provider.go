@@ -57,6 +57,7 @@ type providerModel struct {
 	IAMRegion      types.String     `tfsdk:"aws_rds_iam_region"`
 	IAMProfile     types.String     `tfsdk:"aws_rds_iam_profile"`
 	IAMRoleARN     types.String     `tfsdk:"aws_rds_iam_provider_role_arn"`
+	IAMEndpoint    types.String     `tfsdk:"aws_rds_iam_endpoint"`
 	ClientCert     *clientCertModel `tfsdk:"clientcert"`
 }
 
@@ -103,7 +104,9 @@ func (m providerModel) config() postgres.Config {
 		PgBouncer:       m.PgBouncer.ValueBool(),
 	}
 	if m.IAMAuth.ValueBool() {
-		config.IAM = &postgres.IAM{Region: m.IAMRegion.ValueString(), Profile: m.IAMProfile.ValueString(), RoleARN: m.IAMRoleARN.ValueString()}
+		config.IAM = &postgres.IAM{
+			Region: m.IAMRegion.ValueString(), Profile: m.IAMProfile.ValueString(), RoleARN: m.IAMRoleARN.ValueString(), Endpoint: m.IAMEndpoint.ValueString(),
+		}
 	}
 	if m.ClientCert != nil {
 		config.SSLCert = m.ClientCert.Cert.ValueString()

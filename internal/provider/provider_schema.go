@@ -74,6 +74,7 @@ var providerAttributes = map[string]schema.Attribute{
 	"aws_rds_iam_region":            optionalString("Region of the database, for `aws_rds_iam_auth`. Default: `AWS_REGION`, else that of the profile."),
 	"aws_rds_iam_profile":           optionalString("Profile of the shared AWS configuration whose credentials to use, for `aws_rds_iam_auth`. Default: the AWS SDK's credential chain, which includes `AWS_PROFILE`."),
 	"aws_rds_iam_provider_role_arn": optionalString("Role to assume before a token is signed, for `aws_rds_iam_auth`."),
+	"aws_rds_iam_endpoint":          optionalString("Host and port of the database to sign tokens for, as `HOST:PORT`, if the connection goes through a tunnel or proxy, for `aws_rds_iam_auth`. Default: the host and port that are connected to."),
 }
 
 func optionalString(description string) schema.StringAttribute {
