@@ -191,6 +191,9 @@ func (c *viewChange) readChanged(ctx context.Context, tx pgx.Tx) (private viewPr
 		private.Definition, private.Major = c.compared.Definition, c.compared.Major
 	}
 	private.Equivalent = c.private.Equivalent
+	if !c.newText {
+		private.Applied, private.Invalid = c.private.Applied, c.private.Invalid
+	}
 	return private, nil
 }
 

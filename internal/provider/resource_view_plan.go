@@ -19,6 +19,7 @@ type viewPlan struct {
 	pool        *pgxpool.Pool // nil while the provider's settings are unknown
 	plan, state viewModel
 	exists      bool // there is a state
+	applied     bool // the configured definition is the one that was last applied
 	private     viewPrivate
 	// normal is the planned definition, as far as it is known.
 	normal  matview.Normal
@@ -42,6 +43,7 @@ func (r *viewResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		resp.Diagnostics.Append(req.State.Get(ctx, &p.state)...)
 		p.private = readViewPrivate(ctx, req.Private, &resp.Diagnostics)
 	}
+	p.applied = p.exists && p.private.Applied == definitionText(p.plan)
 	unmanaged := p.plan.takeUnmanaged(config, &p.state)
 	if resp.Diagnostics.HasError() || p.unchanged() {
 		return
@@ -99,7 +101,7 @@ func (p *viewPlan) unchanged() bool {
 // has to at every plan: Terraform writes no state if nothing is planned. It reports
 // whether it did.
 func (p *viewPlan) keepText(ctx context.Context, configured string, diags *diag.Diagnostics) (kept bool) {
-	if configured == p.private.Equivalent {
+	if configured == p.private.Equivalent && !p.private.Invalid {
 		p.plan.Definition, p.plan.Indexes = p.state.Definition, p.state.Indexes
 		return true
 	}

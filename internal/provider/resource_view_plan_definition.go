@@ -29,6 +29,11 @@ func (p *viewPlan) planDefinition(ctx context.Context, diags *diag.Diagnostics) 
 				"What it reads is locked, by a refresh or a change of a table. It is planned as unchanged; plan again when that has ended.")
 			return
 		}
+		var invalid *matview.SQLError
+		if p.applied && errors.As(err, &invalid) {
+			p.keepDefinition(diags, "The definition is not valid any more", "What it reads has been changed since it was applied:\n"+invalid.Explain())
+			return
+		}
 		p.normal, incomparable = n, n.Incomparable
 		if err != nil {
 			addPlanError(diags, "Invalid definition", err)
@@ -43,18 +48,34 @@ func (p *viewPlan) planDefinition(ctx context.Context, diags *diag.Diagnostics) 
 		return
 	}
 	if unchanged {
-		if p.plan.ColumnNames.Equal(p.state.ColumnNames) {
+		if p.plan.ColumnNames.Equal(p.state.ColumnNames) && !p.private.Invalid {
 			p.plan.Definition = p.state.Definition
 		}
 		return
+	}
+	if p.pool != nil && p.known(ctx) {
+		var found diag.Diagnostics
+		p.planReplacement(ctx, incomparable, &found)
+		if p.applied && found.HasError() {
+			first := found.Errors()[0]
+			p.keepDefinition(diags, first.Summary(), "Its text is the one that was applied, but means something else since what it reads has been changed.\n"+first.Detail())
+			return
+		}
+		diags.Append(found...)
 	}
 	p.rebuilt = true
 	p.plan.CanonicalDefinition = types.StringUnknown()
 	p.plan.OutputColumns = types.ListUnknown(types.ObjectType{AttrTypes: columnTypes})
 	p.plan.SupportsConcurrentRefresh = types.BoolUnknown()
-	if p.pool != nil && p.known(ctx) {
-		p.planReplacement(ctx, incomparable, diags)
-	}
+}
+
+// keepDefinition plans no change of a definition whose text nobody has changed, with a
+// warning: neither a plan nor a destroy may depend on what happens to the tables.
+func (p *viewPlan) keepDefinition(diags *diag.Diagnostics, summary, detail string) {
+	p.plan.Definition, p.plan.ColumnNames = p.state.Definition, p.state.ColumnNames
+	p.normal.Definition = p.state.CanonicalDefinition.ValueString()
+	diags.AddAttributeWarning(path.Root("definition"), summary,
+		detail+"\n\nThe view stays as it is, and is refreshed. Nothing is planned for it until the text of the definition is changed.")
 }
 
 // known reports whether the whole query is.

@@ -18,7 +18,15 @@ import (
 type viewPrivate struct {
 	// Definition is the [definitionDigest] that the view had when its definition was
 	// last compared with the state's.
-	Definition string                  `json:"definition,omitempty"`
+	Definition string `json:"definition,omitempty"`
+	// Query is the [matview.View.DefinitionHash] that the view had then: it stays the
+	// same if only what the query reads is renamed or gets columns.
+	Query string `json:"query,omitempty"`
+	// Invalid says that the state's definition, as text, is not valid any more. Then one of
+	// the same meaning takes its place.
+	Invalid bool `json:"invalid,omitempty"`
+	// Applied is the digest of the definition that was last applied, as text.
+	Applied string                  `json:"applied,omitempty"`
 	Indexes    map[string]indexPrivate `json:"indexes,omitempty"`
 	// Major is the server's version when canonical_definition was written.
 	Major int `json:"major,omitempty"`
@@ -77,7 +85,7 @@ func (p viewPrivate) save(ctx context.Context, private privateWriter, diags *dia
 }
 
 func (p *viewPrivate) setDefinition(v *matview.View) {
-	p.Definition, p.Major = definitionDigest(v), v.Major
+	p.Definition, p.Query, p.Major = definitionDigest(v), v.DefinitionHash, v.Major
 }
 
 // setIndexes takes the indexes as the server writes them. Invalid ones are never
@@ -119,6 +127,9 @@ func indexDigest(x matview.Index) string {
 func textDigest(m viewModel) string {
 	return digest(m.Definition.String(), m.ColumnNames.String(), m.Indexes.String())
 }
+
+// definitionText is the same for models whose definitions have the same text.
+func definitionText(m viewModel) string { return digest(m.Definition.String(), m.ColumnNames.String()) }
 
 func digest(parts ...string) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q", parts))

@@ -43,6 +43,15 @@ func (m *viewModel) readDefinition(ctx context.Context, db matview.DB, v *matvie
 	if err == nil && !imported {
 		same, err = m.hasMeaning(ctx, db, v, stored, private.Major)
 	}
+	private.Invalid = false
+	var invalid *matview.SQLError
+	if errors.As(err, &invalid) && !matview.IsLockTimeout(err) {
+		// The view is as it was applied: only its text cannot be written any more.
+		if err = nil; private.Query == v.DefinitionHash {
+			same, private.Invalid = true, true
+			warnInvalidText(diags, v, invalid, stored)
+		}
+	}
 	if !imported && warnLocked(diags, path.Root("definition"), v, err) {
 		return
 	}
@@ -68,11 +77,7 @@ func (m *viewModel) hasMeaning(ctx context.Context, db matview.DB, v *matview.Vi
 	n, err := matview.Normalize(ctx, db, m.Definition.ValueString(), m.columnNames()...)
 	var sqlErr *matview.SQLError
 	switch {
-	case matview.IsLockTimeout(err):
-		return false, err
-	case errors.As(err, &sqlErr):
-		return false, nil // it names, for example, a column that was renamed
-	case err != nil:
+	case err != nil: // for example of a name that was changed since
 		return false, err
 	case n.Incomparable != "":
 		return stored == m.CanonicalDefinition.ValueString() && sameNames(n.Columns, v.Columns), nil
@@ -95,6 +100,13 @@ func (m *viewModel) hasMeaning(ctx context.Context, db matview.DB, v *matview.Vi
 // has not.
 func sameNames(a, b []matview.Column) bool {
 	return slices.EqualFunc(a, b, func(x, y matview.Column) bool { return x.Name == y.Name })
+}
+
+// warnInvalidText says that the text of an applied definition is not valid any more.
+func warnInvalidText(diags *diag.Diagnostics, v *matview.View, err *matview.SQLError, stored string) {
+	diags.AddAttributeWarning(path.Root("definition"), fmt.Sprintf("The definition of materialized view %s is not valid any more", v.ID),
+		"What it reads has been changed since it was applied, for example renamed:\n"+err.Explain()+
+			"\n\nThe view itself is as it was, and is refreshed. Nothing is planned for it until the text is changed. Its query now is:\n\n"+stored)
 }
 
 // readIndexes keeps the state's text of each index that has not changed.
@@ -161,6 +173,7 @@ func warnLocked(diags *diag.Diagnostics, attribute path.Path, v *matview.View, e
 // nothing of this waits.
 func (m *viewModel) readApplied(ctx context.Context, db matview.DB, v *matview.View) (private viewPrivate, err error) {
 	private.setDefinition(v)
+	private.Applied = definitionText(*m)
 	canonical, err := matview.Definition(ctx, db, v.OID)
 	if err != nil {
 		return private, err
