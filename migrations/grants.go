@@ -2,6 +2,7 @@ package migrations
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,22 +45,30 @@ var readFunctions = []string{
 	"materialized_view_server_is_tested",
 }
 
-// readerPrivileges are what reading freshness requires. The functions in the read model
-// run with the reader's rights, hence EXECUTE on them and SELECT on the log.
+// readerPrivileges are what reading freshness requires, and planning. The functions in the
+// read model run with the reader's rights, hence EXECUTE on them and SELECT on the log.
 var readerPrivileges = slices.Concat(
 	[]privilege{{"SCHEMA", "", "USAGE"}},
 	tables("SELECT", store.LogTable, store.ScheduleTable, store.StateTable, store.HistoryTable,
-		store.NamesView, store.FreshnessView, VersionTable),
+		store.NamesView, store.FreshnessView, store.SettingsTable, VersionTable),
 	on("FUNCTION", "EXECUTE", readFunctions...),
 )
 
 // writerPrivileges are what recording refreshes requires, in addition to reading.
 var writerPrivileges = slices.Concat(
 	readerPrivileges,
-	tables("SELECT", store.SettingsTable, store.PublicationTable),
+	tables("SELECT", store.PublicationTable),
 	writing(store.LogTable, store.StateTable, store.HistoryTable, store.PublicationTable),
 	tables("SELECT", store.UnpublishedTable), tables("DELETE", store.UnpublishedTable),
 	[]privilege{{"TABLE", store.ScheduleTable, "UPDATE (longest_gap)"}},
+)
+
+// recorderPrivileges are what recording one refresh requires at least.
+var recorderPrivileges = slices.Concat(
+	[]privilege{{"SCHEMA", "", "USAGE"}},
+	tables("SELECT", store.FreshnessView, VersionTable),
+	on("TABLE", "INSERT", store.LogTable, store.StateTable, store.HistoryTable),
+	on("TABLE", "UPDATE", store.LogTable, store.StateTable),
 )
 
 func tables(right string, names ...string) []privilege { return on("TABLE", right, names...) }
@@ -297,4 +306,43 @@ func revokeUsage(ctx context.Context, tx pgx.Tx, schema, role string) error {
 		return fmt.Errorf("%s: %w", statement, err)
 	}
 	return nil
+}
+
+// RecorderError says that a role may not record refreshes.
+type RecorderError struct {
+	Role, Schema, Owner string // Owner of the tables
+	Grant               string // makes the role a member of Owner
+}
+
+func (e *RecorderError) Error() string {
+	return fmt.Sprintf("role %q may not record refreshes in the tables of matview in schema %q, which belong to role %q: make it one of the writer_roles of the matview_refresh_log, or %s",
+		e.Role, e.Schema, e.Owner, e.Grant)
+}
+
+// CheckRecorder returns a [RecorderError] if the session's role may not record refreshes
+// in schema. Tables that are not installed, or not all of them, are no error.
+func CheckRecorder(ctx context.Context, db postgres.Querier, schema string) error {
+	found, all, err := present(ctx, db, schema)
+	if err != nil || found < all {
+		return err
+	}
+	e := &RecorderError{Schema: schema}
+	err = db.QueryRow(ctx, `
+SELECT current_user, pg_get_userbyid(c.relowner), `+postgres.InheritSQL("c.relowner")+`
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2`, schema, VersionTable).Scan(&e.Role, &e.Owner, &e.Grant)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the privileges in schema %q: %w", schema, err)
+	}
+	lacks, err := missing(ctx, db, schema, []string{e.Role}, recorderPrivileges)
+	if err != nil {
+		return err
+	}
+	if len(lacks[e.Role]) == 0 {
+		return nil
+	}
+	return e
 }

@@ -105,6 +105,7 @@ INSERT INTO "My.Schema".materialized_view_refresh_log VALUES ('v', now() - inter
 		"SELECT * FROM "+odd+"materialized_view_refresh_log",
 		"SELECT * FROM "+odd+"materialized_view_refresh_schedule",
 		"SELECT * FROM "+odd+"materialized_view_refresh_history",
+		"SELECT * FROM "+odd+"materialized_view_refresh_settings",
 	)
 	r.mustNot(
 		"INSERT INTO "+odd+"materialized_view_refresh_log VALUES ('x', now())",
@@ -113,7 +114,7 @@ INSERT INTO "My.Schema".materialized_view_refresh_log VALUES ('v', now() - inter
 		"INSERT INTO "+odd+"materialized_view_refresh_state (view_name) VALUES ('x')",
 		"DELETE FROM "+odd+"materialized_view_refresh_history",
 		"UPDATE "+odd+"materialized_view_refresh_schedule SET longest_gap = NULL",
-		"SELECT * FROM "+odd+"materialized_view_refresh_settings",
+		"UPDATE "+odd+"materialized_view_refresh_settings SET history_retention = '1 second'",
 	)
 	as(t, db, nobody, nobodyPassword).mustNot("SELECT * FROM "+odd+"materialized_view_freshness", "SELECT "+odd+"materialized_view_upstreams(0)")
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/matview/terraform-provider-matview/internal/postgres"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 )
 
@@ -123,8 +124,13 @@ func (h *harness) checkSkips(t *testing.T, events int) {
 	t.Logf("why it was not skipped: %v", scan[map[string]int](t, h, `SELECT coalesce(jsonb_object_agg(why, n), '{}') FROM (
     SELECT regexp_replace(substring(reason FROM '^not skipped: ([^;]*);'), '[0-9]+', 'N', 'g') AS why, count(*) AS n
     FROM materialized_view_refresh_history WHERE reason LIKE 'not skipped: %' GROUP BY 1) AS r`))
+	pool, err := postgres.Open(t.Context(), postgres.Config{URL: h.ownerURL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
 	eventually(t, "a refresh of an unchanged view is skipped", func() (bool, string) {
-		result, err := h.refreshers[0].Refresh(t.Context(), refresh.Request{
+		result, err := refresh.New(pool, "public", "the honesty test").Refresh(t.Context(), refresh.Request{
 			View: "rarely", Trigger: refresh.TriggerManual, LockTimeout: time.Second,
 			SkipUnchanged: &refresh.Skipping{MaxLag: time.Hour, FullAfter: time.Hour, Lag: rareLag},
 		})

@@ -26,7 +26,7 @@ VALUES ('job_progress', now() + interval '1 hour', 2, now() - interval '1 minute
 	`UPDATE materialized_view_refresh_log SET last_refreshed_at = now() - interval '2 days', refresh_duration_ms = 5920, total_jobs = 151, total_objects = 1250001;
 UPDATE materialized_view_refresh_schedule SET max_staleness = '1 hour', enabled = false;
 UPDATE materialized_view_refresh_state SET next_run_at = NULL, consecutive_failures = 3, last_attempt_at = now(), last_outcome = 'succeeded', last_error = NULL, size_bytes = 16384;
-INSERT INTO materialized_view_refresh_history (view_name, trigger, method, outcome, started_at, attempted_by, heartbeat_at) VALUES ('job_progress', 'schedule', 'blocking', 'running', now(), 'test', now() + interval '1 hour')`,
+INSERT INTO materialized_view_refresh_history (view_name, trigger, method, outcome, started_at, attempted_by, heartbeat_at) VALUES ('job_progress', 'schedule', 'blocking', 'running', now(), 'test', now() + interval '6 seconds')`,
 	"", // of another view, about which nobody asked
 }
 

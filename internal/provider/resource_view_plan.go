@@ -79,6 +79,7 @@ func (r *viewResource) planChange(ctx context.Context, p *viewPlan, configured s
 	p.checkName(ctx, &resp.Diagnostics)
 	p.checkSchedule(ctx, r.client.logSchema, &resp.Diagnostics)
 	p.checkOwner(ctx, &resp.Diagnostics)
+	p.checkRecorder(ctx, r.client.logSchema, &resp.Diagnostics)
 	if !p.exists {
 		return
 	}

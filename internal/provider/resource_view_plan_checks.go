@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -10,6 +11,7 @@ import (
 	"github.com/matview/terraform-provider-matview/internal/matview"
 	"github.com/matview/terraform-provider-matview/internal/refresh"
 	"github.com/matview/terraform-provider-matview/internal/store"
+	"github.com/matview/terraform-provider-matview/migrations"
 )
 
 // checkName warns if the view cannot have its planned name yet: the same apply may
@@ -56,6 +58,17 @@ func (p *viewPlan) checkOwner(ctx context.Context, diags *diag.Diagnostics) {
 	}
 	if obstacle != "" {
 		diags.AddAttributeWarning(path.Root("owner"), "The role cannot own the view yet", obstacle+". Unless this apply mends that before it comes to the view (see depends_on), it will fail.")
+	}
+}
+
+// checkRecorder warns if the refresh that fills a new or changed view cannot be recorded.
+func (p *viewPlan) checkRecorder(ctx context.Context, logSchema string, diags *diag.Diagnostics) {
+	if p.pool == nil || p.exists && !p.rebuilt {
+		return
+	}
+	var missing *migrations.RecorderError
+	if err := migrations.CheckRecorder(ctx, p.pool, logSchema); errors.As(err, &missing) {
+		diags.AddWarning("The refresh cannot be recorded", missing.Error()+".\n\nWithout that, an apply with this role will fail.")
 	}
 }
 

@@ -29,6 +29,9 @@ type Population struct {
 // what its as-of will rest on. tx must be READ COMMITTED. It locks no
 // materialized view.
 func BeginPopulation(ctx context.Context, tx pgx.Tx, schema string) (p Population, err error) {
+	if err := migrations.CheckRecorder(ctx, tx, schema); err != nil {
+		return p, err
+	}
 	version, err := migrations.Installed(ctx, tx, schema)
 	if err != nil {
 		return p, err

@@ -2,6 +2,7 @@ package refresh_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -87,8 +88,11 @@ func TestSkippingIsNotCompiled(t *testing.T) {
 	} {
 		config.ConnConfig.RuntimeParams[name] = value
 	}
+	var mu sync.Mutex // the heartbeat has a connection of its own
 	var compiled, others []string
 	config.ConnConfig.OnNotice = func(_ *pgconn.PgConn, notice *pgconn.Notice) {
+		mu.Lock()
+		defer mu.Unlock()
 		if strings.Contains(notice.Message, "JIT:") {
 			compiled = append(compiled, notice.Message)
 		} else {
@@ -105,6 +109,8 @@ func TestSkippingIsNotCompiled(t *testing.T) {
 	if result := mustRefresh(t, pool, skipping("counted")); !result.Skipped {
 		t.Errorf("refreshed, %s", result.Reason)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	const fingerprint, inputs, query = "watched AS MATERIALIZED", "rules AS MATERIALIZED", "REFRESH MATERIALIZED VIEW"
 	if text := strings.Join(compiled, "\n"); strings.Contains(text, fingerprint) || strings.Contains(text, inputs) || !strings.Contains(text, query) {
 		t.Errorf("compiled:\n%s", text)
