@@ -2,8 +2,8 @@ package postgrestest
 
 import (
 	"context"
-	"errors"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"

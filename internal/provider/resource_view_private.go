@@ -27,7 +27,7 @@ type viewPrivate struct {
 	Invalid bool `json:"invalid,omitempty"`
 	// Applied is the digest of the definition that was last applied, as text.
 	Applied string                  `json:"applied,omitempty"`
-	Indexes    map[string]indexPrivate `json:"indexes,omitempty"`
+	Indexes map[string]indexPrivate `json:"indexes,omitempty"`
 	// Major is the server's version when canonical_definition was written.
 	Major int `json:"major,omitempty"`
 	// Imported says that the state has indexes and storage parameters of an import,

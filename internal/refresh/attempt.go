@@ -33,8 +33,8 @@ type attempt struct {
 	// notConcurrently is why a concurrent refresh that was chosen is replaced by another
 	// method; "" if none is.
 	notConcurrently string
-	waited              time.Duration // for locks, in tries that failed
-	unconfirmed         *Result       // of a commit that was sent; see [attempt.failed]
+	waited          time.Duration // for locks, in tries that failed
+	unconfirmed     *Result       // of a commit that was sent; see [attempt.failed]
 
 	blockers atomic.Pointer[string] // the last holders of a lock that it waited for
 }
