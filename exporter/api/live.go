@@ -235,7 +235,7 @@ func (h *Handler) beginLive(ctx context.Context, conn *pgx.Conn, rel *relation, 
 	})
 	err := conn.SendBatch(ctx, batch).Close()
 	switch {
-	case isDataException(postgres.SQLState(keyErr)):
+	case isOfType(postgres.SQLState(keyErr)):
 		if wrong := h.wrongKey(ctx, rel, values); wrong != nil {
 			return wrong
 		}

@@ -44,6 +44,21 @@ func TestRealTime(t *testing.T) {
 	body(t, h, "/jobs/job-4", http.StatusOK)
 }
 
+// A key of a type whose input looks names up is as wrong as any other.
+func TestRealTimeKeyThatNamesNothing(t *testing.T) {
+	db := jobs(t)
+	db.Exec(t, `CREATE MATERIALIZED VIEW sized AS SELECT 'jobs'::regclass AS id, 1 AS n; CREATE UNIQUE INDEX ON sized (id)`)
+	o := options(t, db.Pool(t), `{public: true, routes: [{path: "/sized/{id}", view: sized}]}`)
+	o.RealTimePool = liveLogin(t, db, readTables)
+	h := serve(t, o)
+	for _, query := range []string{"", "?real_time=true"} {
+		if got := body(t, h, "/sized/no_such_table"+query, http.StatusBadRequest); !strings.Contains(got, "id must be of type regclass.") {
+			t.Errorf("%s: %s", query, got)
+		}
+		body(t, h, "/sized/public.jobs"+query, http.StatusOK)
+	}
+}
+
 // A function that names no schema finds what it would in a refresh by the same login.
 func TestRealTimeSearchPath(t *testing.T) {
 	db := jobs(t)

@@ -18,11 +18,16 @@ type ExchangeError struct {
 	View     Name
 	Timeout  time.Duration
 	Attempts int
-	Err      error // of the last attempt
+	Holders  string // the sessions that hold locks on the view; "": unknown
+	Err      error  // of the last attempt
 }
 
 func (e *ExchangeError) Error() string {
-	return fmt.Sprintf("exchange %s for its replacement: other sessions held locks on it or on the views that read it for %s (%d attempts): %v", e.View, e.Timeout, e.Attempts, e.Err)
+	text := fmt.Sprintf("exchange %s for its replacement: other sessions held locks on it or on the views that read it for %s (%d attempts): %v", e.View, e.Timeout, e.Attempts, e.Err)
+	if e.Holders != "" {
+		text += "; one is held by " + e.Holders
+	}
+	return text
 }
 
 func (e *ExchangeError) Unwrap() error { return e.Err }
@@ -77,11 +82,23 @@ func (s Swap) exchange(ctx context.Context, tx pgx.Tx, r replacement, p properti
 	attempts, err := retryLock(ctx, tx, deadline, s.LockWait, func(tx pgx.Tx) error { return s.tryExchange(ctx, tx, r, p) })
 	switch {
 	case attempts > 0:
-		return &ExchangeError{View: s.View.Name, Timeout: s.Timeout, Attempts: attempts, Err: err}
+		return &ExchangeError{View: s.View.Name, Timeout: s.Timeout, Attempts: attempts, Holders: s.holders(ctx), Err: err}
 	case err != nil:
 		return fmt.Errorf("exchange %s for its replacement: %w", s.View.Name, err)
 	}
 	return nil
+}
+
+var holdersSQL = postgres.DescribeSessionsSQL(`pg_locks WHERE granted AND pid IS NOT NULL AND relation = to_regclass($1)
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+
+// holders describes who holds locks on the view: whoever did all the time still does.
+func (s Swap) holders(ctx context.Context) string {
+	var holders *string
+	if s.Pool == nil || s.Pool.QueryRow(ctx, holdersSQL, s.View.Name.SQL()).Scan(&holders) != nil || holders == nil {
+		return ""
+	}
+	return *holders
 }
 
 // tryExchange locks the view, compares it with what was read of it, and exchanges

@@ -42,12 +42,7 @@ func (a *attempt) lockError(ctx context.Context, err error, tries int) error {
 		return err
 	}
 	var exchange *matview.ExchangeError
-	if errors.As(err, &exchange) {
-		// Whoever held it all the time holds it still.
-		var holders *string
-		if a.monitor.QueryRow(ctx, holdersSQL, exchange.View.SQL()).Scan(&holders) == nil && holders != nil {
-			return fmt.Errorf("%w; one is held by %s", err, *holders)
-		}
+	if errors.As(err, &exchange) { // which names them
 		return err
 	}
 	text := "a lock was not free within lock_timeout"
@@ -59,9 +54,6 @@ func (a *attempt) lockError(ctx context.Context, err error, tries int) error {
 	}
 	return fmt.Errorf("%s: %w", text, err)
 }
-
-var holdersSQL = postgres.DescribeSessionsSQL(`pg_locks WHERE granted AND pid IS NOT NULL AND relation = to_regclass($1)
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
 
 // How often another connection looks whether a statement waits for a lock: for
 // the first time after firstPoll, so that a short statement costs nothing.
@@ -113,7 +105,10 @@ func (w *lockWatch) poll(ctx context.Context, a *attempt, pid uint32) {
 		polled := time.Now()
 		err := a.monitor.QueryRow(query, waitingSQL, pid, polled.Sub(described) > time.Second).Scan(&waiting, &blockers)
 		cancel()
-		if err != nil || !waiting {
+		switch {
+		case err != nil: // a busy machine may have been too slow; the next poll tells
+			continue
+		case !waiting:
 			return
 		}
 		if blockers != nil {
