@@ -64,8 +64,8 @@ const (
 )
 
 // lockWatch measures how long a statement waits for its locks, which PostgreSQL does
-// not tell the statement's own session. A statement takes its locks before it does
-// anything else, so that the wait is over once it is seen to work.
+// not tell the statement's own session. It polls to the end: on a busy machine a
+// statement may be slow to begin to wait, and one that waits wakes up for interrupts.
 type lockWatch struct {
 	cancel context.CancelFunc
 	waited atomic.Int64 // nanoseconds
@@ -79,7 +79,7 @@ func (a *attempt) watchLockWait() *lockWatch {
 	return w
 }
 
-// stop returns how long the statement waited, rounded down to the last poll.
+// stop returns how long the statement waited, as far as the polls have seen it.
 func (w *lockWatch) stop() time.Duration {
 	w.cancel()
 	return time.Duration(w.waited.Load())
@@ -93,6 +93,7 @@ FROM pg_stat_get_activity($1) AS b`
 
 func (w *lockWatch) poll(ctx context.Context, a *attempt, pid uint32) {
 	start := time.Now()
+	last := start // the last poll that was answered
 	var described time.Time
 	for wait := firstPoll; ; wait = min(max(nextPoll, time.Since(start)/20), maxPoll) {
 		if pause(ctx, wait) != nil {
@@ -105,19 +106,19 @@ func (w *lockWatch) poll(ctx context.Context, a *attempt, pid uint32) {
 		polled := time.Now()
 		err := a.monitor.QueryRow(query, waitingSQL, pid, polled.Sub(described) > time.Second).Scan(&waiting, &blockers)
 		cancel()
-		switch {
-		case err != nil: // a busy machine may have been too slow; the next poll tells
+		if err != nil { // a busy machine may have been too slow; the next poll tells
 			continue
-		case !waiting:
-			return
 		}
-		if blockers != nil {
-			described = polled
-			a.blockers.Store(blockers)
+		if waiting {
+			if blockers != nil {
+				described = polled
+				a.blockers.Store(blockers)
+			}
+			if ctx.Err() != nil { // it may be another statement's wait
+				return
+			}
+			w.waited.Add(int64(polled.Sub(last)))
 		}
-		if ctx.Err() != nil { // it may be another statement's wait
-			return
-		}
-		w.waited.Store(int64(polled.Sub(start)))
+		last = polled
 	}
 }
