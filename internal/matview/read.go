@@ -32,8 +32,11 @@ type View struct {
 	DefinitionHash string
 	// SourcesHash changes with the names and columns of the relations that the query
 	// reads, with the names of the functions and types that it uses, and with whether
-	// the session's search_path finds these names. It changes when SELECT * or an
-	// unqualified name may have another meaning.
+	// the session's search_path finds these names; and with all that gives words another
+	// meaning without being read: labels of enums, functions, operators, casts,
+	// collations and text search configurations of this database, and the session's
+	// TimeZone and styles of dates. It changes when the text of the query may have
+	// another meaning, or none.
 	SourcesHash string
 }
 
@@ -128,7 +131,14 @@ SELECT c.oid, ` + canonicalNameSQL + ` AS id, json_build_object('Schema', n.nspn
                              WHERE classid = 'pg_rewrite'::regclass AND objid = r.oid) AS d
                        LEFT JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
                        LEFT JOIN pg_type AS t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
-                       JOIN pg_namespace AS un ON un.oid IN (p.pronamespace, t.typnamespace))) AS sources_hash
+                       JOIN pg_namespace AS un ON un.oid IN (p.pronamespace, t.typnamespace)),
+                      (SELECT hashtextextended(concat_ws(E'\n', current_setting('TimeZone'), current_setting('DateStyle'), current_setting('IntervalStyle'),
+                                                         (SELECT string_agg(x.oid || ' ' || x.xmin, ',' ORDER BY x.oid) FROM pg_enum AS x),
+                                                         (SELECT string_agg(x.oid || ' ' || x.xmin, ',' ORDER BY x.oid) FROM pg_proc AS x WHERE x.oid >= 16384),
+                                                         (SELECT string_agg(x.oid || ' ' || x.xmin, ',' ORDER BY x.oid) FROM pg_operator AS x WHERE x.oid >= 16384),
+                                                         (SELECT string_agg(x.oid || ' ' || x.xmin, ',' ORDER BY x.oid) FROM pg_cast AS x WHERE x.oid >= 16384),
+                                                         (SELECT string_agg(x.oid || ' ' || x.xmin, ',' ORDER BY x.oid) FROM pg_collation AS x WHERE x.oid >= 16384),
+                                                         (SELECT string_agg(x.oid || ' ' || x.xmin, ',' ORDER BY x.oid) FROM pg_ts_config AS x WHERE x.oid >= 16384)), 0))) AS sources_hash
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_rewrite AS r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
