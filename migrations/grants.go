@@ -330,8 +330,8 @@ func CheckRecorder(ctx context.Context, db postgres.Querier, schema string) erro
 	err = db.QueryRow(ctx, `
 SELECT current_user, pg_get_userbyid(c.relowner), `+postgres.InheritSQL("c.relowner")+`
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = $2`, schema, VersionTable).Scan(&e.Role, &e.Owner, &e.Grant)
-	if errors.Is(err, pgx.ErrNoRows) {
+WHERE n.nspname = $1 AND c.relname = $2 AND NOT pg_has_role(c.relowner, 'USAGE')`, schema, VersionTable).Scan(&e.Role, &e.Owner, &e.Grant)
+	if errors.Is(err, pgx.ErrNoRows) { // the owner may
 		return nil
 	}
 	if err != nil {

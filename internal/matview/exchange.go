@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -153,16 +154,38 @@ func (s Swap) lock(ctx context.Context, tx pgx.Tx, p properties, old Name) error
 		}
 	}
 	statements := []string{attemptTimeoutSQL}
+	if touch := s.touchColumns(); touch != "" {
+		statements = append(statements, touch)
+	}
 	for _, v := range p.dependents {
 		// Setting the owner that the view has takes the lock and changes nothing.
 		statements = append(statements, "ALTER VIEW "+v.Name+" OWNER TO "+postgres.QuoteIdent(v.Owner))
 	}
 	statements = append(statements, "ALTER MATERIALIZED VIEW "+s.View.Name.SQL()+" RENAME TO "+postgres.QuoteIdent(old.Relation))
 	_, err := executeAll(ctx, tx, statements)
-	if postgres.SQLState(err) == pgerrcode.UndefinedTable {
+	switch postgres.SQLState(err) {
+	case pgerrcode.UndefinedTable:
 		return errPropertiesChanged // one of the views was dropped or renamed
+	case pgerrcode.UndefinedColumn:
+		return &ChangedError{View: s.View.Name}
 	}
 	return err
+}
+
+// touchColumns writes the rows of all columns in pg_attribute anew, and changes nothing:
+// there is no option of that name. GRANT on a column takes no lock but that of its row. So
+// from here on, before readers wait, one in progress is waited for, and a new one waits;
+// else it might be committed after the state was read and before the view is dropped, and
+// be lost.
+func (s Swap) touchColumns() string {
+	resets := make([]string, len(s.View.Columns))
+	for i, c := range s.View.Columns {
+		resets[i] = "ALTER COLUMN " + postgres.QuoteIdent(c.Name) + " RESET (matview)"
+	}
+	if len(resets) == 0 {
+		return ""
+	}
+	return "ALTER MATERIALIZED VIEW " + s.View.Name.SQL() + " " + strings.Join(resets, ", ")
 }
 
 // exchangeStatements follow the renaming of the view to old.
