@@ -117,7 +117,7 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 			a.waited += result.LockWait
 			wanted = choice{
 				method: chosen.instead,
-				reason: fmt.Sprintf("instead of swap (%s), since %s", chosen.reason, postgres.Message(a.lockError(ctx, err, try))),
+				reason: fmt.Sprintf("instead of swap (%s), since %s", chosen.reason, postgres.Message(a.lockError(err, try))),
 			}
 		case a.request.Method == Auto && chosen.method == Concurrently && isOfConcurrently(err):
 			a.notConcurrently = "concurrently was not possible: " + postgres.Message(err)
@@ -135,7 +135,7 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 			a.waited += time.Since(start)
 			try++
 		default:
-			return Result{}, a.lockError(ctx, err, try)
+			return Result{}, a.lockError(err, try)
 		}
 	}
 }

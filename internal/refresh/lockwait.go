@@ -37,7 +37,7 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // lockError says who held the lock that was not free.
-func (a *attempt) lockError(ctx context.Context, err error, tries int) error {
+func (a *attempt) lockError(err error, tries int) error {
 	if postgres.SQLState(err) != pgerrcode.LockNotAvailable {
 		return err
 	}
