@@ -202,13 +202,6 @@ func endLive(ctx context.Context, conn *pgx.Conn) {
 	}
 }
 
-// queryPathSQL sets the search_path that the view's query runs under, as a REFRESH by
-// this login would: its own, and from PostgreSQL 17 on only what is built in. The text of
-// the query leaves out the schema of what is built in, so that comes first.
-const queryPathSQL = `SELECT pg_catalog.set_config('search_path',
-    CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000 THEN 'pg_catalog, pg_temp'
-         ELSE pg_catalog.concat_ws(', ', 'pg_catalog', nullif(pg_catalog.current_setting('search_path'), ''), 'pg_temp') END, true)`
-
 // beginLive opens the transaction and makes sure, before any of the view's
 // query runs, that the login is a plain one and the key of its type.
 func (h *Handler) beginLive(ctx context.Context, conn *pgx.Conn, rel *relation, values []string) error {
@@ -219,8 +212,6 @@ func (h *Handler) beginLive(ctx context.Context, conn *pgx.Conn, rel *relation, 
 		timeout = min(timeout, time.Until(deadline)-grace) // some of the time may be gone
 	}
 	begin(batch, timeout)
-	batch.Queue("SET LOCAL search_path TO DEFAULT")
-	batch.Queue(queryPathSQL)
 	var tooMuch *string
 	batch.Queue(loginSQL, h.Pool.Config().ConnConfig.User, rel.oid).QueryRow(func(row pgx.Row) error { return row.Scan(&tooMuch) })
 	casts := make([]string, len(rel.keys))

@@ -59,27 +59,6 @@ func TestRealTimeKeyThatNamesNothing(t *testing.T) {
 	}
 }
 
-// A function that names no schema finds what it would in a refresh by the same login.
-func TestRealTimeSearchPath(t *testing.T) {
-	db := jobs(t)
-	db.Exec(t, `CREATE SCHEMA app; CREATE FUNCTION app.squeeze(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT replace($1, ' ', '') $$;
-CREATE FUNCTION app.code_of(text) RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN upper(squeeze($1)); END $$;
-CREATE FUNCTION app.upper(text) RETURNS text LANGUAGE sql AS $$ SELECT 'another function' $$;
-CREATE MATERIALIZED VIEW codes AS SELECT job_id AS id, app.code_of(status) AS code, upper(status) AS status FROM jobs WITH NO DATA; CREATE UNIQUE INDEX ON codes (id)`)
-	o := options(t, db.Pool(t), `{public: true, routes: [{path: "/codes/{id}", view: codes}]}`)
-	o.RealTimePool = liveLogin(t, db, readTables+"; GRANT USAGE ON SCHEMA app TO ROLE; ALTER USER ROLE SET search_path = app, pg_catalog")
-	h := serve(t, o)
-	if postgrestest.Version(t) >= 170000 {
-		if got := body(t, h, "/codes/job-3?real_time=true", http.StatusInternalServerError); !strings.Contains(got, "The view's query failed") {
-			t.Error(got)
-		}
-		return
-	}
-	if got := body(t, h, "/codes/job-3?real_time=true", http.StatusOK); got != `{"id":"job-3","code":"PROCESSING","status":"PROCESSING","data_source":"real_time"}` {
-		t.Error(got)
-	}
-}
-
 // The statement that ran finds its row by the indexes of the tables.
 func TestRealTimePushesTheKeyDown(t *testing.T) {
 	db := jobs(t)

@@ -93,14 +93,13 @@ func restoringPath(ctx context.Context, tx pgx.Tx, do func(path string) error) e
 	return err
 }
 
-// deparsedPathSQL is a search_path for SQL that was deparsed under pinSQL: what it names
-// without a schema is in pg_catalog. The schemas of the session follow, for the event
-// triggers of others, which inherit it. Temporary objects come last.
-const deparsedPathSQL = `SELECT set_config('search_path', concat_ws(', ', 'pg_catalog',
-    (SELECT string_agg(quote_ident(s), ', ' ORDER BY i) FROM unnest(current_schemas(false)) WITH ORDINALITY AS u (s, i) WHERE s NOT LIKE 'pg\_%'),
-    'pg_temp'), true)`
+// deparsedPath is the search_path for SQL that was deparsed under pinSQL: what it names
+// without a schema is in pg_catalog. No schema of the session may follow: an overload
+// there, of a better signature than what is built in, would take its place. So an event
+// trigger of somebody else that relies on search_path fails in a swap.
+const deparsedPath = "pg_catalog, pg_temp"
 
 func setDeparsedPath(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, deparsedPathSQL)
+	_, err := tx.Exec(ctx, "SET LOCAL search_path = "+deparsedPath)
 	return err
 }

@@ -48,6 +48,7 @@ func TestIsUnique(t *testing.T) {
 		{"id", "SELECT o.id, m.x, count(*) FROM o LEFT JOIN many AS m ON m.o = o.id GROUP BY o.id, m.x, m.ctid", false},
 		{"id", "SELECT id, note FROM o UNION ALL SELECT id, name FROM c", false},
 		{"id", "SELECT id, note, generate_series(1, 2) * 0 AS zero FROM o", false},
+		{"c", "SELECT DISTINCT ON (c) c, note, unnest(ARRAY[1, 1]) AS part FROM o ORDER BY c, note", false},
 		{"id", "SELECT o.id, o.note FROM o, b", false},
 		{"id", "SELECT o.id, o.note FROM o JOIN c ON c.id < o.c", false},
 		{"id", "SELECT o.id, o.note FROM o CROSS JOIN LATERAL (SELECT FROM many LIMIT 2) AS m", false},

@@ -32,35 +32,6 @@ CREATE MATERIALIZED VIEW v AS SELECT x, docs_schema.cnt(x) AS n FROM docs_schema
 	}
 }
 
-// An event trigger of somebody else that relies on the session's search_path finds it
-// in a swap, too.
-func TestSwapKeepsTheSearchPathForEventTriggers(t *testing.T) {
-	db := installed(t)
-	db.Exec(t, jobs+dependents+`CREATE TABLE ddl_notes (tag text); CREATE STATISTICS s ON job_id, n FROM job_progress;
-CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO ddl_notes VALUES (tg_tag); END $$;
-REFRESH MATERIALIZED VIEW job_progress;
-CREATE EVENT TRIGGER notes ON ddl_command_end EXECUTE FUNCTION note(); CREATE EVENT TRIGGER drops ON sql_drop EXECUTE FUNCTION note();`)
-	pool := db.Pool(t)
-	if result := mustRefresh(t, pool, manual("job_progress", refresh.Swap)); result.Method != refresh.Swap || result.AsOf == nil {
-		t.Errorf("%+v", result)
-	}
-	if tags := scan[string](t, pool, "SELECT string_agg(DISTINCT tag, ', ' ORDER BY tag) FROM ddl_notes"); !strings.Contains(tags, "CREATE MATERIALIZED VIEW, CREATE STATISTICS, CREATE VIEW, DROP MATERIALIZED VIEW") {
-		t.Errorf("the event triggers saw %s", tags)
-	}
-	// So does the proof that a concurrent refresh loses no rows. From PostgreSQL 17 on,
-	// the server itself runs the trigger under another search_path then.
-	if postgrestest.Version(t) >= 170000 {
-		if result := mustRefresh(t, pool, manual("job_progress", refresh.Auto)); result.Method == refresh.Concurrently || !strings.Contains(result.Reason, "ddl_notes") {
-			t.Errorf("%+v", result)
-		}
-		return
-	}
-	db.Exec(t, "UPDATE jobs SET n = NULL")
-	if result := mustRefresh(t, pool, manual("job_progress", refresh.Concurrently)); result.AsOf == nil {
-		t.Errorf("%+v", result)
-	}
-}
-
 // What an event trigger refuses of a swap is no reason to refuse the refresh. It is
 // remembered for a while.
 func TestSwapIsReplacedByAnotherMethod(t *testing.T) {

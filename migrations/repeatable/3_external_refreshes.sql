@@ -154,7 +154,8 @@ BEGIN
     -- CONCURRENTLY keeps one of several equal rows if they contain a null, and a
     -- trigger has no means to prove that the query returns none. Without the right to
     -- read the view it may contain nulls.
-    IF method = 'concurrently' THEN
+    -- What waited behind somebody's blocking refresh has another file than its snapshot shows.
+    IF method IS DISTINCT FROM 'blocking' THEN
         may_lack_rows := true;
         IF has_table_privilege(view_oid, 'SELECT') THEN
             EXECUTE (SELECT format('SELECT EXISTS (SELECT FROM %%s WHERE NOT ROW(%%s) IS NOT NULL)', view_oid::regclass, string_agg(quote_ident(attname), ', '))
